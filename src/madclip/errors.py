@@ -1,0 +1,21 @@
+"""The one exception family of the package: each message says what was wrong, where, and what to do."""
+
+
+class MadCLIPError(Exception):
+    """Base of every error that a user can cause and can mend."""
+
+
+class DataError(MadCLIPError):
+    """An image, a mask, a manifest or a folder cannot be used."""
+
+
+class RecipeError(MadCLIPError):
+    """A recipe, an objective or another argument makes no sense."""
+
+
+class CheckpointError(MadCLIPError):
+    """Weights, a saved detector or a cache cannot be read, or do not belong together."""
+
+
+class MissingExtraError(MadCLIPError):
+    """An optional dependency is not installed; the message gives the command that installs it."""
