@@ -1,0 +1,430 @@
+"""What phantoms are drawn with: seeded numbers, smooth fields, poses, lesions, and the faults of every scanner."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SPLINE_STD = 0.4793
+"""Standard deviation of a 2-D cubic B-spline through unit normal knots, averaged over positions."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A batch to draw on, with its own random numbers.
+
+    Positions are in -1..1 from left to right and from top to bottom, so a radius of 1 is half an image. What is drawn
+    per image has shape [n, 1, 1] and broadcasts over [n, size, size].
+    """
+
+    n: int
+    size: int
+    generator: torch.Generator
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is drawn."""
+        return self.generator.device
+
+    @property
+    def x(self) -> Tensor:
+        """[1, 1, size], the columns."""
+        return _axis(self.size, self.device)[None, None, :]
+
+    @property
+    def y(self) -> Tensor:
+        """[1, size, 1], the rows."""
+        return _axis(self.size, self.device)[None, :, None]
+
+    @property
+    def pixel(self) -> float:
+        """Width of a pixel."""
+        return 2 / self.size
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform numbers in 0..1 of exactly this shape."""
+        return torch.rand(*shape, generator=self.generator, device=self.device)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Normal numbers of exactly this shape."""
+        return torch.randn(*shape, generator=self.generator, device=self.device)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """[n, *shape], or [n, 1, 1] where no shape is given."""
+        return low + (high - low) * self.rand(self.n, *(shape or (1, 1)))
+
+    def chance(self, probability: float) -> Tensor:
+        """[n, 1, 1] bool."""
+        return self.rand(self.n, 1, 1) < probability
+
+    def choose(self, *weights: float) -> Tensor:
+        """[n, 1, 1] int64: an index into the weights."""
+        edges = torch.tensor(weights, device=self.device).cumsum(0)
+        return torch.bucketize(self.rand(self.n, 1, 1) * edges[-1], edges[:-1], right=True)
+
+    def grain(self) -> Tensor:
+        """[n, size, size], independent normal numbers at every pixel."""
+        return self.randn(self.n, self.size, self.size)
+
+    def noise(self, cells: float | Tensor, cells_y: float | Tensor | None = None) -> Tensor:
+        """[n, size, size], a smooth field of mean 0 and deviation 1.
+
+        Args:
+            cells: Bumps from left to right: a number, or one for each image [n, 1, 1].
+            cells_y: Bumps from top to bottom; as `cells` where None.
+        """
+        rows = self._spline(cells if cells_y is None else cells_y)
+        columns = self._spline(cells)
+        knots = self.randn(self.n, rows.shape[2], columns.shape[2])
+        return torch.matmul(torch.matmul(rows, knots), columns.transpose(1, 2)) / SPLINE_STD
+
+    def fractal(self, cells: float, octaves: int, gain: float = 0.5) -> Tensor:
+        """[n, size, size], noise at doubling frequencies, deviation about 1."""
+        total = self.noise(cells)
+        for octave in range(1, octaves):
+            total = total + gain**octave * self.noise(cells * 2**octave)
+        return total / math.sqrt(sum(gain ** (2 * octave) for octave in range(octaves)))
+
+    def _spline(self, cells: float | Tensor) -> Tensor:
+        """[n or 1, size, knots], weights of cubic B-splines at every pixel."""
+        if isinstance(cells, Tensor):
+            count = cells.reshape(-1, 1, 1)
+            knots = math.ceil(float(count.max())) + 4
+        else:
+            count = torch.tensor(float(cells), device=self.device).reshape(1, 1, 1)
+            knots = math.ceil(cells) + 4
+        # A shift of the knots for each image, so that no grid stays at the same place.
+        at = (_axis(self.size, self.device)[None, :, None] + 1) / 2 * count + 1 + self.rand(self.n, 1, 1)
+        distance = (at - torch.arange(knots, device=self.device)).abs()
+        near, far = (1 - distance).clamp_min(0), (2 - distance).clamp_min(0)
+        return (far**3 - 4 * near**3) / 6
+
+    def pose(
+        self,
+        rotate: float = 0.15,
+        zoom: tuple[float, float] = (0.9, 1.15),
+        shift: float = 0.08,
+        warp: float = 0.03,
+        stretch: float = 0.08,
+    ) -> tuple[Tensor, Tensor]:
+        """Coordinates x, y [n, size, size] of a body that lies a little differently in every image.
+
+        Args:
+            rotate: Largest angle in radians.
+            zoom: Range of magnification: above 1 the body is larger.
+            shift: Largest shift on either axis.
+            warp: Deviation of a smooth deformation.
+            stretch: Largest relative difference of the two axes.
+        """
+        angle = self.uniform(-rotate, rotate)
+        scale = self.uniform(*zoom)
+        ratio = 1 + self.uniform(-stretch, stretch)
+        x, y = self.x - self.uniform(-shift, shift), self.y - self.uniform(-shift, shift)
+        across = (angle.cos() * x - angle.sin() * y) / (scale * ratio)
+        down = (angle.sin() * x + angle.cos() * y) * ratio / scale
+        if warp:
+            across, down = across + warp * self.noise(3), down + warp * self.noise(3)
+        return across, down
+
+    def place(self, region: Tensor) -> tuple[Tensor, Tensor]:
+        """A point of each image, anywhere in its region: cx, cy [n, 1, 1].
+
+        Args:
+            region: [n, size, size], positive where the point may lie; where it is nowhere, anywhere.
+        """
+        step = max(1, self.size // 48)
+        coarse = region.expand(self.n, self.size, self.size)[:, ::step, ::step] > 0.5
+        index = (coarse.flatten(1).float() + 1e-3).mul(self.rand(self.n, coarse[0].numel())).argmax(1)
+        rows, columns = index // coarse.shape[2], index % coarse.shape[2]
+        half = step * self.pixel / 2
+        cx = columns.float() * step * self.pixel - 1 + half + self.uniform(-half, half, 1)[:, 0]
+        cy = rows.float() * step * self.pixel - 1 + half + self.uniform(-half, half, 1)[:, 0]
+        return cx.reshape(-1, 1, 1), cy.reshape(-1, 1, 1)
+
+    def blob(self, cx: Tensor, cy: Tensor, radius: Tensor, rough: float = 0.3, elongation: float = 0.5) -> Tensor:
+        """[n, size, size], positive inside a lesion of any outline, 1 at its centre, 0 on its edge.
+
+        Args:
+            cx: Centre, [n, 1, 1].
+            cy: Centre, [n, 1, 1].
+            radius: Mean radius, [n, 1, 1].
+            rough: Deviation of the outline in radii: 0 is an ellipse, above 0.4 pieces may come off.
+            elongation: Largest logarithm of the ratio of the axes.
+        """
+        angle, ratio = self.uniform(0, math.pi), (self.uniform(-elongation, elongation) / 2).exp()
+        x, y = (self.x - cx) / radius, (self.y - cy) / radius
+        across = (angle.cos() * x - angle.sin() * y) * ratio
+        down = (angle.sin() * x + angle.cos() * y) / ratio
+        value = 1 - (across.square() + down.square()).sqrt()
+        if rough:
+            value = value + rough * self.noise((1.6 / radius).clamp(3, 40)) * (1.5 + value).clamp(0, 1)
+        return value
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How strongly an image is degraded and marked after it is drawn; each is the top of a range.
+
+    Attributes:
+        bias: Deviation of the logarithm of a smooth gain.
+        noise: Deviation of noise in grey levels of 0..1.
+        blur: Share of a 3 x 3 mean that is mixed in (up to 1), twice.
+        gamma: Largest logarithm of the exponent.
+        contrast: Largest logarithm of the factor about mid-grey.
+        brightness: Largest shift.
+        marks: Probability of letters, rulers, callipers or arrows.
+        blocks: Probability of JPEG-like blocks.
+    """
+
+    bias: float = 0.1
+    noise: float = 0.03
+    blur: float = 0.8
+    gamma: float = 0.2
+    contrast: float = 0.15
+    brightness: float = 0.05
+    marks: float = 0.3
+    blocks: float = 0.15
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a modality drew.
+
+    Attributes:
+        image: [n, 1 or 3, size, size] float32, 0..1 (what lies outside is clipped).
+        mask: [n, size, size] bool; empty where the image is normal.
+        attributes: One dictionary for each image: `finding`, `brightness`, `view`, ... (see `captions`); side, height
+            and size are measured on the mask afterwards where a modality does not give them.
+        finish: What is done to the image next.
+    """
+
+    image: Tensor
+    mask: Tensor
+    attributes: list[dict[str, Any]]
+    finish: Finish = field(default_factory=Finish)
+
+
+def edge(value: Tensor, width: float | Tensor) -> Tensor:
+    """0 below -width / 2, 1 above width / 2, smooth between: the cheap sigmoid of all outlines."""
+    t = (value / width + 0.5).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def bump(value: Tensor, width: float | Tensor) -> Tensor:
+    """1 at value 0, falling smoothly to 0 at +-width: the cheap bell of all lines."""
+    return (1 - (value / width).square()).clamp_min(0).square()
+
+
+def ellipse(
+    x: Tensor, y: Tensor, cx: float | Tensor, cy: float | Tensor, rx: float | Tensor, ry: float | Tensor
+) -> Tensor:
+    """1 at the centre, 0 on the edge, negative outside."""
+    return 1 - (((x - cx) / rx).square() + ((y - cy) / ry).square()).sqrt()
+
+
+def smooth(image: Tensor) -> Tensor:
+    """[..., H, W], mean over 3 x 3, edges repeated."""
+    flat = F.pad(image.reshape(1, -1, *image.shape[-2:]), (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(flat, 3, 1).reshape(image.shape)
+
+
+def paint(image: Tensor, cover: Tensor, value: float | Tensor) -> Tensor:
+    """The image with a value over it, as opaque as `cover` says."""
+    return image + cover * (value - image)
+
+
+def level(difficulty: float, easy: float, hard: float) -> float:
+    """A setting between its value at difficulty 0 and at 1."""
+    return easy + (hard - easy) * difficulty
+
+
+def develop(canvas: Canvas, image: Tensor, finish: Finish) -> Tensor:
+    """The image as a scanner and an archive would deliver it; geometry stays, so masks stay exact.
+
+    Args:
+        canvas: Of the batch.
+        image: [n, c, S, S].
+        finish: How much of everything.
+
+    Returns:
+        [n, c, S, S] in 0..1.
+    """
+    if finish.bias:
+        image = image * (1 + canvas.uniform(0, finish.bias) * canvas.noise(2)).clamp(0.4, 1.8)[:, None]
+    if finish.blur:
+        for _ in range(2):
+            image = torch.lerp(image, smooth(image), canvas.uniform(0, finish.blur, 1, 1, 1).square())
+    image = image.clamp(0, 1)
+    if finish.gamma:
+        # Exponents near 1 by a parabola: a power would cost more than the rest of this function.
+        bend = canvas.uniform(-finish.gamma, finish.gamma, 1, 1, 1)
+        image = image - bend * image * (1 - image)
+    gain = canvas.uniform(-finish.contrast, finish.contrast, 1, 1, 1).exp()
+    image = (image - 0.4) * gain + 0.4 * gain.clamp(max=1) + canvas.uniform(-1, 1, 1, 1, 1) * finish.brightness
+    if finish.marks:
+        image = mark(canvas, image, finish.marks)
+    if finish.noise:
+        image = image + (canvas.uniform(0, 1) ** 2 * finish.noise * canvas.grain())[:, None]
+    image = image.clamp(0, 1)
+    if finish.blocks:
+        chosen = canvas.rand(canvas.n) < finish.blocks
+        image[chosen] = compress(image[chosen], float(canvas.rand(1) * 0.06 + 0.01))
+    return image
+
+
+def compress(image: Tensor, step: float) -> Tensor:
+    """[n, c, H, W], the blocks of a JPEG file: coefficients of 8 x 8 cosines rounded, high ones more coarsely."""
+    n, c, height, width = image.shape
+    if n == 0:
+        return image
+    padded = F.pad(image, (0, -width % 8, 0, -height % 8), mode="replicate")
+    cosines = _cosines(image.device)
+    tiles = padded.reshape(n, c, padded.shape[2] // 8, 8, padded.shape[3] // 8, 8).transpose(3, 4)
+    steps = step * (1 + torch.arange(8.0, device=image.device)[:, None] + torch.arange(8.0, device=image.device))
+    rounded = (cosines @ tiles @ cosines.T / steps).round() * steps
+    back: Tensor = (cosines.T @ rounded @ cosines).transpose(3, 4).reshape(padded.shape)
+    return back[..., :height, :width].clamp(0, 1)
+
+
+GLYPHS = {
+    "L": "1000010000100001000010000100001111",
+    "R": "11110100011000111110101001001010001",
+    "A": "01110100011000111111100011000110001",
+    "P": "11110100011000111110100001000010000",
+    "H": "10001100011000111111100011000110001",
+    "1": "00100011000010000100001000010001110",
+    "2": "01110100010000100110010001000011111",
+    "3": "11110000010000101110000010000111110",
+    "5": "11111100001111000001000011000101110",
+    "0": "01110100011001110101110011000101110",
+    "c": "00000000000111010000100001000001110",
+    "m": "00000000001101010101101011010110101",
+    ".": "00000000000000000000000000110001100",
+    "+": "00000001000010011111001000010000000",
+}
+"""5 x 7 letters that are burnt into images."""
+TEXTS = (
+    "L",
+    "R",
+    "R",
+    "L",
+    "A",
+    "P",
+    "H",
+    "RA",
+    "LP",
+    "R1",
+    "L2",
+    "3.5cm",
+    "1.2cm",
+    "20mm",
+    "5cm",
+    "R 10",
+    "AP",
+    "L.A",
+)
+
+
+def mark(canvas: Canvas, image: Tensor, probability: float) -> Tensor:
+    """Letters, rulers, callipers and arrows, on normal and abnormal images alike; [n, c, S, S] as it came in."""
+    chosen = (canvas.rand(canvas.n) < probability).tolist()
+    if not any(chosen):
+        return image
+    draws = canvas.rand(canvas.n, 12).tolist()
+    image = image.clone()
+    for picture, (kind, *numbers), wanted in zip(image, draws, chosen, strict=True):
+        if wanted:
+            light = 1.0 if numbers[10] < 0.85 else 0.0
+            if kind < 0.6:
+                _text(picture, numbers, light)
+            elif kind < 0.8:
+                _ruler(picture, numbers, light)
+            else:
+                _callipers(picture, numbers, light)
+    return image
+
+
+def _text(picture: Tensor, numbers: list[float], light: float) -> None:
+    size = picture.shape[-1]
+    letters = _letters(TEXTS[int(numbers[0] * len(TEXTS))], picture.device)
+    scale = 1 + int(numbers[1] ** 2 * 4 * size / 240)
+    stamp = letters.repeat_interleave(scale, 0).repeat_interleave(scale, 1)[: size // 2, : size // 2]
+    height, width = stamp.shape
+    # Three quarters near an edge, where technicians put them; the rest anywhere.
+    top, left = numbers[2], numbers[3]
+    if numbers[4] < 0.4:
+        top = 0.12 * top if numbers[5] < 0.7 else 1 - 0.12 * top
+    elif numbers[4] < 0.8:
+        left = 0.14 * left if numbers[5] < 0.5 else 1 - 0.14 * left
+    row, column = int(top * (size - height)), int(left * (size - width))
+    window = picture[:, row : row + height, column : column + width]
+    window.copy_(window + stamp * (0.5 + 0.5 * numbers[6]) * (light - window))
+
+
+def _ruler(picture: Tensor, numbers: list[float], light: float) -> None:
+    size = picture.shape[-1]
+    step = max(3, int(size * (0.02 + 0.06 * numbers[0])))
+    length = max(2, int(size * 0.02))
+    start, stop = int(size * 0.3 * numbers[1]), size - int(size * 0.3 * numbers[2])
+    at = int(numbers[3] * size * 0.06)
+    across = picture if numbers[4] < 0.6 else picture.transpose(1, 2)
+    if numbers[5] < 0.5:
+        across = across.flip(2)  # flip copies, so the ticks are written back below
+    across[:, start:stop:step, at : at + length] = light
+    across[:, start : stop : 5 * step, at : at + 2 * length] = light
+    if numbers[5] < 0.5:
+        across = across.flip(2)
+        picture.copy_(across if numbers[4] < 0.6 else across.transpose(1, 2))
+
+
+def _callipers(picture: Tensor, numbers: list[float], light: float) -> None:
+    size = picture.shape[-1]
+    margin, arm = int(size * 0.06), max(2, int(size * 0.012))
+    span = size - 2 * margin
+    ends = [(margin + int(numbers[i] * span), margin + int(numbers[i + 1] * span)) for i in (0, 2)]
+    if numbers[4] < 0.7:  # near each other, as about a lesion
+        (row, column), reach = ends[0], 0.05 + 0.3 * numbers[5]
+        ends[1] = tuple(  # type: ignore[assignment]
+            min(max(int(a + (b - 0.5) * 2 * reach * size), margin), size - margin - 1)
+            for a, b in ((row, numbers[6]), (column, numbers[7]))
+        )
+    for row, column in ends:
+        picture[:, row - arm : row + arm + 1, column] = light
+        picture[:, row, column - arm : column + arm + 1] = light
+    if numbers[8] < 0.6:
+        (top, left), (bottom, right) = ends
+        dots = max(2, int(math.hypot(bottom - top, right - left) / 4))
+        share = torch.linspace(0, 1, dots, device=picture.device)
+        rows, columns = (top + share * (bottom - top)).long(), (left + share * (right - left)).long()
+        picture[:, rows, columns] = light
+
+
+@functools.cache
+def _axis(size: int, device: torch.device) -> Tensor:
+    return (torch.arange(size, device=device) + 0.5) * (2 / size) - 1
+
+
+@functools.cache
+def _letters(text: str, device: torch.device) -> Tensor:
+    """[7, 6 x letters] of 0 and 1."""
+    blank = "0" * 35
+    columns = []
+    for letter in text:
+        bits = [float(bit) for bit in GLYPHS.get(letter, blank).ljust(35, "0")]
+        columns.append(F.pad(torch.tensor(bits, device=device).reshape(7, 5), (0, 1)))
+    return torch.cat(columns, 1)
+
+
+@functools.cache
+def _cosines(device: torch.device) -> Tensor:
+    """[8, 8], the orthonormal cosine transform."""
+    k = torch.arange(8.0, device=device)
+    rows = torch.cos(math.pi * (2 * k[None] + 1) * k[:, None] / 16) / 2
+    rows[0] /= math.sqrt(2)
+    return rows
