@@ -1,0 +1,74 @@
+"""Images, masks and maps between their native size and the square that the backbone sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Aspect = Literal["stretch", "pad"]
+
+
+def fit_pixels(pixels: npt.NDArray[np.float32] | torch.Tensor, size: int, aspect: Aspect) -> torch.Tensor:
+    """Resizes by antialiased bicubic interpolation, as Pillow does, without rounding to 8 bits.
+
+    Args:
+        pixels: float32 [3, H, W] in 0..1.
+        size: Side S of the square, pixels.
+        aspect: `stretch` to the square, or `pad` the shorter side with zeros, equally on both ends.
+
+    Returns:
+        float32 [3, S, S] in 0..1.
+    """
+    source = torch.as_tensor(pixels, dtype=torch.float32)
+    top, left, height, width = _box(source.shape[-2], source.shape[-1], size, aspect)
+    if (height, width) == tuple(source.shape[-2:]):
+        inner = source
+    else:
+        inner = F.interpolate(source[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
+    return _place(inner.clamp(0, 1), top, left, size)
+
+
+def fit_mask(mask: npt.NDArray[np.bool_] | torch.Tensor, size: int, aspect: Aspect) -> torch.Tensor:
+    """Resizes bool [H, W] to bool [S, S] by nearest neighbours (pixel centres), padding with False."""
+    source = torch.as_tensor(mask, dtype=torch.float32)
+    top, left, height, width = _box(source.shape[-2], source.shape[-1], size, aspect)
+    inner = F.interpolate(source[None, None], (height, width), mode="nearest-exact")[0]
+    return _place(inner, top, left, size)[0] > 0
+
+
+def restore_map(anomaly_map: torch.Tensor, native: tuple[int, int], aspect: Aspect) -> npt.NDArray[np.float32]:
+    """Brings a map back to the image's own size: the padding is cut away, the rest interpolated bilinearly.
+
+    Args:
+        anomaly_map: [S, S].
+        native: Height and width of the image.
+        aspect: The one that the image was fitted with.
+
+    Returns:
+        float32 [H, W], in the range of the map.
+    """
+    size = anomaly_map.shape[-1]
+    top, left, height, width = _box(*native, size, aspect)
+    inner = anomaly_map.detach().float().cpu()[top : top + height, left : left + width]
+    restored = F.interpolate(inner[None, None], native, mode="bilinear", antialias=True, align_corners=False)[0, 0]
+    return restored.contiguous().numpy()
+
+
+def _box(height: int, width: int, size: int, aspect: Aspect) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the image inside the square."""
+    if aspect == "stretch":
+        return 0, 0, size, size
+    scale = size / max(height, width)
+    inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
+    return (size - inner_height) // 2, (size - inner_width) // 2, inner_height, inner_width
+
+
+def _place(inner: torch.Tensor, top: int, left: int, size: int) -> torch.Tensor:
+    height, width = inner.shape[-2:]
+    return F.pad(inner, (left, size - left - width, top, size - top - height))
