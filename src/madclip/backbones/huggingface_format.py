@@ -1,0 +1,94 @@
+"""CLIP and SigLIP as transformers saves them: config.json, weights in one file or in shards, a tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from madclip.backbones.checkpoints import OPENAI_MEAN, OPENAI_STD, Checkpoint, read_json, read_tensors, triple
+from madclip.backbones.spec import Activation
+from madclip.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+ACTIVATION_DEFAULTS = {"clip": "quick_gelu", "siglip": "gelu_pytorch_tanh"}
+HALF = (0.5, 0.5, 0.5)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, safetensors before pickles; empty where this is no such folder.
+
+    Raises:
+        CheckpointError: An index names shards that are not there, or lie elsewhere.
+    """
+    for name in WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return [folder / name]
+        if index.is_file():
+            return _shards(index)
+    return []
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index} has no weight_map")
+    shards = sorted({index.parent / name for name in names.values()})
+    for shard in shards:
+        if shard.parent != index.parent or not shard.is_file():
+            raise CheckpointError(f"{index} names {shard.name!r}, which is not beside it: download the folder again")
+    return shards
+
+
+def read_folder(folder: Path) -> Checkpoint:
+    """A folder that transformers' `save_pretrained` wrote.
+
+    Raises:
+        CheckpointError: No config.json, another kind of model, or weights that cannot be read.
+    """
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise CheckpointError(f"{folder} has weights but no config.json: put the model's config.json there")
+    config = read_json(config_file)
+    family = _family(config_file, config)
+    preprocessor = folder / "preprocessor_config.json"
+    preprocess = read_json(preprocessor) if preprocessor.is_file() else {}
+    mean, std = (OPENAI_MEAN, OPENAI_STD) if family == "clip" else (HALF, HALF)
+    state: dict[str, torch.Tensor] = {}
+    for file in weight_files(folder):
+        state |= read_tensors(file)[0]
+    return Checkpoint(
+        path=folder,
+        config=config | {"model_type": family},
+        # Older versions of transformers saved these indices; they are no weights.
+        state={name: value for name, value in state.items() if not name.endswith(".position_ids")},
+        activation=_activation(config_file, config, ACTIVATION_DEFAULTS[family]),
+        mean=triple(preprocessor, "image_mean", preprocess.get("image_mean"), mean),
+        std=triple(preprocessor, "image_std", preprocess.get("image_std"), std),
+        folder=folder,
+    )
+
+
+def _family(path: Path, config: dict[str, Any]) -> str:
+    kind = config.get("model_type")
+    for name in ("vision_config", "text_config"):
+        if not isinstance(config.get(name), dict):
+            raise CheckpointError(f"{path} has no {name}: expected a CLIP or SigLIP with both towers, not {kind!r}")
+    if kind == "siglip2" and "num_patches" not in config["vision_config"]:
+        return "siglip"
+    if kind == "siglip2":
+        raise CheckpointError(f"{path} is a SigLIP 2 NaFlex model: use one of fixed resolution, such as patch16-256")
+    if kind not in ACTIVATION_DEFAULTS:
+        raise CheckpointError(f"{path} is of type {kind!r}: only CLIP and SigLIP models can be read")
+    return str(kind)
+
+
+def _activation(path: Path, config: dict[str, Any], default: str) -> Activation:
+    vision, text = (config[name].get("hidden_act", default) for name in ("vision_config", "text_config"))
+    if vision != text or vision not in get_args(Activation):
+        raise CheckpointError(f"{path}: activations {vision!r} and {text!r}, expected one of {get_args(Activation)}")
+    return vision  # type: ignore[no-any-return]

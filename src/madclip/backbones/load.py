@@ -1,0 +1,185 @@
+"""`load_backbone`: from a name or a path to a frozen backbone on a device."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from madclip.backbones import clip, siglip
+from madclip.backbones.catalogue import BackboneEntry, catalogue
+from madclip.backbones.checkpoints import Checkpoint, check_shapes
+from madclip.backbones.sources import find_checkpoint
+from madclip.backbones.spec import Activation, Backbone, BackboneSpec
+from madclip.backbones.tokenizer import clip_tokenizer, siglip_tokenizer
+from madclip.backbones.towers import resize_positions
+from madclip.errors import CheckpointError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FAMILIES = {
+    "clip": (clip.ClipBackbone, clip.empty_model, clip_tokenizer, 1),
+    "siglip": (siglip.SiglipBackbone, siglip.empty_model, siglip_tokenizer, 0),
+}
+
+
+def load_backbone(
+    source: str | Path,
+    *,
+    image_size: int | tuple[int, int] = 240,
+    activation: Literal["gelu", "quick_gelu"] | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+) -> Backbone:
+    """A frozen backbone from a file, a folder, a hub name or a name of the catalogue.
+
+    Args:
+        source: A path, `organisation/name` of a hub, or an id of `catalogue()`.
+        image_size: Side, or height and width, in pixels of what `encode_image` will be given.
+        activation: Of the MLPs in place of the one the weights were trained with.
+        device: `auto` takes CUDA, then MPS, then the CPU.
+        dtype: What the towers compute in: float32, bfloat16 or float16.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged, unsafe or of another kind of model.
+        RecipeError: Another argument makes no sense.
+    """
+    if activation not in (None, "gelu", "quick_gelu"):
+        raise RecipeError(f"unknown activation {activation!r}: choose 'gelu', 'quick_gelu' or leave it out")
+    chosen_device, chosen_dtype = _device(device), _dtype(dtype)
+    checkpoint, entry, name = find_checkpoint(source)
+    return build(
+        checkpoint,
+        name=name,
+        entry=entry or next((e for e in catalogue() if e.id == checkpoint.published), None),
+        image_size=image_size,
+        activation=activation or checkpoint.activation,
+        device=chosen_device,
+        dtype=chosen_dtype,
+    )
+
+
+def build(
+    checkpoint: Checkpoint,
+    *,
+    name: str,
+    entry: BackboneEntry | None,
+    image_size: int | tuple[int, int],
+    activation: Activation,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Backbone:
+    """A backbone of a checkpoint's weights.
+
+    Raises:
+        CheckpointError: The weights do not fit the configuration.
+        RecipeError: The image is smaller than a patch.
+    """
+    backbone, empty_model, make_tokenizer, prefix = FAMILIES[checkpoint.config["model_type"]]
+    model = _empty(checkpoint, empty_model, activation)
+    check_shapes(checkpoint.path, {n: t.shape for n, t in model.state_dict().items()}, checkpoint.state)
+    spec = _spec(checkpoint, model, name, entry, activation, prefix)
+    size = _size(image_size, spec.patch_size)
+    grid = size[0] // spec.patch_size, size[1] // spec.patch_size
+    positions = resize_positions(checkpoint.state[clip.POSITIONS], prefix, grid)
+    fingerprint = _fingerprint(checkpoint.path, checkpoint.state, activation)
+    model.load_state_dict({n: _placed(t, device, dtype) for n, t in checkpoint.state.items()}, assign=True)
+    return backbone(
+        model,
+        spec,
+        image_size=size,
+        positions=positions.to(device),
+        fingerprint=fingerprint,
+        tokenizer=partial(make_tokenizer, checkpoint.folder),
+    )
+
+
+def _empty(checkpoint: Checkpoint, empty_model: Any, activation: Activation) -> Any:
+    towers = {n: checkpoint.config[n] | {"hidden_act": activation} for n in ("vision_config", "text_config")}
+    try:
+        return empty_model(checkpoint.config | towers)
+    except Exception as error:  # noqa: BLE001 -- whatever a senseless configuration makes transformers raise
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the configuration in {checkpoint.path} makes no model: {reason}") from None
+
+
+def _spec(
+    checkpoint: Checkpoint, model: Any, name: str, entry: BackboneEntry | None, activation: Activation, prefix: int
+) -> BackboneSpec:
+    vision, text = model.config.vision_config, model.config.text_config
+    causal = checkpoint.config["model_type"] == "clip"
+    return BackboneSpec(
+        id=name,
+        depth=vision.num_hidden_layers,
+        width=vision.hidden_size,
+        patch_size=vision.patch_size,
+        prefix_tokens=prefix,
+        embed_dim=model.text_projection.out_features if causal else model.text_model.head.out_features,
+        text_width=text.hidden_size,
+        text_length=text.max_position_embeddings,
+        causal_text=causal,
+        mean=checkpoint.mean,
+        std=checkpoint.std,
+        activation=activation,
+        native_image_size=vision.image_size,
+        licence=entry.licence if entry else "unknown",
+        commercial=entry.commercial if entry else None,
+        source=(entry.hub if entry and entry.hub else None) or str(checkpoint.path),
+    )
+
+
+def _placed(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """An own copy, so that no weight stays a view of a file that may change."""
+    return tensor.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _fingerprint(path: Path, state: Mapping[str, torch.Tensor], activation: str) -> str:
+    """See `Backbone.fingerprint`; tensors are hashed side by side, since hashing leaves the interpreter's lock.
+
+    Raises:
+        CheckpointError: A weight is not finite.
+    """
+
+    def digest(item: tuple[str, torch.Tensor]) -> bytes:
+        name, tensor = item
+        values = tensor.detach().float().contiguous()
+        if not bool(torch.isfinite(values).all()):
+            raise CheckpointError(f"{path}: {name} holds values that are not finite: download the weights again")
+        head = f"{name} {list(tensor.shape)}\n".encode()
+        return hashlib.sha256(head + hashlib.sha256(values.numpy().data).digest()).digest()
+
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(digest, sorted(state.items())))
+    return hashlib.sha256(b"".join([*digests, activation.encode()])).hexdigest()
+
+
+def _size(image_size: int | tuple[int, int], patch: int) -> tuple[int, int]:
+    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    if len(sides) != 2 or not whole or not all(patch <= side <= 8192 for side in sides):
+        raise RecipeError(f"image_size {image_size!r}: give one side or (height, width), {patch} to 8192 pixels")
+    return sides[0], sides[1]
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise RecipeError(f"device {str(device)!r} cannot be used here ({reason}): try 'auto' or 'cpu'") from None
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
+        raise RecipeError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    return chosen

@@ -1,0 +1,96 @@
+"""Where weights come from: the package, the user's cache folder, a path, or a hub."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from madclip.backbones import clip, hub
+from madclip.backbones.catalogue import BackboneEntry, catalogue
+from madclip.backbones.checkpoints import Checkpoint, read_checkpoint, sha256
+from madclip.errors import CheckpointError
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+TINY = Path(__file__).parent / "tiny"
+
+
+def find_checkpoint(source: str | Path) -> tuple[Checkpoint, BackboneEntry | None, str]:
+    """The weights that `source` names, their row of the catalogue where they have one, and a name for them.
+
+    Raises:
+        CheckpointError: Nothing is found, or it cannot be read.
+    """
+    text = str(source)
+    entry = next((e for e in catalogue() if text in (e.id, e.hub)), None) if isinstance(source, str) else None
+    if entry is not None and not Path(text, "config.json").is_file():
+        return _from_catalogue(entry), entry, entry.id
+    path = Path(source).expanduser()
+    if path.exists():
+        return read_checkpoint(path), None, path.name or str(path.resolve())
+    if (
+        isinstance(source, str)
+        and HUB_NAME.fullmatch(text)
+        and not path.suffix.endswith(("pt", "pth", "bin", "tensors"))
+    ):
+        return read_checkpoint(hub.download(text, Path(text.split("/")[1]))), None, text
+    raise CheckpointError(_not_found(text))
+
+
+def _not_found(text: str) -> str:
+    known = [entry.id for entry in catalogue()]
+    near = difflib.get_close_matches(text, known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"no backbone {text!r}: {hint}give a file, a folder, a hub name, or one of {', '.join(known)}"
+
+
+def _from_catalogue(entry: BackboneEntry) -> Checkpoint:
+    if entry.id == "stand-in":
+        return stand_in()
+    if entry.id == "tiny":
+        if not TINY.is_dir():
+            raise CheckpointError(f"the bundled backbone is not in this build ({TINY}): use 'stand-in' or another one")
+        return read_checkpoint(TINY)
+    if entry.file and (entry.folder / entry.file).is_file():
+        file = entry.folder / entry.file
+        if entry.sha256 and (found := sha256(file)) != entry.sha256:
+            raise CheckpointError(f"{file} is not {entry.id}: its SHA-256 is {found[:12]}..., download it again")
+        return read_checkpoint(file)
+    if entry.folder.is_dir() and any(entry.folder.iterdir()):
+        return read_checkpoint(entry.folder)
+    if entry.hub is None:
+        raise CheckpointError(f"{entry.id} is not in {entry.folder}")
+    return read_checkpoint(hub.download(entry.hub, entry.folder, entry.file))
+
+
+def stand_in() -> Checkpoint:
+    """A CLIP of random weights, the same everywhere: for trying things out without any download. It knows nothing."""
+    tower = {"hidden_act": "gelu", "projection_dim": 128}
+    config: dict[str, Any] = {
+        "model_type": "clip",
+        "projection_dim": 128,
+        "vision_config": tower
+        | {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 12, "num_attention_heads": 3}
+        | {"patch_size": 16, "image_size": 240},
+        "text_config": tower
+        | {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
+        | {"vocab_size": 49408, "max_position_embeddings": 77},
+    }
+    shapes = {name: tensor.shape for name, tensor in clip.empty_model(config).state_dict().items()}
+    state = {name: _random(name, tuple(shape)) for name, shape in shapes.items()}
+    return Checkpoint(Path("stand-in"), config, state, "gelu")
+
+
+def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Initial values by a tensor's name alone, so that they depend on no version of any library."""
+    if name == "logit_scale":
+        return torch.tensor(2.6592)
+    if "norm" in name or name.endswith(".bias"):
+        return torch.full(shape, float(name.endswith(".weight")))
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    spread = 0.1 if "embedding" in name and "patch" not in name else (torch.Size(shape[1:]).numel()) ** -0.5
+    return torch.randn(shape, generator=generator) * spread
