@@ -25,7 +25,7 @@ def byte_symbols() -> list[str]:
 
 
 def build(merges_file: Path) -> Tokenizer:
-    """CLIP's tokenizer: clean white space, lower case, split into words, byte-pair encoding with a mark at word ends."""
+    """CLIP's tokenizer: clean white space, lower case, words, byte-pair encoding with a mark at word ends."""
     lines = gzip.decompress(merges_file.read_bytes()).decode("utf-8").split("\n")[1 : MERGES + 1]
     merges = [(left, right) for left, right in (line.split() for line in lines)]
     symbols = byte_symbols()

@@ -1,4 +1,4 @@
-"""The toy CLIP's weights and the initial adapters and contexts behind the golden values: each tensor follows from its name."""
+"""The toy CLIP, initial adapters and contexts behind the golden values: each tensor follows from its name."""
 
 import zlib
 
@@ -19,7 +19,7 @@ def normal(name: str, shape: tuple[int, ...], salt: str = SALT) -> np.ndarray:
 def clip_tensor(name: str, shape: tuple[int, ...], salt: str = SALT) -> np.ndarray:
     """A tensor of CLIP's state dict, by its name in OpenAI's naming."""
     x = normal(name, shape, salt)
-    leaf = name.split(".")[-1]
+    leaf = name.rsplit(".", maxsplit=1)[-1]
     if leaf == "logit_scale":
         return np.full(shape, np.log(1 / 0.07), np.float32)
     if leaf == "weight" and any(ln in name for ln in ("ln_1", "ln_2", "ln_pre", "ln_post", "ln_final")):

@@ -29,6 +29,8 @@ OPENAI_SHA256 = {
 }
 """OpenAI's TorchScript archives, as published in the addresses of their downloads, and their catalogue ids."""
 
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+
 JSON_LIMIT = 16 * 1024**2
 """Bytes; a configuration is a few KB, an index of shards a few hundred."""
 
@@ -72,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return openai_format.read_folder(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: give a file, a folder, a hub name or a name of the catalogue")
-    if path.suffix not in (".pt", ".pth", ".bin", ".safetensors"):
+    if path.suffix not in WEIGHT_SUFFIXES:
         raise CheckpointError(f"{path} is not a weights file (.pt, .pth, .bin or .safetensors)")
     if (path.parent / "config.json").is_file() and path in huggingface_format.weight_files(path.parent):
         return huggingface_format.read_folder(path.parent)

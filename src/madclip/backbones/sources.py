@@ -12,7 +12,7 @@ import torch
 
 from madclip.backbones import clip, hub
 from madclip.backbones.catalogue import BackboneEntry, catalogue
-from madclip.backbones.checkpoints import Checkpoint, read_checkpoint, sha256
+from madclip.backbones.checkpoints import WEIGHT_SUFFIXES, Checkpoint, read_checkpoint, sha256
 from madclip.errors import CheckpointError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -32,11 +32,7 @@ def find_checkpoint(source: str | Path) -> tuple[Checkpoint, BackboneEntry | Non
     path = Path(source).expanduser()
     if path.exists():
         return read_checkpoint(path), None, path.name or str(path.resolve())
-    if (
-        isinstance(source, str)
-        and HUB_NAME.fullmatch(text)
-        and not path.suffix.endswith(("pt", "pth", "bin", "tensors"))
-    ):
+    if isinstance(source, str) and HUB_NAME.fullmatch(text) and path.suffix not in WEIGHT_SUFFIXES:
         return read_checkpoint(hub.download(text, Path(text.split("/")[1]))), None, text
     raise CheckpointError(_not_found(text))
 

@@ -69,7 +69,7 @@ def _from_tokenizers(file: Path) -> Tokenizer:
 
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
+    except Exception as error:  # noqa: BLE001 -- the library raises bare Exception
         raise CheckpointError(f"{file} is not a tokenizer of the tokenizers library: {_first_line(error)}") from None
     inner.no_padding()
     inner.no_truncation()
@@ -80,7 +80,7 @@ def _from_tokenizers(file: Path) -> Tokenizer:
     def encode(texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in inner.encode_batch(list(texts), add_special_tokens=False)]
 
-    # OpenAI pads with 0; under the causal mask any id gives the same embeddings, without it this one is the released code's.
+    # OpenAI pads with 0. Under the causal mask any id would do; without it, 0 is what the released code attends to.
     return Tokenizer(encode, [start], [end], 0, inner.get_vocab_size(), file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,12 +14,9 @@ from madclip.backbones.spec import Backbone, BackboneSpec, TextAttention
 from madclip.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
-    from abc import abstractmethod
     from collections.abc import Callable, Sequence
 
     from madclip.backbones.tokenizer import Tokenizer
-else:
-    from abc import abstractmethod
 
 
 def resize_positions(table: torch.Tensor, prefix: int, grid: tuple[int, int]) -> torch.Tensor:
@@ -78,7 +76,7 @@ class TowerBackbone(Backbone):
         self.patch_embedding: nn.Module = vision.embeddings.patch_embedding
         self.vision_norm: nn.Module = getattr(vision, "pre_layrnorm", nn.Identity())
         self.vision_blocks: nn.ModuleList = vision.encoder.layers
-        self.token_embedding: nn.Module = text.embeddings.token_embedding
+        self.token_embedding: nn.Embedding = text.embeddings.token_embedding
         self.text_blocks: nn.ModuleList = text.encoder.layers
         self.text_norm: nn.Module = text.final_layer_norm
         weight = vision.embeddings.patch_embedding.weight
@@ -106,7 +104,7 @@ class TowerBackbone(Backbone):
         """SHA-256 over the weights as they were read, and the activation."""
         return self._fingerprint
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002, FBT001, FBT002 -- nn.Module's signature
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 -- nn.Module's signature
         """Stay in evaluation mode: the towers are frozen."""
         return super().train(mode=False)
 
@@ -149,7 +147,7 @@ class TowerBackbone(Backbone):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        tokenizer, known = self._make_tokenizer(), int(self.token_embedding.weight.shape[0])  # type: ignore[arg-type,union-attr]
+        tokenizer, known = self._make_tokenizer(), self.token_embedding.num_embeddings
         if tokenizer.size > known:
             raise CheckpointError(
                 f"{tokenizer.source} has {tokenizer.size} ids, but the text tower of {self.spec.source} knows {known}: "
