@@ -1,13 +1,54 @@
-"""Brain MR."""
+"""Brain MR: axial slices from vertex to skull base in four contrasts, whole heads or stripped of the skull."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from madclip.data.phantoms.fields import Canvas, Drawing, edge, ellipse, level
+import torch
+
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, edge, ellipse, level, paint
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CONTRASTS = ("flair", "t1", "t2", "contrast-enhanced t1")
+GREY, WHITE, FLUID, FAT, BONE, MUSCLE = range(6)
+LEVELS = torch.tensor(
+    [
+        [0.44, 0.37, 0.07, 0.95, 0.05, 0.28],
+        [0.42, 0.58, 0.12, 1.00, 0.06, 0.35],
+        [0.52, 0.38, 0.95, 0.75, 0.06, 0.20],
+        [0.40, 0.52, 0.10, 0.95, 0.06, 0.38],
+    ]
+)
+"""Grey level of each tissue in each contrast."""
+VERTEX, BODIES, HORNS, BASE = range(4)
+"""Heights of the slice: above the ventricles, through their bodies, through the horns, through the skull base."""
+
+KINDS = ("tumour", "infiltrating tumour", "ring-enhancing lesion", "white matter lesions", "infarct", "cyst")
+BLOB, INFILTRATE, RING, SPOTS, INFARCT, CYST = range(6)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Coordinates [n, S, S] of the head, and what all its parts need to know.
+
+    Attributes:
+        x: From left to right, midline at 0.
+        y: From forehead to neck.
+        depth: Below the skin, in half-widths of the head.
+        brain: 0..1, inside the meninges.
+        tissue: Grey levels [n, 6, 1, 1] (GREY, WHITE, ...).
+        slice: [n, 1, 1], VERTEX ... BASE.
+    """
+
+    x: Tensor
+    y: Tensor
+    depth: Tensor
+    brain: Tensor
+    tissue: Tensor
+    slice: Tensor
 
 
 def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
@@ -18,11 +59,169 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
         abnormal: [n] bool, which images get a lesion.
         difficulty: 0..1.
     """
-    x, y = canvas.pose()
-    inside = ellipse(x, y, 0, 0, 0.7, 0.85)
-    image = 0.4 * edge(inside, 0.05)
-    cx, cy = canvas.place(inside > 0.15)
-    lesion = canvas.blob(cx, cy, canvas.uniform(0.06, level(difficulty, 0.4, 0.2)))
-    cover = edge(lesion, 0.2) * abnormal[:, None, None]
-    image = image + 0.3 * cover
-    return Drawing(image[:, None], cover > 0.5, [{"finding": "tumour", "brightness": "bright"}] * canvas.n)
+    sick = abnormal[:, None, None]
+    contrast = canvas.choose(0.55, 0.15, 0.18, 0.12)
+    tissue = LEVELS.to(canvas.device)[contrast.flatten()][..., None, None]
+    tissue = tissue * (1 + 0.12 * (canvas.rand(canvas.n, 6, 1, 1) * 2 - 1))
+    x, y = canvas.pose(rotate=0.2, zoom=(0.68, 1.1), shift=0.07, warp=0.025)
+    kind = canvas.choose(0.25, 0.3, 0.17, 0.13, 0.08, 0.07)
+    cx, cy = canvas.place(ellipse(x, y, 0, 0.1, 0.5, 0.6) > 0)
+    size = canvas.uniform(0, 1) ** 1.5 * 0.26 + level(difficulty, 0.13, 0.05)
+    x, y = _mass_effect(canvas, x, y, (cx, cy), size * sick)
+
+    head = _head(canvas, x, y, tissue)
+    image, solid = _brain(canvas, head)
+    lesion, cover = _lesion(canvas, head, kind, (cx, cy), size, solid)
+    image, bright = _tint(canvas, image, (lesion, cover * sick), kind, contrast, difficulty)
+    image = paint(_skull(canvas, head), head.brain, image)
+    stripped = canvas.chance(0.35)
+    image = torch.where(stripped, image * edge(head.depth - 0.17, 0.02), image)
+    # Whole heads are windowed to their fat, so the brain is dim; stripped ones to the brain.
+    image = image * torch.where(stripped, canvas.uniform(0.9, 1.7), canvas.uniform(0.45, 1.1))
+    coil = 1 + canvas.uniform(0, 0.5) * (canvas.uniform(-0.6, 0.6) * x + canvas.uniform(-0.6, 0.6) * y)
+    mask = torch.where(kind == SPOTS, cover > 0.4, lesion > 0) & sick & (head.brain > 0.5)
+    names = [CONTRASTS[i] for i in contrast.flatten().tolist()]
+    attributes = [
+        {
+            "finding": KINDS[k],
+            "brightness": "bright" if light else "dark",
+            "view": f"axial {name}",
+            "count": "multiple" if k == SPOTS else None,
+        }
+        for k, light, name in zip(kind.flatten().tolist(), bright.flatten().tolist(), names, strict=True)
+    ]
+    finish = Finish(bias=0.15, noise=level(difficulty, 0.03, 0.07), blur=0.9, gamma=0.25, brightness=0.03, marks=0.2)
+    return Drawing((image * coil)[:, None], mask, attributes, finish)
+
+
+def _mass_effect(
+    canvas: Canvas, x: Tensor, y: Tensor, centre: tuple[Tensor, Tensor], size: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Coordinates in which the tissue around a lesion is pushed away from it."""
+    dx, dy = canvas.x - centre[0], canvas.y - centre[1]
+    push = canvas.uniform(-0.3, 0.7).clamp_min(0) * bump((dx.square() + dy.square()).sqrt(), 2.5 * size + 1e-3)
+    return x - push * dx, y - push * dy
+
+
+def _head(canvas: Canvas, x: Tensor, y: Tensor, tissue: Tensor) -> Head:
+    where = canvas.choose(0.25, 0.22, 0.25, 0.28)
+    width = canvas.uniform(0.68, 0.8) * (1 + canvas.uniform(-0.02, 0.18) * y)
+    depth = ellipse(x, y, 0, 0, width, canvas.uniform(0.86, 0.96)).add_(canvas.noise(9), alpha=0.012)
+    inner = depth - canvas.uniform(0.09, 0.17)
+    # At the skull base the face takes the front; the temporal lobes reach further than the midline does.
+    front = y + canvas.uniform(0.2, 0.5) + 0.06 * canvas.noise(5) - 0.5 * (x.abs() - 0.3).abs().clamp(max=0.3)
+    inner = torch.where(where == BASE, torch.minimum(inner, front), inner)
+    return Head(x, y, depth, edge(inner, 0.025), tissue, where)
+
+
+def _brain(canvas: Canvas, head: Head) -> tuple[Tensor, Tensor]:
+    """The brain, and where it is tissue rather than fluid (0..1)."""
+    x, y, tissue = head.x, head.y, head.tissue
+    grey, white, fluid = tissue[:, GREY], tissue[:, WHITE], tissue[:, FLUID]
+    wave, ripple = canvas.noise(6), canvas.noise(30)
+    side = (x + 0.03 * canvas.noise(2.5)).abs_()
+    # Sulci are level lines of a field: fluid on the line, a grey ribbon on both of its sides.
+    fold = canvas.noise(canvas.uniform(15, 28)) + 0.5 * canvas.noise(12)
+    depth = head.depth - 0.14
+    vertex = head.slice == VERTEX
+    cortex = edge(torch.where(vertex, 0.5, canvas.uniform(0.1, 0.32)) - depth, 0.12)
+    opened = canvas.uniform(0.06, 0.4)
+    sulci = bump(fold, opened) * cortex * canvas.uniform(0.25, 1.2).clamp(max=1)
+    ribbon = torch.maximum(bump(fold, opened + 0.6) * cortex, bump(depth, 0.09))
+    ganglia = edge(ellipse(side, y, 0.3, 0.0, 0.1, 0.22), 0.25) + edge(ellipse(side, y, 0.13, 0.14, 0.1, 0.13), 0.25)
+    ribbon = torch.maximum(ribbon, ganglia * (head.slice == HORNS) * 0.8)
+    folia = bump((y * 30 + 6 * (x * x) + 0.7 * wave).sin_(), 0.9) * edge(y - 0.3 - 0.1 * side, 0.1)
+    ribbon = torch.where(head.slice == BASE, torch.maximum(0.6 * ribbon, folia * canvas.uniform(0.2, 0.8)), ribbon)
+    image = torch.lerp(white.expand_as(x), grey.expand_as(x), ribbon.clamp_(0, 1))
+    image = image * (canvas.uniform(0, 0.06) * ripple).addcmul_(wave.flip(1), canvas.uniform(0, 0.08)).add_(1)
+
+    cavity = _ventricles(canvas, head, side, wave)
+    # Bright caps and bands around the ventricles are normal at many ages.
+    caps = edge(cavity + 0.05, 0.1) * canvas.uniform(-0.5, 1).clamp_min(0) * (0.7 + 0.4 * wave).clamp_(min=0)
+    image = image * (1 + 0.45 * caps)
+    midline = bump(x + 0.012 * wave, torch.where(vertex, 0.024, canvas.uniform(0.01, 0.026)))
+    midline = midline * edge(torch.where(vertex, 1.0, y.abs() - 0.3), 0.3) * canvas.uniform(0.4, 1.5).clamp(max=1)
+    sylvian = bump(side - 0.5 + 0.25 * (y + 0.1).square() + 0.03 * wave.flip(2), canvas.uniform(0.008, 0.03))
+    sylvian = sylvian * edge(0.25 - (y + 0.1).abs(), 0.1) * (head.slice >= HORNS)
+    hollow = edge(cavity, 0.03)
+    wet = sulci.maximum(sylvian).maximum(midline).maximum(hollow)
+    image = torch.lerp(image, fluid.expand_as(x), wet)
+    plexus = edge(ripple.flip(2) - 1.2, 0.7) * hollow * canvas.uniform(-0.5, 1).clamp_min(0)
+    vessels = edge(ripple.flip(1) - 2.5, 0.4) * canvas.uniform(-0.4, 0.6)
+    return image.addcmul_(plexus, grey + 0.25).add_(vessels), 1 - wet
+
+
+def _ventricles(canvas: Canvas, head: Head, side: Tensor, wave: Tensor) -> Tensor:
+    """Positive inside the ventricles and cisterns, about -distance outside."""
+    y = head.y + canvas.uniform(-0.06, 0.06)
+    wide = canvas.uniform(0.015, 0.09) * (1 + 0.3 * canvas.uniform(-1, 1) * head.x.sign())
+    bodies = wide * (1 - (y / 0.34).square()) - (side - 0.07 - canvas.uniform(0, 0.4) * (y + 0.05).square()).abs()
+    far = y.abs() - 0.27
+    horns = wide * (1 - (far / 0.17).square()) - (side - 0.05 - (0.25 + 0.3 * (y > 0)) * y.abs()).abs()
+    horns = horns.maximum(0.1 * ellipse(side, y, 0, 0.05, canvas.uniform(0.01, 0.04), 0.12))
+    rim = ellipse(side, y, 0, 0.1, canvas.uniform(0.13, 0.2), canvas.uniform(0.12, 0.18))
+    star = 0.014 + 0.02 * wave - (0.16 * rim).abs() - 0.05 * bump(side - 0.1, 0.06)
+    star = star.maximum(0.1 * ellipse(side, y, 0.2 * (y + 0.1).abs(), -0.12, 0.1, 0.07) + 0.02 * wave)
+    base = star.maximum(0.1 * ellipse(side, y, 0, 0.38, canvas.uniform(0.03, 0.09), 0.06))
+    cavity = torch.where(head.slice == BODIES, bodies, torch.where(head.slice == HORNS, horns, base))
+    return torch.where(head.slice == VERTEX, -1.0, cavity)
+
+
+def _skull(canvas: Canvas, head: Head) -> Tensor:
+    """Everything outside the brain: scalp, skull with marrow, orbits, sinuses and muscle, air."""
+    tissue = head.tissue
+    fat, bone, muscle = tissue[:, FAT], tissue[:, BONE], tissue[:, MUSCLE]
+    scalp = canvas.uniform(0.02, 0.08)
+    rough, coarse = canvas.noise(16), canvas.noise(7)
+    marrow = canvas.uniform(-0.4, 0.6).clamp_min(0) * bump(head.depth - scalp - 0.04, 0.018)
+    # Fat is brightest near the coils, and the face shows muscle and fat in strands.
+    skin = fat * canvas.uniform(0.5, 1.05) * (1 + canvas.uniform(0, 0.3) * coarse)
+    side, y = head.x.abs(), head.y
+    seen = ((head.slice == BASE) & (head.depth > 0.01)).float()
+    inside = seen * edge(head.depth - scalp, 0.02)
+    strands = (muscle * (1 + 0.5 * rough)).add_(fat * bump(rough.flip(1) + 0.6 * coarse - 0.6, 0.6)).clamp_(min=0.02)
+    image = torch.lerp(bone + marrow, strands, inside * canvas.uniform(0.4, 1))
+    image = torch.lerp(image, skin, edge(scalp - head.depth, 0.015))
+    image = paint(image, edge(ellipse(side, y, 0.34, -0.57, 0.2, 0.27) + 0.1 * rough, 0.15) * seen, fat * 0.85)
+    image = paint(image, edge(ellipse(side, y, 0.35, -0.66, 0.14, 0.13), 0.08) * seen, tissue[:, FLUID] + 0.08)
+    sinus = edge(ellipse(side, y, 0, -0.55, 0.14, 0.3) + 0.25 * rough, 0.15) * seen
+    image = paint(image, sinus, bone)
+    return image * edge(head.depth, 0.015) + canvas.uniform(0, 0.02)
+
+
+def _lesion(
+    canvas: Canvas, head: Head, kind: Tensor, centre: tuple[Tensor, Tensor], size: Tensor, solid: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Profile (0 on the outline, 1 inside) and opacity 0..1."""
+    profile = canvas.blob(*centre, size, rough=0.28)
+    soft = torch.tensor([0.25, 0.7, 0.3, 0.25, 0.35, 0.2], device=canvas.device)[kind]
+    cover = edge(profile, soft)
+    # What infiltrates or starves follows the tissue and leaves the sulci open.
+    open_sulci = (kind == INFILTRATE) | (kind == INFARCT) | ((kind == BLOB) & canvas.chance(0.3))
+    cover = torch.where(open_sulci, cover * (0.15 + 0.85 * solid), cover)
+    scattered = canvas.noise(canvas.uniform(14, 26)) - canvas.uniform(0.9, 1.6)
+    near = edge(canvas.blob(*centre, size + 0.25, rough=0), 0.3) * edge(head.depth - 0.24, 0.05)
+    spots = edge(scattered, 0.5) * near
+    return profile, torch.where(kind == SPOTS, spots, cover) * head.brain
+
+
+def _tint(
+    canvas: Canvas, image: Tensor, lesion: tuple[Tensor, Tensor], kind: Tensor, contrast: Tensor, difficulty: float
+) -> tuple[Tensor, Tensor]:
+    """The image with the lesion in it, and whether the lesion is bright [n, 1, 1]."""
+    profile, cover = lesion
+    amount = canvas.uniform(level(difficulty, 0.2, 0.06), level(difficulty, 0.55, 0.4))
+    usual = (contrast == 0) | (contrast == 2)
+    bright = (usual ^ canvas.chance(0.12)) | (kind == RING)
+    bright = bright & ~((kind == CYST) & (contrast != 2))
+    mottle = canvas.noise(10)
+    texture = 1 + canvas.uniform(0, 0.35) * mottle + canvas.uniform(0, 0.25) * canvas.noise(28)
+    change = torch.where(bright, amount, -0.75 * amount) * texture
+    rim = bump(profile - 0.22, 0.16) * (0.7 + 0.3 * mottle.flip(1)).clamp_(0, 1)
+    core = edge(profile - 0.4, 0.2)
+    ring = (1.1 * rim - 0.9 * core + 0.25) * amount * 1.5
+    cyst = torch.where(contrast == 2, 1.5, -1.2) * amount * edge(profile - 0.15, 0.15) + 0.4 * amount * rim
+    necrotic = canvas.chance(0.3) * edge(profile - canvas.uniform(0.3, 0.6) + 0.25 * mottle.flip(2), 0.2)
+    change = change * (1 - canvas.uniform(0.4, 1.6) * necrotic)
+    change = torch.where(kind == RING, ring, torch.where(kind == CYST, cyst, change))
+    return (image + cover * change).clamp_min(0.02), bright

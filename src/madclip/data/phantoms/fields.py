@@ -82,7 +82,7 @@ class Canvas:
         rows = self._spline(cells if cells_y is None else cells_y)
         columns = self._spline(cells)
         knots = self.randn(self.n, rows.shape[2], columns.shape[2])
-        return torch.matmul(torch.matmul(rows, knots), columns.transpose(1, 2)) / SPLINE_STD
+        return torch.matmul(torch.matmul(rows, knots / SPLINE_STD), columns.transpose(1, 2))
 
     def fractal(self, cells: float, octaves: int, gain: float = 0.5) -> Tensor:
         """[n, size, size], noise at doubling frequencies, deviation about 1."""
@@ -103,7 +103,7 @@ class Canvas:
         at = (_axis(self.size, self.device)[None, :, None] + 1) / 2 * count + 1 + self.rand(self.n, 1, 1)
         distance = (at - torch.arange(knots, device=self.device)).abs()
         near, far = (1 - distance).clamp_min(0), (2 - distance).clamp_min(0)
-        return (far**3 - 4 * near**3) / 6
+        return (far * far * far).sub_(near * near * near, alpha=4).div_(6)
 
     def pose(
         self,
@@ -126,10 +126,10 @@ class Canvas:
         scale = self.uniform(*zoom)
         ratio = 1 + self.uniform(-stretch, stretch)
         x, y = self.x - self.uniform(-shift, shift), self.y - self.uniform(-shift, shift)
-        across = (angle.cos() * x - angle.sin() * y) / (scale * ratio)
-        down = (angle.sin() * x + angle.cos() * y) * ratio / scale
+        across = angle.cos() / (scale * ratio) * x - angle.sin() / (scale * ratio) * y
+        down = angle.sin() * ratio / scale * x + angle.cos() * ratio / scale * y
         if warp:
-            across, down = across + warp * self.noise(3), down + warp * self.noise(3)
+            across, down = across.add_(self.noise(3), alpha=warp), down.add_(self.noise(3), alpha=warp)
         return across, down
 
     def place(self, region: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,11 +159,11 @@ class Canvas:
         """
         angle, ratio = self.uniform(0, math.pi), (self.uniform(-elongation, elongation) / 2).exp()
         x, y = (self.x - cx) / radius, (self.y - cy) / radius
-        across = (angle.cos() * x - angle.sin() * y) * ratio
-        down = (angle.sin() * x + angle.cos() * y) / ratio
-        value = 1 - (across.square() + down.square()).sqrt()
+        across = angle.cos() * ratio * x - angle.sin() * ratio * y
+        down = angle.sin() / ratio * x + angle.cos() / ratio * y
+        value = across.square_().addcmul_(down, down).sqrt_().neg_().add_(1)
         if rough:
-            value = value + rough * self.noise((1.6 / radius).clamp(3, 40)) * (1.5 + value).clamp(0, 1)
+            value = value.addcmul(self.noise((1.6 / radius).clamp(3, 40)), (1.5 + value).clamp_(0, 1), value=rough)
         return value
 
 
@@ -174,7 +174,7 @@ class Finish:
     Attributes:
         bias: Deviation of the logarithm of a smooth gain.
         noise: Deviation of noise in grey levels of 0..1.
-        blur: Share of a 3 x 3 mean that is mixed in (up to 1), twice.
+        blur: Share of a binomial 3 x 3 mean that is mixed in (up to 1), twice.
         gamma: Largest logarithm of the exponent.
         contrast: Largest logarithm of the factor about mid-grey.
         brightness: Largest shift.
@@ -212,30 +212,37 @@ class Drawing:
 
 def edge(value: Tensor, width: float | Tensor) -> Tensor:
     """0 below -width / 2, 1 above width / 2, smooth between: the cheap sigmoid of all outlines."""
-    t = (value / width + 0.5).clamp(0, 1)
-    return t * t * (3 - 2 * t)
+    t = (value / width).add_(0.5).clamp_(0, 1)
+    return (t * t).mul_(t.mul_(-2).add_(3))
 
 
 def bump(value: Tensor, width: float | Tensor) -> Tensor:
     """1 at value 0, falling smoothly to 0 at +-width: the cheap bell of all lines."""
-    return (1 - (value / width).square()).clamp_min(0).square()
+    t = value / width
+    return t.mul_(t).neg_().add_(1).clamp_(min=0).square_()
 
 
 def ellipse(
     x: Tensor, y: Tensor, cx: float | Tensor, cy: float | Tensor, rx: float | Tensor, ry: float | Tensor
 ) -> Tensor:
     """1 at the centre, 0 on the edge, negative outside."""
-    return 1 - (((x - cx) / rx).square() + ((y - cy) / ry).square()).sqrt()
+    across, down = (x - cx) / rx, (y - cy) / ry
+    return (across * across).addcmul(down, down).sqrt_().neg_().add_(1)
 
 
 def smooth(image: Tensor) -> Tensor:
-    """[..., H, W], mean over 3 x 3, edges repeated."""
-    flat = F.pad(image.reshape(1, -1, *image.shape[-2:]), (1, 1, 1, 1), mode="replicate")
-    return F.avg_pool2d(flat, 3, 1).reshape(image.shape)
+    """[..., H, W], binomial mean over 3 x 3; edges stay."""
+    down = image.clone()
+    down[..., 1:-1, :] = 0.5 * image[..., 1:-1, :] + 0.25 * (image[..., :-2, :] + image[..., 2:, :])
+    across = down.clone()
+    across[..., 1:-1] = 0.5 * down[..., 1:-1] + 0.25 * (down[..., :-2] + down[..., 2:])
+    return across
 
 
 def paint(image: Tensor, cover: Tensor, value: float | Tensor) -> Tensor:
     """The image with a value over it, as opaque as `cover` says."""
+    if isinstance(value, Tensor):
+        return torch.lerp(image, value.expand_as(image), cover.expand_as(image))
     return image + cover * (value - image)
 
 
@@ -256,22 +263,22 @@ def develop(canvas: Canvas, image: Tensor, finish: Finish) -> Tensor:
         [n, c, S, S] in 0..1.
     """
     if finish.bias:
-        image = image * (1 + canvas.uniform(0, finish.bias) * canvas.noise(2)).clamp(0.4, 1.8)[:, None]
+        image = image * canvas.noise(2).mul_(canvas.uniform(0, finish.bias)).add_(1).clamp_(0.4, 1.8)[:, None]
     if finish.blur:
-        for _ in range(2):
-            image = torch.lerp(image, smooth(image), canvas.uniform(0, finish.blur, 1, 1, 1).square())
+        image = torch.lerp(image, smooth(smooth(image)), canvas.uniform(0, finish.blur, 1, 1, 1).square())
     image = image.clamp(0, 1)
     if finish.gamma:
         # Exponents near 1 by a parabola: a power would cost more than the rest of this function.
         bend = canvas.uniform(-finish.gamma, finish.gamma, 1, 1, 1)
-        image = image - bend * image * (1 - image)
+        image = image * (1 - bend) + bend * image * image
     gain = canvas.uniform(-finish.contrast, finish.contrast, 1, 1, 1).exp()
-    image = (image - 0.4) * gain + 0.4 * gain.clamp(max=1) + canvas.uniform(-1, 1, 1, 1, 1) * finish.brightness
+    shift = 0.4 * gain.clamp(max=1) - 0.4 * gain + canvas.uniform(-1, 1, 1, 1, 1) * finish.brightness
+    image = image.mul_(gain).add_(shift)
+    if finish.noise:
+        image.add_(canvas.grain().mul_(canvas.uniform(0, 1) ** 2 * finish.noise)[:, None])
+    image = image.clamp_(0, 1)
     if finish.marks:
         image = mark(canvas, image, finish.marks)
-    if finish.noise:
-        image = image + (canvas.uniform(0, 1) ** 2 * finish.noise * canvas.grain())[:, None]
-    image = image.clamp(0, 1)
     if finish.blocks:
         chosen = canvas.rand(canvas.n) < finish.blocks
         image[chosen] = compress(image[chosen], float(canvas.rand(1) * 0.06 + 0.01))
