@@ -1,0 +1,426 @@
+"""MadCLIP: the class users meet. Fit on a few labelled images, predict scores and maps, save and load."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
+
+import numpy as np
+import torch
+
+from madclip.backbones import load_backbone
+from madclip.backbones.spec import Backbone
+from madclip.data.geometry import fit_mask, fit_pixels, restore_map
+from madclip.data.readers import read_image, read_mask
+from madclip.data.samples import Dataset, Sample, load_dataset, read_sample
+from madclip.data.shots import draw_shots
+from madclip.errors import DataError, RecipeError
+from madclip.head import scoring
+from madclip.head.head import Head
+from madclip.recipe import Recipe
+from madclip.training.fit import History, fit_head
+from madclip.training.tokens import Shot, TokenCache, encode_patches, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from madclip.recipe import ImageScore
+    from madclip.training.calibrate import Calibration
+
+DEFAULT_BACKBONE = "tiny"
+DEFAULT_OBJECTIVE = "medical image"
+BATCH = 16
+
+ImageLike: TypeAlias = "str | Path | npt.NDArray[Any] | torch.Tensor"
+"""A file, an array [H, W] or [H, W, 3] (uint8, or floats in 0..1), or a tensor [3, H, W] in 0..1."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of one image.
+
+    Attributes:
+        score: 0..1, 1 = anomalous.
+        anomaly_map: float32 [H, W] in 0..1 at the image's own size.
+        source: The file, or None for an array.
+    """
+
+    score: float
+    anomaly_map: npt.NDArray[np.float32]
+    source: Path | None = None
+
+
+class MadCLIP:
+    """A few-shot anomaly detector on a frozen CLIP.
+
+    Args:
+        recipe: A preset's name (`madclip`, `paper`, `released`) or a Recipe.
+        backbone: A catalogue id, a path, a hub name, or a loaded Backbone.
+        objective: What the images show, as it stands in the prompts ("Brain", "retinal OCT").
+        device: Where a backbone named by a string is put; "auto" takes CUDA, then MPS, then the CPU.
+
+    Attributes:
+        head: What was learned; None before `fit`.
+        provenance: Where the detector came from: versions, seed, hashes and counts of the shots; no names of files.
+    """
+
+    def __init__(
+        self,
+        recipe: str | Recipe = "madclip",
+        *,
+        backbone: str | Path | Backbone = DEFAULT_BACKBONE,
+        objective: str = DEFAULT_OBJECTIVE,
+        device: str = "auto",
+    ) -> None:
+        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.preset(recipe)
+        self.objective = objective
+        if not objective.strip():
+            raise RecipeError("the objective is empty: say what the images show, for example 'Brain'")
+        self.backbone = open_backbone(self.recipe, backbone, device)
+        self.head: Head | None = None
+        self.history = History()
+        self.provenance: dict[str, Any] = {}
+        self.calibration: Calibration | None = None
+
+    # Fitting
+
+    def fit(
+        self,
+        data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
+        labels: Sequence[int] | None = None,
+        masks: Sequence[ImageLike | None] | None = None,
+        *,
+        shots: int | tuple[int, int] | None = 16,
+        seed: int = 0,
+        cache: TokenCache | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+        on_image: Callable[[int, int], None] | None = None,
+        on_step: Callable[[int, int, float], None] | None = None,
+        on_epoch: Callable[[int, Head], None] | None = None,
+    ) -> Self:
+        """Learn from labelled images.
+
+        Args:
+            data: A folder in one of the layouts of `load_dataset` or a Dataset, of which `shots` are drawn (from
+                valid/ where there are splits, else from train/, never from test/); or Samples, or images with
+                `labels`, all of which are used.
+            labels: 0 normal, 1 abnormal, for images given directly.
+            masks: A mask or None for each image given directly.
+            shots: Images of each class, or (normal, abnormal); None uses all.
+            seed: Of the draw, the initial weights and the order of images.
+            cache: Where tokens are kept on disk; None keeps them in memory.
+            checkpoint: File for the state of a fit under way, so that `resume` can go on after a kill.
+            resume: Go on from `checkpoint` where there is one.
+            on_image: Called with (images encoded, images).
+            on_step: Called with (steps done, steps, loss).
+            on_epoch: Called after each epoch with (epochs done, head).
+
+        Raises:
+            DataError: An image, a mask or the draw cannot be used.
+            CheckpointError: `checkpoint` belongs to another fit.
+        """
+        chosen = self._shots(data, labels, masks, shots, seed)
+        counts = [sum(shot.label == c for shot in chosen) for c in (0, 1)]
+        if not all(counts):
+            raise DataError(f"fitting needs normal and abnormal images: there are {counts[0]} and {counts[1]}")
+        provenance = {
+            "madclip": version("madclip"),
+            "torch": torch.__version__,
+            "seed": seed,
+            "normal": counts[0],
+            "abnormal": counts[1],
+            "masks": sum(shot.mask is not None and shot.label == 1 for shot in chosen),
+            "shots": sorted(shot.digest for shot in chosen),
+        }
+        run = {
+            "recipe": self.recipe.to_dict(),
+            "backbone": self.backbone.fingerprint,
+            "objective": self.objective,
+            **provenance,
+        }
+        head = Head(self.recipe, self.backbone, self.objective, seed=seed)
+        training = prepare(chosen, self.backbone, self.recipe, seed=seed, cache=cache, on_image=on_image)
+        self.provenance = provenance
+        self.head = head
+        self.history = fit_head(
+            head,
+            training,
+            self.recipe,
+            seed=seed,
+            checkpoint=checkpoint,
+            resume=resume,
+            run=run,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+        return self
+
+    def _shots(
+        self,
+        data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
+        labels: Sequence[int] | None,
+        masks: Sequence[ImageLike | None] | None,
+        shots: int | tuple[int, int] | None,
+        seed: int,
+    ) -> list[Shot]:
+        if isinstance(data, (str, Path)):
+            data = load_dataset(data)
+        if isinstance(data, Dataset):
+            data = data.shot_pool if shots is None else draw_shots(data.shot_pool, shots, seed)
+        if labels is None:
+            samples = [item for item in data if isinstance(item, Sample)]
+            if len(samples) != len(data):
+                raise DataError("images given directly need labels: fit(images, labels), 0 normal and 1 abnormal")
+            return [read_shot(sample, self.recipe) for sample in samples]
+        masks = [None] * len(labels) if masks is None else masks
+        if not len(data) == len(labels) == len(masks):
+            raise DataError(f"{len(data)} images, {len(labels)} labels, {len(masks)} masks: as many of each are needed")
+        if not set(labels) <= {0, 1}:
+            raise DataError(f"labels are 0 (normal) or 1 (abnormal), not {sorted(set(labels) - {0, 1})}")
+        return [
+            labelled_shot(image, int(label), mask, self.recipe)  # type: ignore[arg-type]
+            for image, label, mask in zip(data, labels, masks, strict=True)
+        ]
+
+    # Predicting
+
+    @torch.inference_mode()
+    def score(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and maps of a batch.
+
+        Args:
+            pixels: [B, 3, H, W] in 0..1.
+
+        Returns:
+            Image scores [B] and anomaly maps [B, H, W], both in 0..1, float32 on the CPU.
+        """
+        head = self._fitted()
+        height, width = pixels.shape[-2:]
+        fitted = torch.stack([fit_pixels(image, self.recipe.image_size, self.recipe.aspect) for image in pixels])
+        scores, maps = self._score_fitted(head, fitted)
+        if (height, width) == tuple(maps.shape[-2:]):
+            return scores, maps
+        restored = [restore_map(one, (height, width), self.recipe.aspect) for one in maps]
+        return scores, torch.from_numpy(np.stack(restored))
+
+    def _score_fitted(self, head: Head, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores [B] and maps [B, S, S] of images that are as the backbone sees them."""
+        tokens = [stream.float() for stream in encode_patches(self.backbone, self.recipe, pixels)]
+        scores = head(tokens, self._text)
+        maps = scoring.anomaly_map(head.map_logits(scores.segmentation if self.has_masks else scores.detection))
+        rule = self.image_score
+        mean, peak = scoring.mean_score(scores.detection), maps.amax((1, 2))
+        image = {"mean": mean, "max": peak, "both": (mean + peak) / 2}[rule]
+        return image.cpu(), maps.cpu()
+
+    @overload
+    def predict(self, inputs: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is one image
+    @overload
+    def predict(self, inputs: Sequence[ImageLike]) -> list[Prediction]: ...
+    def predict(self, inputs: ImageLike | Sequence[ImageLike]) -> Prediction | list[Prediction]:
+        """Predictions for one image or several.
+
+        Raises:
+            DataError: An image cannot be read; `predict_iter` goes on with the rest instead.
+        """
+        if isinstance(inputs, (str, Path, np.ndarray, torch.Tensor)):
+            return self.predict([inputs])[0]
+        results = []
+        for result in self.predict_iter(inputs):
+            if isinstance(result, DataError):
+                raise result
+            results.append(result)
+        return results
+
+    def predict_iter(self, inputs: Iterable[ImageLike], *, batch_size: int = BATCH) -> Iterator[Prediction | DataError]:
+        """One Prediction, or the error that its file gave, for each input in order; in constant memory."""
+        head = self._fitted()
+        size, aspect = self.recipe.image_size, self.recipe.aspect
+        for batch in _batched(inputs, batch_size):
+            read = [_try_read(item) for item in batch]
+            fitted = [fit_pixels(image, size, aspect) for image in read if not isinstance(image, DataError)]
+            if fitted:
+                with torch.inference_mode():
+                    scored = zip(*self._score_fitted(head, torch.stack(fitted)), strict=True)
+            for item, image in zip(batch, read, strict=True):
+                if isinstance(image, DataError):
+                    yield image
+                    continue
+                score, one = next(scored)
+                source = Path(item) if isinstance(item, (str, Path)) else None
+                yield Prediction(float(score), restore_map(one, image.shape[1:], aspect), source)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks were learned from; otherwise the map shows the detection head's patches."""
+        return bool(self.provenance.get("masks"))
+
+    @property
+    def image_score(self) -> ImageScore:
+        """The rule of the image score, with `by_task` resolved."""
+        if self.recipe.image_score == "by_task":
+            return "max" if self.has_masks else "mean"
+        return self.recipe.image_score
+
+    def _fitted(self) -> Head:
+        if self.head is None:
+            raise RecipeError("this detector is not fitted: call fit, or load a saved one")
+        return self.head
+
+    @property
+    def _text(self) -> torch.Tensor:
+        """Text features of the head, computed anew where the head has changed."""
+        head = self._fitted()
+        if head.prompts is None:
+            return head.text()
+        mark = (id(head), head.prompts.contexts._version)  # noqa: SLF001
+        if getattr(self, "_text_mark", None) != mark:
+            self._text_features, self._text_mark = head.text().detach(), mark
+        return self._text_features
+
+    # Keeping
+
+    def save(self, folder: str | Path) -> None:
+        """Write detector.json, head.safetensors and README.md; nothing is left half written.
+
+        Raises:
+            DataError: The folder holds something that is not a detector, or cannot be written.
+        """
+        from madclip.storage import save_detector
+
+        save_detector(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, *, backbone: str | Path | Backbone | None = None, device: str = "auto") -> Self:
+        """A detector that `save` wrote.
+
+        Args:
+            folder: Where it is.
+            backbone: Where the backbone is, if not where it was at the time of `fit`.
+            device: As in the constructor.
+
+        Raises:
+            CheckpointError: Not a detector, of another format version, damaged, or fitted with another backbone.
+        """
+        from madclip.storage import load_detector
+
+        return load_detector(cls, Path(folder), backbone, device)
+
+    @classmethod
+    def from_released(
+        cls,
+        checkpoint: str | Path,
+        *,
+        backbone: str | Path | Backbone,
+        objective: str,
+        image_size: int = 240,
+        image_score: ImageScore = "max",
+        device: str = "auto",
+    ) -> Self:
+        """A detector from a `.pth` file that the authors of the paper published.
+
+        Args:
+            checkpoint: Dict of four state dicts (method: section 8); read without running code.
+            backbone: The CLIP that it was trained with (OpenAI's ViT-L/14@336px).
+            objective: The one that it was trained with.
+            image_size: Likewise.
+            image_score: `max` of the map for sets with masks, `mean` of the detection head for those without.
+            device: As in the constructor.
+
+        Raises:
+            CheckpointError: Not such a file, or trained with another backbone.
+        """
+        from madclip.storage import load_released
+
+        recipe = Recipe.preset("released", image_size=image_size, image_score=image_score)
+        return load_released(cls(recipe, backbone=backbone, objective=objective, device=device), Path(checkpoint))
+
+
+def open_backbone(recipe: Recipe, backbone: str | Path | Backbone, device: str) -> Backbone:
+    """The backbone as the recipe wants it; one that is loaded already must agree with the recipe."""
+    wanted = None if recipe.backbone_activation == "weights" else recipe.backbone_activation
+    if not isinstance(backbone, Backbone):
+        return load_backbone(backbone, image_size=recipe.image_size, activation=wanted, device=device)
+    if backbone.image_size != (recipe.image_size, recipe.image_size):
+        raise RecipeError(
+            f"the backbone was loaded for {backbone.image_size} pixels, the recipe wants {recipe.image_size}: "
+            f"load_backbone(..., image_size={recipe.image_size})"
+        )
+    if wanted and backbone.spec.activation != wanted:
+        raise RecipeError(
+            f"the backbone was loaded with activation {backbone.spec.activation}, the recipe wants {wanted}: "
+            f"load_backbone(..., activation={wanted!r})"
+        )
+    return backbone
+
+
+def read_shot(sample: Sample, recipe: Recipe) -> Shot:
+    """A labelled file and its mask as the backbone will see them.
+
+    Raises:
+        DataError: Either cannot be read, they differ in size, or the mask contradicts the label.
+    """
+    image, mask = read_sample(sample)
+    return Shot(
+        fit_pixels(image.pixels, recipe.image_size, recipe.aspect),
+        sample.label,
+        None if mask is None else fit_mask(mask, recipe.image_size, recipe.aspect),
+        hashlib.sha256(sample.image.read_bytes()).hexdigest(),
+    )
+
+
+def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, recipe: Recipe) -> Shot:
+    """An image given directly, file or array, as the backbone will see it; errors as in `read_shot`."""
+    if isinstance(image, (str, Path)):
+        if not isinstance(mask, (str, Path, type(None))):
+            raise DataError(f"{image}: its mask must be a file as well")
+        return read_shot(Sample(Path(image), label, Path(mask) if mask else None), recipe)
+    pixels = _read_pixels(image)
+    region = None
+    if mask is not None:
+        whole = read_mask(mask) if isinstance(mask, (str, Path)) else np.asarray(mask).astype(bool)
+        if whole.shape != pixels.shape[1:]:
+            raise DataError(f"a mask of shape {whole.shape} for an image of {pixels.shape[1:]}: they must agree")
+        if whole.any() != (label == 1):
+            raise DataError("a mask marks the lesion of an abnormal image: it is empty there, or marks a normal image")
+        region = fit_mask(whole, recipe.image_size, recipe.aspect) if label else None
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return Shot(fit_pixels(pixels, recipe.image_size, recipe.aspect), label, region, digest)
+
+
+def _read_pixels(image: ImageLike) -> npt.NDArray[np.float32]:
+    """float32 [3, H, W] in 0..1."""
+    if isinstance(image, (str, Path)):
+        return read_image(image).pixels
+    if isinstance(image, torch.Tensor):
+        pixels = image.detach().cpu().float().numpy()
+    else:
+        grey = image if image.ndim == 3 else np.repeat(np.atleast_2d(image)[..., None], 3, -1)
+        pixels = np.moveaxis(grey.astype(np.float32) / (255 if image.dtype == np.uint8 else 1), -1, 0)
+    if pixels.ndim != 3 or pixels.shape[0] != 3:
+        raise DataError(
+            f"an array of shape {tuple(image.shape)} is not an image: give [H, W] or [H, W, 3], or a tensor [3, H, W]"
+        )
+    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+        raise DataError("an image given as an array has values outside 0..1 (or NaN): scale it, or give uint8")
+    return np.ascontiguousarray(pixels)
+
+
+def _try_read(image: ImageLike) -> npt.NDArray[np.float32] | DataError:
+    try:
+        return _read_pixels(image)
+    except DataError as error:
+        return error
+
+
+def _batched(items: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

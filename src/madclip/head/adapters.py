@@ -1,0 +1,70 @@
+"""Dual-branch adapters on the taps of a frozen vision tower (method: equations 1 to 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+if TYPE_CHECKING:
+    from madclip.recipe import AdapterActivation, AdapterNorm
+
+NORMAL, ABNORMAL = 0, 1
+DETECTION, SEGMENTATION = 0, 1
+
+
+class Adapters(nn.Module):
+    """All adapters of a detector, stacked so that one tap costs two matrix products.
+
+    Attributes:
+        shared: [taps, R, d, d], the shared layer of each branch (R = 2: normal, abnormal; 1 where both share one).
+        heads: [taps, R, H, e, d], the heads of each branch (H = 2: detection, segmentation; 1 where both share one).
+    """
+
+    def __init__(
+        self,
+        taps: int,
+        width: int,
+        embed_dim: int,
+        *,
+        dual_branch: bool = True,
+        separate_heads: bool = True,
+        activation: AdapterActivation = "relu",
+        norm: AdapterNorm = "none",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        branches, heads = 1 + dual_branch, 1 + separate_heads
+        self.activation, self.norm = activation, norm
+        self.shared = nn.Parameter(torch.empty(taps, branches, width, width))
+        self.heads = nn.Parameter(torch.empty(taps, branches, heads, embed_dim, width))
+        bound = 1 / math.sqrt(width)  # what nn.Linear does
+        for weight in (self.shared, self.heads):
+            nn.init.uniform_(weight, -bound, bound, generator=generator)
+
+    def forward(self, tap: int, tokens: torch.Tensor) -> torch.Tensor:
+        """Features of one tap.
+
+        Args:
+            tap: Index of the tap.
+            tokens: [B, G, d], patch tokens of the residual stream there.
+
+        Returns:
+            [R, H, B, G, e], not scaled to unit length.
+        """
+        batch, patches, width = tokens.shape
+        branches, heads, embed_dim = self.heads.shape[1:4]
+        shared = self.shared[tap].flatten(0, 1)
+        hidden = self._activate(F.linear(tokens.reshape(-1, width), shared))
+        hidden = hidden.view(-1, branches, width)
+        if self.norm == "layer_norm":
+            hidden = F.layer_norm(hidden, (width,), eps=1e-5)
+        weights = self.heads[tap].flatten(1, 2).mT
+        features = self._activate(torch.bmm(hidden.transpose(0, 1), weights))
+        return features.view(branches, batch, patches, heads, embed_dim).permute(0, 3, 1, 2, 4)
+
+    def _activate(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x) if self.activation == "relu" else F.leaky_relu(x, 0.01)

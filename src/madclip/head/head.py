@@ -1,0 +1,139 @@
+"""What is learned, put together: adapters and prompts of a recipe, from cached tokens to scores, maps and loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+
+from madclip.errors import RecipeError
+from madclip.head import losses, scoring
+from madclip.head.adapters import DETECTION, SEGMENTATION, Adapters
+from madclip.head.prompts import Prompts, fixed_text_features
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from madclip.backbones.spec import Backbone
+    from madclip.recipe import Recipe
+
+GENERIC_OBJECTIVE = "medical image"
+
+
+class Scores(NamedTuple):
+    """S of both heads at every tap and patch, each [T, B, G, 2]."""
+
+    detection: torch.Tensor
+    segmentation: torch.Tensor
+
+
+class Terms(NamedTuple):
+    """Loss terms, each [T]; the loss is the sum of all."""
+
+    siglip: torch.Tensor
+    dice: torch.Tensor
+    focal: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """The loss."""
+        return torch.stack(tuple(self)).sum()
+
+
+class Head(nn.Module):
+    """Adapters and prompts for a backbone; parameters are float32 on the backbone's device.
+
+    Args:
+        recipe: Its choices.
+        backbone: Frozen towers; not a part of the module, so that they are never saved or trained.
+        objective: What the images show, in the words of the prompts.
+        seed: Of the initial weights.
+    """
+
+    text_features: torch.Tensor | None
+
+    def __init__(self, recipe: Recipe, backbone: Backbone, objective: str, *, seed: int = 0) -> None:
+        super().__init__()
+        if not objective.strip():
+            raise RecipeError("the objective is empty: say what the images show, for example 'Brain'")
+        spec = backbone.spec
+        generator = torch.Generator().manual_seed(seed)
+        objective = objective if recipe.use_objective else GENERIC_OBJECTIVE
+        self.recipe, self.grid, self.size = recipe, backbone.grid, backbone.image_size
+        self._backbone = (backbone,)  # in a tuple: not registered as a child
+        self.adapters = Adapters(
+            len(spec.taps),
+            spec.width,
+            spec.embed_dim,
+            dual_branch=recipe.dual_branch,
+            separate_heads=recipe.separate_heads,
+            activation=recipe.adapter_activation,
+            norm=recipe.adapter_norm,
+            generator=generator,
+        )
+        if recipe.learned_prompts:
+            self.prompts: Prompts | None = Prompts(
+                backbone,
+                objective,
+                contexts=recipe.contexts,
+                shared=recipe.shared_contexts,
+                positions=recipe.positions,
+                attention=recipe.text_attention,
+                generator=generator,
+            )
+            self.register_buffer("text_features", None)
+        else:
+            self.prompts = None
+            self.register_buffer("text_features", fixed_text_features(backbone, objective))
+        self.to(backbone.device)
+
+    def text(self) -> torch.Tensor:
+        """Text features [e, 2]: t_n, t_ab, of unit length; differentiable where prompts are learned."""
+        if self.prompts is None:
+            assert self.text_features is not None  # noqa: S101
+            return self.text_features
+        return self.prompts(self._backbone[0])  # type: ignore[no-any-return]
+
+    def forward(self, tokens: Sequence[torch.Tensor], text: torch.Tensor) -> Scores:
+        """S of both heads.
+
+        Args:
+            tokens: For each tap [B, G, d], patch tokens (prefix tokens dropped), float32.
+            text: [e, 2], from `text`.
+        """
+        towards = scoring.directions(text, contrast=self.recipe.contrast)
+        detection, segmentation = [], []
+        for tap, stream in enumerate(tokens):
+            features = self.adapters(tap, stream)
+            detection.append(scoring.patch_scores(features[:, DETECTION], towards))
+            if self.recipe.separate_heads:
+                segmentation.append(scoring.patch_scores(features[:, SEGMENTATION], towards))
+        both = torch.stack(detection)
+        return Scores(both, torch.stack(segmentation) if segmentation else both)
+
+    def map_logits(self, scores: torch.Tensor) -> torch.Tensor:
+        """Log-odds of "abnormal" at every pixel: S [T, B, G, 2] -> [T, B, height, width]."""
+        return scoring.map_logits(scores, self.grid, self.size, align_corners=self.recipe.align_corners)
+
+    def loss(self, scores: Scores, labels: torch.Tensor, masks: torch.Tensor, masked: torch.Tensor) -> Terms:
+        """Loss terms of a batch.
+
+        Args:
+            scores: S of both heads.
+            labels: [B], 0 normal, 1 abnormal.
+            masks: [B, height, width], 0 or 1 (float); zero for normal images.
+            masked: [B], whether an image takes part in Dice and Focal.
+        """
+        recipe = self.recipe
+        if recipe.loss == "siglip":
+            image = losses.siglip_loss(scores.detection, labels, temperature=recipe.temperature, bias=recipe.bias)
+        else:
+            image = losses.softmax_loss(scores.detection, labels)
+        if not bool(masked.any()):
+            return Terms(image, torch.zeros_like(image), torch.zeros_like(image))
+        chosen = scores.segmentation if bool(masked.all()) else scores.segmentation[:, masked]
+        logits, masks = self.map_logits(chosen), masks[masked]
+        return Terms(
+            image, losses.dice_loss(logits, masks), losses.focal_loss(logits, masks, smoothing=recipe.smoothing)
+        )

@@ -1,0 +1,67 @@
+"""From features and text to scores, maps and image scores (method: section 4). Pure functions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def directions(text: torch.Tensor, *, contrast: bool = True) -> torch.Tensor:
+    """What each branch's features are projected on: t_n - t_ab and t_ab - t_n, or t_n and t_ab without contrast.
+
+    Args:
+        text: [e, 2], columns t_n and t_ab of unit length.
+        contrast: False leaves out the opposite class (ablation d).
+
+    Returns:
+        [2, e]: normal, abnormal.
+    """
+    towards: torch.Tensor = (text - text.flip(1)).mT if contrast else text.mT
+    return towards
+
+
+def patch_scores(features: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
+    """S of every patch, O_b . direction_b with O_b the features scaled to unit length.
+
+    Args:
+        features: [R, ..., e], R = 2 branches, or 1 that stands for both.
+        towards: [2, e], from `directions`.
+
+    Returns:
+        [..., 2]: S_n, S_ab.
+    """
+    length = torch.linalg.vector_norm(features, dim=-1).clamp_min(1e-12)
+    # Projected before scaled: the same numbers, without a scaled copy of the features.
+    if len(features) == 1:
+        features, length = features.expand(2, *features.shape[1:]), length.expand(2, *length.shape[1:])
+    return torch.stack([features[b] @ towards[b] / length[b] for b in (0, 1)], dim=-1)
+
+
+def map_logits(
+    scores: torch.Tensor, grid: tuple[int, int], size: tuple[int, int], *, align_corners: bool = False
+) -> torch.Tensor:
+    """Log-odds of "abnormal" for every pixel: interpolated S_ab - S_n; its sigmoid is channel 1 of the softmax.
+
+    Args:
+        scores: [T, B, G, 2], S of the taps.
+        grid: Rows and columns of patches, G = rows x columns.
+        size: Height and width of the map, pixels.
+        align_corners: Of the bilinear interpolation.
+
+    Returns:
+        [T, B, height, width].
+    """
+    difference = (scores[..., 1] - scores[..., 0]).contiguous()
+    return F.interpolate(
+        difference.view(*difference.shape[:2], *grid), size, mode="bilinear", align_corners=align_corners
+    )
+
+
+def anomaly_map(logits: torch.Tensor) -> torch.Tensor:
+    """Mean over taps of the maps: log-odds [T, B, height, width] -> [B, height, width] in 0..1."""
+    return logits.sigmoid().mean(0)
+
+
+def mean_score(scores: torch.Tensor) -> torch.Tensor:
+    """Image score of the detection head: mean over taps and patches of softmax(S)[1]; [T, B, G, 2] -> [B] in 0..1."""
+    return (scores[..., 1] - scores[..., 0]).sigmoid().mean((0, 2))

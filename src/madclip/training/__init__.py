@@ -1,0 +1,1 @@
+"""From shots to a trained head: token cache, loop, calibration."""

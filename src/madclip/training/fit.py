@@ -1,0 +1,227 @@
+"""The training loop on cached tokens (method: section 6): deterministic, and resumable after a kill at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from madclip.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from madclip.head.head import Head
+    from madclip.recipe import Recipe
+    from madclip.training.tokens import TrainingSet
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass
+class History:
+    """Mean loss terms of every finished epoch."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+
+
+def epoch_order(labels: torch.Tensor, variants: int, seed: int, epoch: int) -> torch.Tensor:
+    """Pairs (shot, variant) of an epoch in order, [M, 2]; a function of the seed and the epoch alone.
+
+    With as many normal as abnormal shots every pair comes once. Otherwise the smaller class is repeated until both
+    are equally frequent.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    pairs = torch.cartesian_prod(torch.arange(len(labels)), torch.arange(variants)).view(-1, 2)
+    by_class = [pairs[labels[pairs[:, 0]] == c] for c in (0, 1)]
+    most = max(map(len, by_class))
+    balanced = []
+    for members in by_class:
+        rounds = [members[torch.randperm(len(members), generator=generator)] for _ in range(-(-most // len(members)))]
+        balanced.append(torch.cat(rounds)[:most])
+    every = torch.cat(balanced)
+    return every[torch.randperm(len(every), generator=generator)]
+
+
+def fit_head(
+    head: Head,
+    data: TrainingSet,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    run: dict[str, Any] | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+    on_epoch: Callable[[int, Head], None] | None = None,
+    save_every: float = 10.0,
+) -> History:
+    """Train a head in place.
+
+    Args:
+        head: What is learned.
+        data: Tokens, masks and labels of the shots' variants.
+        recipe: Optimiser, schedule, batch size, epochs.
+        seed: Of the order of images.
+        checkpoint: File for the state of a fit under way, written atomically; None keeps none.
+        resume: Go on from `checkpoint` where there is one.
+        run: What the fit depends on besides the data; a checkpoint of another run is refused.
+        on_step: Called with (steps done, steps, loss).
+        on_epoch: Called after each epoch with (epochs done, head).
+        save_every: Seconds between checkpoints.
+
+    Raises:
+        CheckpointError: The checkpoint belongs to another fit or cannot be read.
+    """
+    parameters = dict(head.named_parameters())
+    optimiser = torch.optim.AdamW(
+        parameters.values(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    state = _State(head, optimiser, run or {})
+    if resume and checkpoint and checkpoint.exists():
+        state.load(checkpoint)
+    variants = data.masks.shape[1]
+    batches = math.ceil(len(epoch_order(data.labels, variants, seed, 0)) / recipe.batch_size)
+    total = batches * recipe.epochs
+    saved = time.monotonic()
+    for epoch in range(state.step // batches, recipe.epochs):
+        order = epoch_order(data.labels, variants, seed, epoch).split(recipe.batch_size)
+        for pairs in order[state.step - epoch * batches :]:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * _schedule(recipe, state.step / total)
+            terms = _step(head, optimiser, data, pairs)
+            state.advance(terms, recipe.average, batches)
+            if on_step:
+                on_step(state.step, total, sum(terms.values()))
+            if checkpoint and time.monotonic() - saved >= save_every:
+                state.save(checkpoint)
+                saved = time.monotonic()
+        if on_epoch:
+            with state.averaged(recipe.average):
+                on_epoch(epoch + 1, head)
+    state.keep_average(recipe.average)
+    return state.history
+
+
+def _schedule(recipe: Recipe, progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else 1.0
+
+
+def _step(head: Head, optimiser: torch.optim.Optimizer, data: TrainingSet, pairs: torch.Tensor) -> dict[str, float]:
+    device = next(head.parameters()).device
+    shots, variants = pairs.unbind(1)
+    tokens = torch.stack([data.tokens[i][v] for i, v in pairs.tolist()]).to(device).float()
+    labels, masked = data.labels[shots].to(device), data.masked[shots].to(device)
+    masks = data.masks[shots, variants].to(device).float()
+    terms = head.loss(head(tokens.unbind(1), head.text()), labels, masks, masked)
+    optimiser.zero_grad(set_to_none=True)
+    terms.total.backward()
+    optimiser.step()
+    return {name: value.sum().item() for name, value in terms._asdict().items()}
+
+
+class _State:
+    """All that a fit under way consists of."""
+
+    def __init__(self, head: Head, optimiser: torch.optim.Optimizer, run: dict[str, Any]) -> None:
+        self.parameters = dict(head.named_parameters())
+        self.optimiser, self.run = optimiser, run
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.step, self.sums = 0, dict[str, float]()
+        self.history = History()
+
+    def advance(self, terms: dict[str, float], decay: float, batches: int) -> None:
+        self.step += 1
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in terms.items()}
+        if self.step % batches == 0:
+            self.history.epochs.append({name: value / batches for name, value in self.sums.items()})
+            self.sums = {}
+        if decay:
+            # A running mean at first, so that the initial weights are soon forgotten.
+            decay = min(decay, self.step / (self.step + 9))
+            for name, p in self.parameters.items():
+                self.average[name].lerp_(p.detach(), 1 - decay)
+
+    def keep_average(self, decay: float) -> None:
+        if decay:
+            with torch.no_grad():
+                for name, p in self.parameters.items():
+                    p.copy_(self.average[name])
+
+    def averaged(self, decay: float) -> _Averaged:
+        return _Averaged(self, decay)
+
+    def save(self, path: Path) -> None:
+        tensors = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
+        tensors |= {f"average/{name}": p for name, p in self.average.items()}
+        for name, p in self.parameters.items():
+            for key, value in self.optimiser.state[p].items():
+                tensors[f"optimiser/{key}/{name}"] = value
+        facts = {
+            "format": CHECKPOINT_FORMAT,
+            "run": self.run,
+            "step": self.step,
+            "sums": self.sums,
+            "history": self.history.epochs,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"facts": json.dumps(facts)})
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot save the fit under way ({error})") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def load(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: not the state of a fit; delete it to start anew ({error})") from error
+        if facts.get("format") != CHECKPOINT_FORMAT or facts["run"] != json.loads(json.dumps(self.run)):
+            changed = [
+                key for key in self.run if facts.get("run", {}).get(key) != json.loads(json.dumps(self.run[key]))
+            ]
+            raise CheckpointError(
+                f"{path}: the state of another fit ({', '.join(changed) or 'format'} differ); "
+                "fit without --resume to start anew"
+            )
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(tensors[f"parameter/{name}"])
+                self.average[name].copy_(tensors[f"average/{name}"])
+                kept = (key for key in tensors if key.startswith("optimiser/") and key.endswith(f"/{name}"))
+                self.optimiser.state[p] = {
+                    key.split("/")[1]: tensors[key] if key.split("/")[1] == "step" else tensors[key].to(p.device)
+                    for key in kept
+                }
+        self.step, self.sums = facts["step"], facts["sums"]
+        self.history = History(facts["history"])
+
+
+class _Averaged:
+    """The averaged weights in the head's place for a while."""
+
+    def __init__(self, state: _State, decay: float) -> None:
+        self.state, self.decay = state, decay
+        self.own: dict[str, torch.Tensor] = {}
+
+    def __enter__(self) -> None:
+        self.own = {name: p.detach().clone() for name, p in self.state.parameters.items()} if self.decay else {}
+        self.state.keep_average(self.decay)
+
+    def __exit__(self, *_: object) -> None:
+        with torch.no_grad():
+            for name, value in self.own.items():
+                self.state.parameters[name].copy_(value)
