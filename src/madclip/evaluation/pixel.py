@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from madclip.errors import DataError
-from madclip.evaluation.metrics import mann_whitney
+from madclip.evaluation.metrics import Estimate, mann_whitney
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float64]
+    Mask = NDArray[np.bool_]
 
-def check_map(scores: NDArray[np.floating], mask: NDArray[np.bool_] | None, name: str = "map") -> NDArray[np.float32]:
+FPR_LIMIT = 0.3
+"""AUPRO is integrated up to this false-positive rate, as MVTec AD does (Bergmann et al., IJCV 2021, section 5.2)."""
+
+NO_MASKS = "no mask was given"
+NO_LESION = "no mask marks an anomalous pixel"
+NO_NORMAL = "no mask leaves a normal pixel"
+
+
+def check_map(scores: NDArray[np.floating], mask: Mask | None, name: str = "map") -> NDArray[np.float32]:
     """The map as float32 [H, W].
 
     Raises:
@@ -30,7 +40,7 @@ def check_map(scores: NDArray[np.floating], mask: NDArray[np.bool_] | None, name
     return scores
 
 
-def pixel_auroc(maps: Iterable[NDArray[np.floating]], masks: Iterable[NDArray[np.bool_]]) -> float | None:
+def pixel_auroc(maps: Iterable[NDArray[np.floating]], masks: Iterable[Mask]) -> float | None:
     """AUROC over all pixels of all maps, exactly, by ranks. Sorts every pixel in memory: see `PixelHistogram`.
 
     Args:
@@ -51,3 +61,237 @@ def pixel_auroc(maps: Iterable[NDArray[np.floating]], masks: Iterable[NDArray[np
         inside.append(checked[lesion])
         outside.append(checked[~lesion])
     return mann_whitney(np.concatenate(inside), np.concatenate(outside))
+
+
+def region_weights(mask: Mask) -> NDArray[np.float64]:
+    """For each anomalous pixel, in row order, one over the size of its region (8-connected): sums to the regions."""
+    from scipy.ndimage import label
+
+    regions, _ = label(mask, structure=np.ones((3, 3), dtype=int))
+    member = regions[mask]
+    return np.asarray(1.0 / np.bincount(member)[member]) if member.size else np.zeros(0)
+
+
+class PixelHistogram:
+    """AUROC, average precision and AUPRO over all pixels of any number of maps, in constant memory.
+
+    Between 0 and 1 the bits of a float32 rise with its value. Pixels are counted by these bits without the last
+    `shift` ones; `shift` starts at 0, where every value has a bucket of its own and nothing is lost, and grows when
+    the range of values seen needs more than `limit` buckets. A bucket whose pixels all have one value (its bits are
+    remembered) is exact also then. Only the order of unlike values within one bucket is unknown; what it could
+    change is the bound that is reported beside the value.
+
+    Args:
+        limit: Largest number of buckets; each takes 28 bytes.
+        pixels: Pixels gathered before they are counted.
+    """
+
+    _EMPTY, _MIXED = 2**32 - 2, 2**32 - 1
+
+    def __init__(self, limit: int = 1 << 23, pixels: int = 1 << 22) -> None:
+        self.limit, self.pixels = limit, pixels
+        self.maps, self.regions = 0, 0
+        self.shift, self.origin = 0, 0
+        self._normal = np.zeros(0, np.int64)
+        self._lesion = np.zeros(0, np.int64)
+        self._weight = np.zeros(0, np.float64)
+        self._single = np.zeros(0, np.uint32)
+        self._zero = np.zeros(3)  # Value 0 is far from all others in bits: normal, lesion, weight of its own bucket.
+        self._pending: list[tuple[NDArray[np.uint32], NDArray[np.float64] | None]] = []
+        self._gathered = 0
+
+    def update(self, scores: NDArray[np.floating], mask: Mask | None = None, name: str = "map") -> None:
+        """Add one map [H, W] in 0..1 with its mask [H, W]; None for a normal image.
+
+        Raises:
+            DataError: See `check_map`.
+        """
+        checked = check_map(scores, mask, name)
+        self.maps += 1
+        if mask is None or not mask.any():
+            self._gather(checked.ravel(), None)
+            return
+        weights = region_weights(mask)
+        self.regions += round(float(weights.sum()))
+        self._gather(checked[~mask], None)
+        self._gather(checked[mask], weights)
+
+    def _gather(self, scores: NDArray[np.float32], weights: Floats | None) -> None:
+        bits = np.ascontiguousarray(scores).view(np.uint32)
+        zero = bits == 0
+        if zero.any():
+            count = np.count_nonzero(zero)
+            self._zero += np.array((count, 0, 0) if weights is None else (0, count, weights[zero].sum()), np.float64)
+            bits, weights = bits[~zero], None if weights is None else weights[~zero]
+        if bits.size:
+            # A copy: the caller may reuse the array of its map.
+            self._pending.append((bits.copy(), weights))
+            self._gathered += bits.size
+        if self._gathered >= self.pixels:
+            self._count()
+
+    def _count(self) -> None:
+        """Move what was gathered into the buckets."""
+        if not self._pending:
+            return
+        self._cover(min(int(b.min()) for b, _ in self._pending), max(int(b.max()) for b, _ in self._pending))
+        size = len(self._normal)
+        normal = [bits for bits, weights in self._pending if weights is None]
+        lesion = [(bits, weights) for bits, weights in self._pending if weights is not None]
+        if normal:
+            self._normal += np.bincount(self._note(np.concatenate(normal)), minlength=size)
+        if lesion:
+            index = self._note(np.concatenate([bits for bits, _ in lesion]))
+            self._lesion += np.bincount(index, minlength=size)
+            self._weight += np.bincount(index, np.concatenate([weights for _, weights in lesion]), size)
+        self._pending, self._gathered = [], 0
+
+    def _note(self, bits: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Buckets of these bits; remembers the one value of a bucket, or that it has several."""
+        index = (bits >> self.shift).astype(np.int64) - self.origin
+        if self.shift:
+            low = (bits & ((1 << self.shift) - 1)).astype(np.uint32)
+            fresh = self._single[index] == self._EMPTY
+            self._single[index[fresh]] = low[fresh]
+            self._single[index[self._single[index] != low]] = self._MIXED
+        return index
+
+    def _cover(self, low: int, high: int) -> None:
+        """Make the buckets reach from the lowest to the highest bits, coarser where they would be too many."""
+        if len(self._normal):
+            low = min(low, self.origin << self.shift)
+            high = max(high, ((self.origin + len(self._normal)) << self.shift) - 1)
+        shift = self.shift
+        while (high >> shift) - (low >> shift) >= self.limit:
+            shift += 1
+        self._coarsen(shift)
+        origin, size = low >> shift, (high >> shift) - (low >> shift) + 1
+        before = self.origin - origin if len(self._normal) else 0
+        pad = (before, size - before - len(self._normal))
+        self._normal, self._lesion = np.pad(self._normal, pad), np.pad(self._lesion, pad)
+        self._weight = np.pad(self._weight, pad)
+        fill = self._EMPTY if shift else 0
+        self._single = np.pad(self._single, pad, constant_values=fill)
+        self.origin = origin
+
+    def _coarsen(self, shift: int) -> None:
+        """Join neighbouring buckets until each spans 2^shift values."""
+        while self.shift < shift:
+            if self.shift == 0:
+                self._single = np.where(self._normal + self._lesion > 0, 0, self._EMPTY).astype(np.uint32)
+            odd = self.origin % 2
+            pad = (odd, (odd + len(self._normal)) % 2)
+            single = np.pad(self._single, pad, constant_values=self._EMPTY).reshape(-1, 2).astype(np.int64)
+            left, right = single[:, 0], single[:, 1]
+            high = np.where(right < self._EMPTY, right + (1 << self.shift), right)
+            joined = np.where(left == self._EMPTY, high, np.where(right == self._EMPTY, left, self._MIXED))
+            self._single = joined.astype(np.uint32)
+            self._normal = np.pad(self._normal, pad).reshape(-1, 2).sum(1)
+            self._lesion = np.pad(self._lesion, pad).reshape(-1, 2).sum(1)
+            self._weight = np.pad(self._weight, pad).reshape(-1, 2).sum(1)
+            self.shift, self.origin = self.shift + 1, self.origin // 2
+
+    def _falling(self) -> tuple[Floats, Floats, Floats, Mask]:
+        """Normal pixels, anomalous pixels and region weight of each bucket from high to low; whether it is exact."""
+        self._count()
+        held = np.flatnonzero(self._normal + self._lesion)[::-1]
+        exact = self._single[held] != self._MIXED if self.shift else np.ones(len(held), np.bool_)
+        columns = [counts[held].astype(np.float64) for counts in (self._normal, self._lesion, self._weight)]
+        normal, lesion, weight = (np.append(column, zero) for column, zero in zip(columns, self._zero, strict=True))
+        return normal, lesion, weight, np.append(exact, True)
+
+    def _missing(self, normal: Floats, lesion: Floats) -> str:
+        if not self.maps:
+            return NO_MASKS
+        return NO_LESION if not lesion.sum() else NO_NORMAL if not normal.sum() else ""
+
+    def auroc(self) -> Estimate:
+        """AUROC over all pixels; the bound is half of the pairs that share a bucket without a common value."""
+        normal, lesion, _, exact = self._falling()
+        if reason := self._missing(normal, lesion):
+            return Estimate(None, reason=reason)
+        pairs = normal.sum() * lesion.sum()
+        below = normal.sum() - np.cumsum(normal)
+        value = float(np.sum(lesion * (below + normal / 2)) / pairs)
+        return Estimate(value, bound=float(np.sum((normal * lesion)[~exact]) / 2 / pairs) + rounding(len(normal)))
+
+    def average_precision(self) -> Estimate:
+        """Average precision over all pixels."""
+        normal, lesion, _, exact = self._falling()
+        if not lesion.sum():
+            return Estimate(None, reason=self._missing(normal, lesion))
+        hits, false = np.cumsum(lesion), np.cumsum(normal)
+        share = lesion / lesion.sum()
+        value = float(np.sum(share * hits / np.maximum(hits + false, 1)))
+        # Inside a bucket the first pixel may be anomalous and all normal ones last, or the other way round.
+        some = ~exact & (lesion > 0)
+        best = hits / np.maximum(hits + false - normal, 1)
+        first = hits - lesion + 1
+        tied, worst = hits / np.maximum(hits + false, 1), first / (first + false)
+        bound = np.sum((share * np.maximum(best - tied, tied - worst))[some])
+        return Estimate(value, bound=float(bound) + rounding(len(normal)))
+
+    def aupro(self, limit: float = FPR_LIMIT) -> Estimate:
+        """Area under the per-region overlap up to a false-positive rate, divided by that rate.
+
+        The overlap at a threshold is the mean over all regions (8-connected) of the share that is found; the rate is
+        over the normal pixels of all images.
+        """
+        normal, lesion, weight, exact = self._falling()
+        if reason := self._missing(normal, lesion):
+            return Estimate(None, reason=reason)
+        rate = np.append(0.0, np.cumsum(normal) / normal.sum())
+        overlap = np.append(0.0, np.cumsum(weight) / weight.sum())
+        value = area_to(rate, overlap, limit)
+        # The unknown curve is monotone, so inside a bucket it cannot leave the rectangle of the bucket's two corners.
+        width = np.diff(np.minimum(rate, limit))
+        loss = np.where(rate[1:] > limit, 1.0, 0.5)
+        bound = np.sum((width * np.diff(overlap) * loss)[~exact]) / limit
+        return Estimate(value, bound=float(bound) + rounding(len(normal)))
+
+
+def rounding(terms: int) -> float:
+    """What float64 sums of this many terms of at most 1 may lose."""
+    return float(4 * np.finfo(np.float64).eps * (np.log2(terms + 2) + 4))
+
+
+def area_to(x: Floats, y: Floats, limit: float) -> float:
+    """Area under a polygon from x = 0 to x = limit, divided by limit."""
+    inside = x <= limit
+    xs, ys = x[inside], y[inside]
+    if xs[-1] < limit:
+        xs, ys = np.append(xs, limit), np.append(ys, np.interp(limit, x, y))
+    return float(np.trapezoid(ys, xs) / limit)
+
+
+def dice(predicted: Mask, mask: Mask) -> float:
+    """2 |A and B| / (|A| + |B|) of two masks [H, W]; 1 where both are empty."""
+    total = int(predicted.sum()) + int(mask.sum())
+    return 2 * int((predicted & mask).sum()) / total if total else 1.0
+
+
+def surface_dice(predicted: Mask, mask: Mask, tolerance: float = 2.0) -> float:
+    """Normalised surface Dice: the share of both outlines that lies within a tolerance of the other outline.
+
+    Nikolov et al., JMIR 2021;23:e26151, with outline pixels as MONAI takes them (a mask without its erosion by the
+    4-neighbourhood, pixels beyond the border counting as outside).
+
+    Args:
+        predicted: [H, W].
+        mask: [H, W].
+        tolerance: Pixels, Euclidean.
+
+    Returns:
+        1 where both are empty, 0 where one is.
+    """
+    from scipy.ndimage import binary_erosion
+    from scipy.spatial import KDTree
+
+    if not predicted.any() or not mask.any():
+        return float(predicted.any() == mask.any())
+    ours, theirs = (np.argwhere(m & ~binary_erosion(m)) for m in (predicted, mask))
+    near = tolerance + 1e-6  # KDTree takes only what is strictly nearer.
+    found = [
+        np.isfinite(KDTree(b).query(a, distance_upper_bound=near)[0]).sum() for a, b in ((ours, theirs), (theirs, ours))
+    ]
+    return float(sum(found) / (len(ours) + len(theirs)))
