@@ -31,6 +31,6 @@ class ClipBackbone(TowerBackbone):
         self.text_projection: nn.Module = model.text_projection.requires_grad_(requires_grad=False)
 
     def _pool_text(self, hidden: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        last = hidden[torch.arange(len(hidden), device=hidden.device), end]
+        last = hidden[torch.arange(hidden.shape[0], device=hidden.device), end]
         pooled: torch.Tensor = self.text_projection(self.text_norm(last))
         return pooled

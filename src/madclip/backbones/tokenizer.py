@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 CLIP_VOCABULARY = Path(__file__).parent / "vocab" / "tokenizer.json"
-SIGLIP_FILES = ("tokenizer.json", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Tokenizer:
         end_ids: After every text.
         pad_id: Filling.
         size: Number of ids.
-        source: The file it came from.
+        source: The file or folder it came from.
     """
 
     encode: Callable[[Sequence[str]], list[list[int]]]
@@ -45,26 +45,46 @@ def clip_tokenizer(folder: Path | None) -> Tokenizer:
     Raises:
         CheckpointError: The folder's tokenizer cannot be read.
     """
+    # OpenAI pads with 0. Under the causal mask any id would do; without it, 0 is what the released code attends to.
     if folder and not (folder / "tokenizer.json").is_file() and (folder / "merges.txt").is_file():
-        return _from_transformers(folder, "CLIPTokenizer", pad_id=0)
-    file = folder / "tokenizer.json" if folder else CLIP_VOCABULARY
-    return _from_tokenizers(file if file.is_file() else CLIP_VOCABULARY)
+        inner = _transformers_tokenizer(folder, "CLIPTokenizer")
+        return Tokenizer(_encode_slowly(inner), [inner.bos_token_id], [inner.eos_token_id], 0, len(inner), folder)
+    file = folder / "tokenizer.json" if folder and (folder / "tokenizer.json").is_file() else CLIP_VOCABULARY
+    inner = _read(file)
+    start, end = inner.token_to_id("<|startoftext|>"), inner.token_to_id("<|endoftext|>")
+    if start is None or end is None:
+        raise CheckpointError(f"{file} lacks CLIP's <|startoftext|> or <|endoftext|>: use the tokenizer of the weights")
+    return Tokenizer(_encode_fast(inner), [start], [end], 0, inner.get_vocab_size(), file)
 
 
 def siglip_tokenizer(folder: Path | None) -> Tokenizer:
-    """The tokenizer beside a SigLIP's weights; SigLIP's vocabularies are not in the package.
+    """The tokenizer beside a SigLIP's weights, fed with lower case, as both generations were trained.
 
     Raises:
-        CheckpointError: There is none, or it cannot be read.
+        CheckpointError: There is none, since SigLIP's vocabularies are not in the package, or it cannot be read.
         MissingExtraError: It is a SentencePiece file and that library is missing.
     """
-    if folder is None or not any((folder / name).is_file() for name in SIGLIP_FILES):
-        where = folder or "the weights' folder"
-        raise CheckpointError(f"{where} has no tokenizer: put the model's {' or '.join(SIGLIP_FILES)} there")
-    return _from_transformers(folder, "AutoTokenizer", pad_id=None)
+    if folder and (file := folder / "tokenizer.json").is_file():
+        inner = _read(file)
+        # Gemma's vocabulary (SigLIP 2) ends a text with <eos>; that of C4 (SigLIP, MedSigLIP) ends and fills with </s>.
+        for end, pad in (("<eos>", "<pad>"), ("</s>", "</s>")):
+            ids = inner.token_to_id(end), inner.token_to_id(pad)
+            if None not in ids:
+                return Tokenizer(_encode_fast(inner, lower=True), [], [ids[0]], ids[1], inner.get_vocab_size(), file)
+        raise CheckpointError(f"{file} has neither <eos> and <pad> nor </s>: use the tokenizer of the weights")
+    if folder and (folder / "spiece.model").is_file():
+        if find_spec("sentencepiece") is None:
+            raise MissingExtraError(
+                f"{folder / 'spiece.model'} needs SentencePiece: pip install sentencepiece protobuf"
+            )
+        inner = _transformers_tokenizer(folder, "SiglipTokenizer")
+        return Tokenizer(_encode_slowly(inner), [], [inner.eos_token_id], inner.pad_token_id, len(inner), folder)
+    raise CheckpointError(
+        f"{folder or 'the weights'} has no tokenizer: put the model's tokenizer.json or spiece.model there"
+    )
 
 
-def _from_tokenizers(file: Path) -> Tokenizer:
+def _read(file: Path) -> Any:
     import tokenizers
 
     try:
@@ -73,37 +93,31 @@ def _from_tokenizers(file: Path) -> Tokenizer:
         raise CheckpointError(f"{file} is not a tokenizer of the tokenizers library: {_first_line(error)}") from None
     inner.no_padding()
     inner.no_truncation()
-    start, end = inner.token_to_id("<|startoftext|>"), inner.token_to_id("<|endoftext|>")
-    if start is None or end is None:
-        raise CheckpointError(f"{file} lacks CLIP's <|startoftext|> or <|endoftext|>: use the tokenizer of the weights")
+    return inner
 
+
+def _encode_fast(inner: Any, *, lower: bool = False) -> Callable[[Sequence[str]], list[list[int]]]:
     def encode(texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in inner.encode_batch(list(texts), add_special_tokens=False)]
+        given = [text.lower() if lower else text for text in texts]
+        return [encoding.ids for encoding in inner.encode_batch(given, add_special_tokens=False)]
 
-    # OpenAI pads with 0. Under the causal mask any id would do; without it, 0 is what the released code attends to.
-    return Tokenizer(encode, [start], [end], 0, inner.get_vocab_size(), file)
+    return encode
 
 
-def _from_transformers(folder: Path, kind: str, pad_id: int | None) -> Tokenizer:
+def _transformers_tokenizer(folder: Path, kind: str) -> Any:
     import transformers
 
     try:
-        inner: Any = getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
-    except ImportError:
-        raise MissingExtraError(
-            f"the tokenizer in {folder} needs SentencePiece: pip install sentencepiece protobuf"
-        ) from None
+        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # noqa: BLE001 -- whatever a damaged file makes the library raise
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {_first_line(error)}") from None
 
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = inner(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-        return ids
 
-    [bare], whole = encode(["a"]), inner("a")["input_ids"]
-    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
-    pad = inner.pad_token_id if pad_id is None else pad_id
-    return Tokenizer(encode, whole[:at], whole[at + len(bare) :], pad or 0, len(inner), folder)
+def _encode_slowly(inner: Any) -> Callable[[Sequence[str]], list[list[int]]]:
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [list(ids) for ids in inner(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+
+    return encode
 
 
 def _first_line(error: Exception) -> str:

@@ -118,7 +118,7 @@ class TowerBackbone(Backbone):
             asked = f"[B, 3, {self.image_size[0]}, {self.image_size[1]}]"
             raise RecipeError(f"pixels have shape {list(pixels.shape)}, the backbone was loaded for {asked}")
         patches = self.patch_embedding(pixels.to(self.dtype)).flatten(2).transpose(1, 2) + self.positions
-        prefix = self.prefix.expand(len(patches), -1, -1)
+        prefix = self.prefix.expand(patches.shape[0], -1, -1)
         hidden = self.vision_norm(torch.cat([prefix, patches], dim=1))
         streams = []
         for block in self.vision_blocks:
