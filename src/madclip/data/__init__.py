@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from madclip.data.augment import make_variants as make_variants
+    from madclip.data.check import CheckReport as CheckReport
+    from madclip.data.check import check_dataset as check_dataset
     from madclip.data.geometry import fit_mask as fit_mask
     from madclip.data.geometry import fit_pixels as fit_pixels
     from madclip.data.geometry import restore_map as restore_map
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "augment": ("make_variants",),
+    "check": ("CheckReport", "check_dataset"),
     "geometry": ("fit_mask", "fit_pixels", "restore_map"),
     "inputs": ("expand_inputs",),
     "readers": ("Image", "read_image", "read_many", "read_mask"),

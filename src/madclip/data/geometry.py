@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image as Picture
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 Aspect = Literal["stretch", "pad"]
@@ -35,11 +36,13 @@ def fit_pixels(pixels: npt.NDArray[np.float32] | torch.Tensor, size: int, aspect
 
 
 def fit_mask(mask: npt.NDArray[np.bool_] | torch.Tensor, size: int, aspect: Aspect) -> torch.Tensor:
-    """Resizes bool [H, W] to bool [S, S] by nearest neighbours (pixel centres), padding with False."""
-    source = torch.as_tensor(mask, dtype=torch.float32)
-    top, left, height, width = _box(source.shape[-2], source.shape[-1], size, aspect)
-    inner = F.interpolate(source[None, None], (height, width), mode="nearest-exact")[0]
-    return _place(inner, top, left, size)[0] > 0
+    """Resizes bool [H, W] to bool [S, S] by nearest neighbours, padding with False."""
+    source = np.asarray(mask, dtype=bool)
+    top, left, height, width = _box(source.shape[0], source.shape[1], size, aspect)
+    # By Pillow itself, as in the published protocol: where a centre falls on the border of two pixels (512 to 240 has
+    # many), which one is nearest depends on how the positions are summed.
+    inner = Picture.fromarray(source).resize((width, height), Picture.Resampling.NEAREST)
+    return _place(torch.from_numpy(np.array(inner)), top, left, size)
 
 
 def restore_map(anomaly_map: torch.Tensor, native: tuple[int, int], aspect: Aspect) -> npt.NDArray[np.float32]:

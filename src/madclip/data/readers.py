@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import struct
 import zlib
@@ -30,6 +32,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 MAX_LABEL = 15
 """Masks may be label maps: integers up to this one, each of them a lesion."""
 
+# tifffile logs what it also raises; without any handler Python would print that beside our one line.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
 _UNREADABLE = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, EOFError, struct.error, zlib.error)
 """What decoders raise when a file is damaged."""
 _PNG_SIXTEEN_BIT = 16
@@ -47,11 +52,13 @@ class Image:
         spacing: Millimetres between rows and between columns; None where the format does not carry them (the dots per
             inch of PNG, JPEG and TIFF say nothing about the patient).
         source: The file.
+        depth: Of its values in the file: "8-bit", "12-bit", "16-bit" or "float".
     """
 
     pixels: npt.NDArray[np.float32]
     spacing: tuple[float, float] | None
     source: Path
+    depth: str = "float"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,7 +89,8 @@ def read_image(path: Path | str) -> Image:
     colours = values[..., None] if values.ndim == 2 else values[..., : 1 if values.shape[2] <= 2 else 3]
     pixels = np.empty((3, *values.shape[:2]), np.float32)
     np.divide(colours.transpose(2, 0, 1), maximum, out=pixels, casting="unsafe", dtype=np.float32)
-    return Image(pixels=pixels, spacing=None, source=path)
+    depth = "float" if maximum == 1.0 else f"{round(math.log2(maximum + 1))}-bit"
+    return Image(pixels=pixels, spacing=None, source=path, depth=depth)
 
 
 def read_mask(path: Path | str) -> npt.NDArray[np.bool_]:
@@ -96,7 +104,7 @@ def read_mask(path: Path | str) -> npt.NDArray[np.bool_]:
         DataError: The file cannot be read, or its values are not those of a mask.
     """
     path = Path(path)
-    values, maximum = _decode(path)
+    values, maximum = _decode(path, mask=True)
     if values.ndim == 3:
         values = values[..., : 1 if values.shape[2] <= 2 else 3].max(axis=2)
     found = np.unique(values)
@@ -150,7 +158,7 @@ def _extent(values: npt.NDArray[Any]) -> str:
     return f"{values.shape[1]} x {values.shape[0]}"
 
 
-def _decode(path: Path) -> tuple[npt.NDArray[Any], float]:
+def _decode(path: Path, *, mask: bool = False) -> tuple[npt.NDArray[Any], float]:
     """Raw values [H, W] or [H, W, C], upright, and the value that stands for white."""
     try:
         with path.open("rb") as file:
@@ -160,7 +168,7 @@ def _decode(path: Path) -> tuple[npt.NDArray[Any], float]:
     for magic, decode in _DECODERS.items():
         if head.startswith(magic):
             try:
-                return decode(path, head)
+                return decode(path, head, mask)
             except _UNREADABLE as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise DataError(f"{path}: damaged or unsupported image ({reason})") from error
@@ -177,7 +185,7 @@ def _check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-def _decode_pillow(path: Path, head: bytes) -> tuple[npt.NDArray[Any], float]:
+def _decode_pillow(path: Path, head: bytes, _mask: bool) -> tuple[npt.NDArray[Any], float]:
     from PIL.BmpImagePlugin import BmpImageFile
     from PIL.ExifTags import Base
     from PIL.JpegImagePlugin import JpegImageFile
@@ -186,6 +194,9 @@ def _decode_pillow(path: Path, head: bytes) -> tuple[npt.NDArray[Any], float]:
     # The plug-ins are called directly because Image.open warns or raises on sizes by limits of its own.
     plugins: dict[bytes, type[Any]] = {b"\x89": PngImageFile, b"\xff": JpegImageFile, b"B": BmpImageFile}
     plugin = plugins[head[:1]]
+    if plugin is PngImageFile and len(head) >= 24:
+        # Of a PNG that ends after its header, Pillow would only say that it is damaged.
+        _check_size(path, *struct.unpack(">II", head[16:24]))
     with path.open("rb") as file, plugin(file) as picture:
         _check_size(path, *picture.size)
         if plugin is PngImageFile and head[24] == _PNG_SIXTEEN_BIT:
@@ -209,7 +220,7 @@ def _png_sixteen_bit(path: Path) -> npt.NDArray[Any]:
         raise ValueError(str(error)) from error
 
 
-def _decode_tiff(path: Path, _head: bytes) -> tuple[npt.NDArray[Any], float]:
+def _decode_tiff(path: Path, _head: bytes, mask: bool) -> tuple[npt.NDArray[Any], float]:
     import tifffile
 
     try:
@@ -222,9 +233,14 @@ def _decode_tiff(path: Path, _head: bytes) -> tuple[npt.NDArray[Any], float]:
             if page.imagedepth != 1 or page.samplesperpixel > 5:
                 raise DataError(f"{path}: a TIFF of shape {page.shape}; grey, RGB or CMYK is needed")
             _check_size(path, page.imagewidth, page.imagelength)
-            values = page.asarray()
-            if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and values.ndim == 3:
-                values = values.transpose(1, 2, 0)
+            if mask and page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+                # tifffile and ImageJ write 1 for lesion there, Pillow's fax formats 0: a guess may invert the mask.
+                raise DataError(
+                    f"{path}: a mask in which 0 is white (MINISWHITE); save it as PNG or as 8-bit grey TIFF"
+                )
+            planes, _, height, width, channels = page.shaped
+            values = page.asarray().reshape(planes, height, width, channels)
+            values = np.concatenate(list(values), axis=-1) if planes > 1 else values[0]
             orientation = page.tags.valueof("Orientation", default=1)
             return _tiff_scale(path, page, _upright(values, orientation))
     except (RuntimeError, AttributeError) as error:
@@ -241,7 +257,7 @@ def _tiff_scale(path: Path, page: Any, values: npt.NDArray[Any]) -> tuple[npt.ND
     else:
         depth = page.bitspersample
     if page.photometric == photometric.PALETTE:
-        return page.colormap.T[values], 65535.0
+        return (page.colormap.T[values[..., 0]] >> 8).astype(np.uint8), 255.0
     if values.dtype.kind == "f":
         return values.astype(np.float32, copy=False), 1.0
     if values.dtype.kind != "u" or depth > 16:
@@ -268,7 +284,7 @@ def _upright(values: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return values
 
 
-_DECODERS: dict[bytes, Callable[[Path, bytes], tuple[npt.NDArray[Any], float]]] = {
+_DECODERS: dict[bytes, Callable[[Path, bytes, bool], tuple[npt.NDArray[Any], float]]] = {
     b"\x89PNG\r\n\x1a\n": _decode_pillow,
     b"\xff\xd8\xff": _decode_pillow,
     b"BM": _decode_pillow,
