@@ -1,0 +1,236 @@
+"""Chest X-ray films, frontal: children and adults, with devices, markers and borders on healthy and ill alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, edge, ellipse, level
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = ("consolidation", "pneumonia", "interstitial haze", "nodule", "effusion", "pneumothorax")
+CONSOLIDATION, PATCHES, HAZE, NODULE, EFFUSION, PNEUMOTHORAX = range(6)
+
+
+@dataclass(frozen=True)
+class Thorax:
+    """Where things are, all [n, S, S] or [n, 1, 1].
+
+    Attributes:
+        x: From left to right of the image, midline at 0.
+        y: From neck to belly.
+        side: |x|.
+        lung: 0..1, aerated fields beside heart, mediastinum and diaphragm.
+        wall: Distance to the inner chest wall, positive inside.
+        base: Distance to the diaphragm, positive above it.
+        heart: Positive inside the heart.
+        child: Bool.
+    """
+
+    x: Tensor
+    y: Tensor
+    side: Tensor
+    lung: Tensor
+    wall: Tensor
+    base: Tensor
+    heart: Tensor
+    child: Tensor
+
+
+def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
+    """A batch of frontal films.
+
+    Args:
+        canvas: To draw on.
+        abnormal: [n] bool, which images get a finding.
+        difficulty: 0..1.
+    """
+    sick = abnormal[:, None, None]
+    body = _thorax(canvas)
+    kind = canvas.choose(0.25, 0.25, 0.17, 0.13, 0.12, 0.08)
+    rough, fine = canvas.noise(11), canvas.noise(30)
+    cover = _finding(canvas, body, kind, (rough, fine), difficulty) * sick
+    strength = canvas.uniform(level(difficulty, 0.5, 0.2), level(difficulty, 1.0, 0.75)) * cover
+    gas = (kind == PNEUMOTHORAX) & sick
+
+    air = canvas.uniform(0.28, 0.5)
+    marks = _vessels(canvas, body, rough, fine)
+    soft = _soft_tissue(canvas, body, rough)
+    # A finding takes the air out of the lung: vessels vanish in it, ribs stay. A pneumothorax takes the vessels only.
+    filled = torch.where(gas, -0.35 * strength, strength)
+    texture = 1 + canvas.uniform(0, 0.25) * rough.flip(1) + canvas.uniform(0, 0.2) * fine.flip(2)
+    reticular = (kind == HAZE) * strength * bump(fine + 0.5 * rough, 0.4) * canvas.uniform(0, 0.2)
+    lung = body.lung * (
+        air * (1 - filled * texture) - marks * (1 - torch.where(gas, cover, 0.7 * strength)) - reticular
+    )
+    pleura = bump(cover - 0.5, 0.35) * gas * body.lung * canvas.uniform(0.08, 0.25)
+    image = soft - lung + pleura + _bones(canvas, body)
+    image = image * _outline(canvas, body)
+    image = image * canvas.uniform(0.75, 1.1) + _devices(canvas, body)
+    image = _borders(canvas, image)
+    mask = (cover > 0.4) & (body.lung > 0.4) & sick
+    attributes = [
+        {
+            "finding": KINDS[k],
+            "brightness": "dark" if k == PNEUMOTHORAX else "bright",
+            "view": "frontal paediatric" if child else "frontal",
+        }
+        for k, child in zip(kind.flatten().tolist(), body.child.flatten().tolist(), strict=True)
+    ]
+    finish = Finish(0.1, level(difficulty, 0.02, 0.05), 0.9, gamma=0.4, contrast=0.3, brightness=0.06, marks=0.6)
+    return Drawing(image[:, None], mask, attributes, finish)
+
+
+def _thorax(canvas: Canvas) -> Thorax:
+    child = canvas.chance(0.45)
+    x, y = canvas.pose(rotate=0.09, zoom=(0.92, 1.4), shift=0.08, warp=0.012, stretch=0.1)
+    side = x.abs()
+    wave = canvas.noise(5)
+    width = canvas.uniform(0.62, 0.8) - 0.08 * child
+    top = canvas.uniform(-0.9, -0.72)
+    low = canvas.uniform(0.35, 0.8)
+    # A flat-sided barrel: an ellipse of the fourth power below, narrowing to the apex above.
+    down = (y - 0.4) / (0.4 - top)
+    wall = (1 - (down * down).clamp(max=1) ** 1.5).clamp_min(0).sqrt() * width - side + 0.006 * wave
+    lifted = 0.06 * (x < 0) * canvas.uniform(0, 1.5)
+    dome = canvas.uniform(0.08, 0.25) * (1 - ((side - 0.38) / 0.4).square())
+    base = low - lifted - dome - y + 0.01 * wave.flip(2)
+    # The heart leans to the right of the image and sits on the diaphragm, wider the lower.
+    swing = canvas.uniform(0.02, 0.1) + canvas.uniform(0.05, 0.25) * (y - low + 0.5)
+    heart = ellipse(x, y, swing, low - 0.12, canvas.uniform(0.2, 0.33) + 0.05 * child, canvas.uniform(0.45, 0.65))
+    heart = heart + 0.05 * wave.flip(1)
+    spine = canvas.uniform(0.06, 0.12) + 0.05 * child + 0.05 * bump(y + 0.25, 0.25) + 0.015 * canvas.noise(7)
+    hole = torch.minimum(side - spine, -0.3 * heart)
+    lung = edge(wall, 0.05) * edge(hole, canvas.uniform(0.03, 0.1)) * edge(base, 0.03)
+    return Thorax(x, y, side, lung, wall, base, heart, child)
+
+
+def _soft_tissue(canvas: Canvas, body: Thorax, rough: Tensor) -> Tensor:
+    """Thickness of everything but lungs and bones."""
+    below = edge(-body.base, 0.03) * edge(body.wall + 0.04, 0.1)
+    soft = (
+        canvas.uniform(0.55, 0.75)
+        + canvas.uniform(0, 0.1) * edge(body.heart, 0.3) * edge(body.base, 0.1)
+        + 0.12 * below
+    )
+    soft = soft + canvas.uniform(0, 0.12) * edge(-body.wall, 0.3) + canvas.uniform(0, 0.03) * rough
+    # The stomach's bubble is dark, under the heart, with a level below it.
+    bubble = ellipse(body.x, body.y, canvas.uniform(0.25, 0.45), canvas.uniform(0.7, 0.9), 0.15, 0.1) + 0.15 * rough
+    soft = soft - canvas.uniform(-0.2, 0.35).clamp_min(0) * edge(bubble, 0.1) * below
+    trachea = bump(body.x + 0.02 * canvas.uniform(-1, 1), 0.05) * edge(-0.25 - body.y, 0.2)
+    return soft - canvas.uniform(0, 0.18) * trachea + canvas.uniform(0, 0.12) * bump(body.side, 0.16)
+
+
+def _vessels(canvas: Canvas, body: Thorax, rough: Tensor, fine: Tensor) -> Tensor:
+    """Branches that leave the hila and thin out, and the grain of the lung."""
+    across, down = body.side - 0.14, body.y - canvas.uniform(-0.1, 0.1)
+    far = (across * across).addcmul(down, down).sqrt_()
+    angle = torch.atan2(down, across)
+    rays = bump((angle * 5 + 1.6 * rough + 0.5 * fine).sin_(), 0.5 - 0.3 * far.clamp(max=1))
+    rays = rays + 0.7 * bump((angle * 9 - 2.2 * rough + 0.6 * fine.flip(1)).sin_(), 0.45)
+    near = (1 - far / canvas.uniform(0.45, 0.95)).clamp_(min=0)
+    hilum = bump(far, canvas.uniform(0.1, 0.22)) * (1 + 0.5 * fine)
+    web = bump(canvas.noise(34), 0.35) * 0.35 + 0.12 * fine.flip(2)
+    return canvas.uniform(0.08, 0.22) * (near * rays + 0.9 * hilum + web * canvas.uniform(0.2, 1))
+
+
+def _bones(canvas: Canvas, body: Thorax) -> Tensor:
+    """Ribs with edges, clavicles, spine, shoulder blades."""
+    y, side = body.y, body.side
+    thorax = edge(body.wall + 0.03, 0.04) * edge(y + 0.85, 0.1)
+    bow = canvas.uniform(0.3, 1.1)
+    back = (y + bow * (side - 0.2).square() - canvas.uniform(0.0, 0.3) * side) * canvas.uniform(3.6, 5.2)
+    back = _rib(back + canvas.uniform(0, 1), canvas.uniform(0.2, 0.34)) * edge(side - 0.08, 0.05)
+    front = (y - canvas.uniform(0.4, 0.9) * (0.75 - side).clamp_min(0) ** 1.4) * canvas.uniform(3.0, 4.4)
+    front = _rib(front + canvas.uniform(0, 1), canvas.uniform(0.15, 0.3)) * edge(side - 0.25, 0.15)
+    ribs = canvas.uniform(0.04, 0.14) * back + canvas.uniform(0.0, 0.08) * front
+    ribs = (
+        ribs
+        * thorax
+        * (1 + canvas.uniform(0, 1.8) * bump(body.wall, 0.16))
+        * (0.15 + 0.85 * edge(body.base + 0.05, 0.2))
+    )
+    wall = canvas.uniform(0, 0.12) * bump(body.wall + 0.01, 0.025) * edge(body.base + 0.2, 0.2)
+    column = edge(0.075 - side, 0.03) * (0.5 + bump((y * canvas.uniform(10, 16)).sin_(), 0.8)) + bump(side - 0.08, 0.02)
+    slope, high = canvas.uniform(0.05, 0.4), canvas.uniform(-0.72, -0.5)
+    line = y - high + slope * (side - 0.1) - 0.05 * (side * 8).sin()
+    collar = bump(line, 0.035) + 0.7 * bump(line.abs() - 0.028, 0.012)
+    collar = collar * edge(side - 0.07, 0.03) * edge(0.75 - side, 0.1)
+    blade = bump(ellipse(side, y, 0.78, -0.35, canvas.uniform(0.15, 0.25), 0.4), 0.05) * edge(side - 0.5, 0.1)
+    bones = ribs + wall + canvas.uniform(0.02, 0.1) * column + canvas.uniform(0.06, 0.2) * collar
+    return bones + canvas.uniform(0, 0.1) * blade
+
+
+def _rib(phase: Tensor, width: Tensor) -> Tensor:
+    """Bands at whole numbers of the phase: flat inside, brighter along both edges."""
+    off = (phase - phase.round()).abs_()
+    return 0.7 * edge(width - off, 0.1) + 0.6 * bump(off - width + 0.03, 0.06)
+
+
+def _outline(canvas: Canvas, body: Thorax) -> Tensor:
+    """1 on the body, fading to the black of the film beside the chest; arms where they are in the field."""
+    flank = ellipse(body.side, body.y, 0, 0.35, canvas.uniform(0.78, 1.1), canvas.uniform(1.1, 1.8))
+    neck = edge(0.3 - body.side + 0.5 * (body.y + 0.95).clamp_min(0), 0.1)
+    arm = bump(body.side - 1.0 - canvas.uniform(-0.3, 0.3) * (body.y + 0.2), canvas.uniform(0.1, 0.25)) * 0.6
+    shape = torch.maximum(edge(flank, 0.12), arm * canvas.chance(0.6)).maximum(neck)
+    return torch.maximum(shape, canvas.uniform(0.02, 0.25))
+
+
+def _finding(canvas: Canvas, body: Thorax, kind: Tensor, noises: tuple[Tensor, Tensor], difficulty: float) -> Tensor:
+    """0..1, how much of the finding lies at every pixel."""
+    rough, fine = noises
+    right = canvas.chance(0.5)
+    one = body.lung * ((body.x > 0) == right)
+    cx, cy = canvas.place(one)
+    size = canvas.uniform(0, 1) * 0.25 + level(difficulty, 0.2, 0.1)
+    patch = edge(canvas.blob(cx, cy, size, rough=0.35) + 0.15 * fine, canvas.uniform(0.3, 1.0))
+    patches = edge(rough + 0.3 * fine - canvas.uniform(0.2, 1.0), canvas.uniform(0.6, 1.6))
+    patches = patches * torch.where(canvas.chance(0.5), one, body.lung)
+    patches = patches * edge(body.y - canvas.uniform(-0.9, 0.1), 0.5)
+    haze = torch.where(canvas.chance(0.6), body.lung, one) * (0.85 + 0.15 * rough)
+    haze = haze * edge(body.y - canvas.uniform(-1.6, 0.2), 0.8)
+    small = canvas.uniform(0.03, level(difficulty, 0.13, 0.08))
+    coin = edge(canvas.blob(cx, cy, small, rough=0.1, elongation=0.2), 0.4)
+    fluid = body.base - canvas.uniform(0.03, level(difficulty, 0.5, 0.25)) - 0.35 * (0.35 - body.wall).clamp_min(0)
+    fluid = edge(-fluid, 0.08) * one
+    gap = canvas.uniform(0.04, level(difficulty, 0.22, 0.12)) * (0.7 - body.y).clamp(0.3, 1.6)
+    free = edge(gap + 0.01 * rough - body.wall, 0.04) * one
+    options = torch.stack((patch, patches, haze, coin, fluid, free), 1)
+    index = kind[:, None].expand(-1, 1, *body.x.shape[1:])
+    return options.gather(1, index)[:, 0] * edge(body.lung - 0.3, 0.4)
+
+
+def _devices(canvas: Canvas, body: Thorax) -> Tensor:
+    """Tubes, wires, electrodes and pacemakers, in a third of all films."""
+    x, y = canvas.x + 0.08 * canvas.noise(3), canvas.y + 0.08 * canvas.noise(3)
+    thin = 1.6 * canvas.pixel
+    tube = bump(body.x - canvas.uniform(-0.05, 0.05), 2 * thin) * edge(canvas.uniform(-0.5, 0.6) - y, 0.03)
+    slope, at = canvas.uniform(-2.5, 2.5), canvas.uniform(-0.7, 0.7)
+    wire = bump((y - slope * x - at) / (1 + slope.abs()), thin)
+    other = bump(x - canvas.uniform(-0.9, 0.9) - 0.3 * y * y, thin)
+    ex, ey = canvas.uniform(-0.8, 0.8), canvas.uniform(-0.8, 0.8)
+    disc = edge(ellipse(x, y, ex, ey, 0.05, 0.05), 0.15) * 0.6 + edge(ellipse(x, y, -ex, ey + 0.2, 0.04, 0.04), 0.2)
+    box = edge(ellipse(x, y, canvas.uniform(0.3, 0.6), canvas.uniform(-0.7, -0.4), 0.13, 0.1), 0.06)
+    amount = canvas.uniform(0.15, 0.6)
+    return amount * (
+        tube * canvas.chance(0.15)
+        + wire * canvas.chance(0.22)
+        + other * canvas.chance(0.15)
+        + disc * canvas.chance(0.12)
+        + box * canvas.chance(0.06)
+    )
+
+
+def _borders(canvas: Canvas, image: Tensor) -> Tensor:
+    """Black collimator edges, or bright cloth and plates, at the sides of some films."""
+    tilt = canvas.uniform(-0.1, 0.1)
+    edge_at = torch.maximum(canvas.x + tilt * canvas.y, -canvas.x + canvas.uniform(-0.3, 0.1)) - canvas.uniform(
+        0.8, 1.0
+    )
+    outside = edge(edge_at, 0.02) * canvas.chance(0.3)
+    cloth = torch.where(canvas.chance(0.4), canvas.uniform(0.5, 1) + 0.2 * canvas.grain(), canvas.uniform(0, 0.1))
+    return torch.lerp(image, cloth, outside)
