@@ -1,0 +1,95 @@
+"""Whether an image looks like anything in the shots, so that a detector can say when it is out of its depth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madclip.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Whether an image looks like any of the shots: cosine distance of pooled token features to the nearest one.
+
+    Attributes:
+        features: [n, d] of the shots, unit length.
+        limit: Largest distance that counts as familiar.
+    """
+
+    features: tuple[tuple[float, ...], ...]
+    limit: float
+
+    @classmethod
+    def fit(cls, features: ArrayLike, groups: Sequence[Any] | None = None, level: float = 0.01) -> Familiarity:
+        """Learn the limit from each shot's distance to the nearest shot of another patient.
+
+        The limit is the upper prediction bound, Student's t on the logarithm, that one image in 1 / level of the same
+        kind would pass. It widens by itself where shots are few: four say little about what a fifth may look like.
+
+        Args:
+            features: [n, d], one row per shot, both classes.
+            groups: [n], patients; None, as a whole or for a shot, is a patient of its own.
+            level: Share of familiar images that may be warned about.
+
+        Raises:
+            DataError: There are fewer than three shots, or a feature is not finite.
+        """
+        from scipy.stats import t
+
+        rows = _unit(features)
+        distance = 1 - rows @ rows.T
+        known = list(groups) if groups is not None else [None] * len(rows)
+        for row, group in enumerate(known):
+            distance[row, [i == row or (group is not None and other == group) for i, other in enumerate(known)]] = (
+                np.inf
+            )
+        nearest = distance.min(1) if len(rows) else np.zeros(0)
+        nearest = np.log(np.maximum(nearest[np.isfinite(nearest)], 1e-6))
+        if len(nearest) < 3:
+            raise DataError("familiarity needs at least three shots of different patients")
+        reach = float(t.ppf(1 - level, len(nearest) - 1)) * math.sqrt(1 + 1 / len(nearest))
+        limit = math.exp(float(nearest.mean()) + reach * float(nearest.std(ddof=1)))
+        return cls(tuple(tuple(row) for row in rows.tolist()), min(limit, 2.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, with the version of their format."""
+        return {"format": FORMAT, "features": [list(row) for row in self.features], "limit": self.limit}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Familiarity:
+        """What `to_dict` wrote.
+
+        Raises:
+            CheckpointError: The format is of another version.
+        """
+        if values.get("format") != FORMAT:
+            raise CheckpointError(f"the familiarity has format {values.get('format')!r}; this madclip reads {FORMAT}")
+        return cls(tuple(tuple(row) for row in values["features"]), float(values["limit"]))
+
+    def distance(self, features: ArrayLike) -> Floats:
+        """Cosine distance of each row [m, d] to its nearest shot, [m], from 0 to 2."""
+        return np.asarray(1 - (_unit(features) @ np.asarray(self.features).T).max(1))
+
+    def familiar(self, features: ArrayLike) -> NDArray[np.bool_]:
+        """Whether each row [m, d] is within the limit, [m]."""
+        return np.asarray(self.distance(features) <= self.limit)
+
+
+def _unit(features: ArrayLike) -> Floats:
+    rows = np.atleast_2d(np.asarray(features, dtype=np.float64))
+    if not np.isfinite(rows).all():
+        raise DataError("a pooled feature is not a finite number")
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
