@@ -49,11 +49,17 @@ class Prediction:
         score: 0..1, 1 = anomalous.
         anomaly_map: float32 [H, W] in 0..1 at the image's own size.
         source: The file, or None for an array.
+        probability: Calibrated probability that the image is anomalous; None where the detector is not calibrated.
+        p_value: Conformal p-value against the normal images of the calibration, likewise.
+        verdict: "like the normals", "anomalous" or "I do not know", likewise.
     """
 
     score: float
     anomaly_map: npt.NDArray[np.float32]
     source: Path | None = None
+    probability: float | None = None
+    p_value: float | None = None
+    verdict: str | None = None
 
 
 class MadCLIP:

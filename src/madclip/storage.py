@@ -30,6 +30,20 @@ _FACTS, _WEIGHTS, _CARD = "detector.json", "head.safetensors", "README.md"
 _BRANCHES = ("normal", "abnormal")
 
 
+def check_target(folder: Path) -> None:
+    """A detector may go where there is nothing, an empty folder, or a detector.
+
+    Raises:
+        DataError: There is something else.
+    """
+    if folder.is_dir():
+        usable = (folder / _FACTS).exists() or not any(folder.iterdir())
+    else:
+        usable = not folder.exists()
+    if not usable:
+        raise DataError(f"{folder}: not empty and not a detector; choose another folder")
+
+
 def save_detector(detector: MadCLIP, folder: Path) -> None:
     """Write a detector's folder next to its final place, then rename it there; a detector that is there is replaced.
 
@@ -37,8 +51,7 @@ def save_detector(detector: MadCLIP, folder: Path) -> None:
         DataError: The folder holds something else, or cannot be written.
     """
     head = detector._fitted()  # noqa: SLF001
-    if folder.exists() and not (folder / _FACTS).exists() and any(folder.iterdir()):
-        raise DataError(f"{folder}: not empty and not a detector; choose another folder")
+    check_target(folder)
     spec = detector.backbone.spec
     facts = {
         "format": FORMAT,

@@ -1,0 +1,348 @@
+"""The command line: parses, calls, prints. `madclip --help` shows the commands."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from madclip.errors import DataError, MadCLIPError, RecipeError
+
+app = typer.Typer(
+    name="madclip",
+    help="Few-shot medical anomaly detection with a frozen CLIP. Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at data sets before learning from them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
+Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, mps.")]
+BackboneOption = Annotated[
+    str | None, typer.Option("--backbone", "-b", help="Catalogue id, path or hub name; see `madclip backbones`.")
+]
+TINY_NOTE = (
+    "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
+    "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
+)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,  # noqa: ARG001
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"madclip {installed('madclip')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def fit(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a CSV or JSONL manifest.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the detector.")],
+    shots: Annotated[str, typer.Option(help="Images of each class: 16, or NORMAL,ABNORMAL, or all.")] = "16",
+    shot_list: Annotated[
+        str | None, typer.Option(help="A published list instead of a draw: mvfa:Brain, madclip:Chest, ...")
+    ] = None,
+    backbone: BackboneOption = None,
+    objective: Annotated[str, typer.Option(help='What the images show, for example "Brain".')] = "medical image",
+    recipe: Annotated[str, typer.Option(help="madclip, paper or released.")] = "madclip",
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of the recipe: FIELD=VALUE.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw, the initial weights and the order.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")] = False,
+    cache: Annotated[bool, typer.Option(help="Keep tokens on disk for the next fit.")] = True,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn a detector from a few labelled images."""
+    from madclip.data.samples import load_dataset
+    from madclip.data.shots import published_shots
+    from madclip.detector import DEFAULT_BACKBONE, MadCLIP
+    from madclip.storage import check_target
+    from madclip.training.tokens import TokenCache
+
+    check_target(out)
+    dataset = load_dataset(data)
+    chosen: Any = dataset
+    if shot_list is not None:
+        source, _, name = shot_list.partition(":")
+        chosen = published_shots(source, name, _same_counts(shots), dataset.shot_pool)
+    if backbone is None:
+        typer.echo(TINY_NOTE, err=True)
+    detector = MadCLIP(
+        _recipe(recipe, change), backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device
+    )
+    state = out.with_name(out.name + ".fit-state")
+    with _bar("tokens") as on_image, _bar("fit") as on_step:
+        detector.fit(
+            chosen,
+            shots=_shots(shots),
+            seed=seed,
+            cache=TokenCache() if cache else None,
+            checkpoint=state,
+            resume=resume,
+            on_image=on_image,
+            on_step=on_step,
+        )
+    detector.save(out)
+    state.unlink(missing_ok=True)
+    facts = {
+        "detector": str(out),
+        "backbone": detector.backbone.spec.id,
+        "objective": objective,
+        "loss": detector.history.epochs[-1] if detector.history.epochs else None,
+        **{k: v for k, v in detector.provenance.items() if k != "shots"},
+    }
+    _print(
+        as_json,
+        facts,
+        f"{out}: learned from {facts['normal']} normal and {facts['abnormal']} abnormal images "
+        f"({facts['masks']} with masks)",
+    )
+
+
+@app.command()
+def predict(
+    detector: Annotated[Path, typer.Argument(help="Folder of the detector.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders, or patterns such as 'scans/*.png'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")],
+    maps: Annotated[str, typer.Option(help="Raw maps as tiff (float32), npy or none.")] = "tiff",
+    overlays: Annotated[bool, typer.Option(help="Draw heatmaps over the images.")] = True,
+    backbone: BackboneOption = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score images: predictions.jsonl and .csv, overlays/ and maps/."""
+    from madclip.data.inputs import expand_inputs
+    from madclip.detector import MadCLIP
+    from madclip.export.folder import PredictionFolder
+
+    if maps not in ("tiff", "npy", "none"):
+        raise RecipeError(f"--maps is tiff, npy or none, not {maps!r}")
+    images = expand_inputs(inputs)
+    model = MadCLIP.load(detector, backbone=backbone, device=device)
+    rows, failed = [], []
+    with PredictionFolder(out, maps=maps, overlays=overlays) as folder, _bar("predict") as progress:  # type: ignore[arg-type]
+        for done, (image, result) in enumerate(zip(images, model.predict_iter(images), strict=True), 1):
+            if isinstance(result, DataError):
+                failed.append(folder.fail(image, result))
+            else:
+                rows.append(folder.add(image, result))
+            progress(done, len(images))
+    summary = f"{out}: {len(rows)} images scored, {len(failed)} failed"
+    lines = [f"failed: {row['error']}" for row in failed]
+    _print(as_json, {"out": str(out), "predictions": rows, "failed": failed}, "\n".join([*lines, summary]))
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def backbones(as_json: Json = False) -> None:
+    """Which backbones are known by name, their licences, and where to put a downloaded file."""
+    from dataclasses import asdict
+
+    from madclip.backbones.catalogue import catalogue
+
+    rows = [{**asdict(entry), "folder": str(entry.folder) if entry.hub else None} for entry in catalogue()]
+    if as_json:
+        _print(True, {"backbones": rows}, "")
+        return
+    use = {True: "yes", False: "no", None: "not known"}
+    shown = [
+        [
+            r["id"],
+            f"{r['depth']} x {r['width']}, patch {r['patch_size']} at {r['image_size']}",
+            r["licence"],
+            use[r["commercial"]],
+        ]
+        for r in rows
+    ]
+    _table(["id", "blocks x width, input", "licence", "commercial use"], shown)
+    typer.echo(
+        "\nA name is fetched from its hub once and then works offline. To use a file downloaded by hand, put it in"
+    )
+    for r in rows:
+        if r["hub"]:
+            typer.echo(f"  {r['folder']}/{r['file'] or ''}  ({r['hub']})")
+
+
+@app.command("import-released")
+def import_released(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pth file that the paper's authors published.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the detector.")],
+    backbone: Annotated[str, typer.Option("--backbone", "-b", help="OpenAI's ViT-L/14@336px.")],
+    objective: Annotated[str, typer.Option(help="The one that it was trained with.")],
+    image_size: Annotated[int, typer.Option(help="Likewise, pixels.")] = 240,
+    image_score: Annotated[str, typer.Option(help="max (sets with masks) or mean (sets without).")] = "max",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Turn a published checkpoint into a detector."""
+    from madclip.detector import MadCLIP
+
+    detector = MadCLIP.from_released(
+        checkpoint,
+        backbone=backbone,
+        objective=objective,
+        image_size=image_size,
+        image_score=image_score,  # type: ignore[arg-type]
+        device=device,
+    )
+    detector.save(out)
+    _print(as_json, {"detector": str(out), **detector.provenance}, f"{out}: imported {checkpoint}")
+
+
+@app.command()
+def cache(
+    limit: Annotated[str | None, typer.Option(help="Set the limit, for example 5GB.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all tokens.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show, limit or clear the cached tokens; they derive from your images."""
+    from madclip.training.tokens import TokenCache
+
+    tokens = TokenCache()
+    freed = tokens.clear() if clear else 0
+    if limit is not None:
+        tokens.limit = _bytes(limit)
+    facts = {
+        "folder": str(tokens.folder),
+        "images": len(tokens.entries()),
+        "bytes": tokens.size(),
+        "limit": tokens.limit,
+        "freed": freed,
+    }
+    _print(
+        as_json,
+        facts,
+        f"{facts['folder']}: tokens of {facts['images']} images, {_gigabytes(tokens.size())} of "
+        f"{_gigabytes(tokens.limit)} allowed" + (f"; {_gigabytes(freed)} set free" if clear else ""),
+    )
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a CSV or JSONL manifest.")],
+    as_json: Json = False,
+) -> None:
+    """Report counts, sizes, masks, duplicates, and images or patients on both sides of a split."""
+    from madclip.data.check import check_dataset
+
+    with _bar("read") as progress:
+        report = check_dataset(data, progress=progress)
+    lines = [f"{report.root}: layout {report.layout}, patients from {report.patients_from}"]
+    lines += [
+        f"  {split}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
+        for split, counts in report.counts.items()
+    ]
+    lines.append("  sizes: " + ", ".join(f"{size} ({n})" for size, n in list(report.sizes.items())[:5]))
+    for problem in report.problems:
+        lines.append(f"{problem.severity}: {problem.message} ({len(problem.files)})")
+        lines += [f"    {name}" for name in problem.files[:10]]
+        if len(problem.files) > 10:
+            lines.append(f"    ... and {len(problem.files) - 10} more (--json lists all)")
+    _print(as_json, report.to_dict(), "\n".join(lines))
+    if not report.ok:
+        raise typer.Exit(2)
+
+
+def _recipe(name: str, changes: list[str] | None) -> Any:
+    from madclip.recipe import Recipe, parse_field
+
+    return Recipe.preset(name, **dict(parse_field(text) for text in changes or []))
+
+
+def _shots(text: str) -> int | tuple[int, int] | None:
+    if text == "all":
+        return None
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise RecipeError(f"--shots is a number, NORMAL,ABNORMAL, or all, not {text!r}")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def _same_counts(text: str) -> int:
+    shots = _shots(text)
+    if not isinstance(shots, int):
+        raise RecipeError(f"a published list has 2, 4, 8 or 16 images of each class; --shots {text} does not say which")
+    return shots
+
+
+def _bytes(text: str) -> int:
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number = text.strip().upper().rstrip("BKMGT")
+    unit = text.strip().upper()[len(number) :]
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, KeyError):
+        raise RecipeError(f"--limit is a size such as 500MB or 5GB, not {text!r}") from None
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _print(as_json: bool, facts: dict[str, Any], text: str) -> None:
+    typer.echo(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) if as_json else text)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> None:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, ["-" * width for width in widths], *rows]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error, shown only to people; call it with (done, total) or (done, total, loss)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None, loss="", visible=False)
+
+        def advance(done: int, total: int, loss: float | None = None) -> None:
+            shown = "" if loss is None else f"loss {loss:.3f}"
+            bar.update(task, completed=done, total=total, loss=shown, visible=True)
+
+        yield advance
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line and exit code 2, Ctrl-C is 130."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=True)
+    except MadCLIPError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        typer.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,1 @@
+"""What leaves the detector: result folders, and models in other formats."""
