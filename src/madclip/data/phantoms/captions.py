@@ -59,7 +59,7 @@ FINDINGS: dict[str, tuple[str, ...]] = {
     "drusen": ("drusen", "bumps of the pigment epithelium", "early macular degeneration"),
     "detachment": ("pigment epithelial detachment", "detachment", "elevated pigment epithelium"),
     "neovascularisation": ("choroidal neovascularisation", "CNV", "neovascular membrane"),
-    "hypodense lesion": ("hypodense lesion", "liver tumour", "dark lesion", "low-density lesion"),
+    "hypodense lesion": ("hypodense lesion", "liver tumour", "low-density lesion"),
     "hyperdense lesion": ("hyperdense lesion", "enhancing lesion", "high-density lesion"),
     "exudates": ("exudates", "hard exudates", "bright yellow spots"),
     "haemorrhages": ("haemorrhages", "hemorrhages", "dark red blots"),

@@ -1,0 +1,161 @@
+"""Liver CT: the organ alone on black, equalised as benchmarks have it, or the whole abdomen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, edge, ellipse, level, smooth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = ("hypodense lesion", "hyperdense lesion", "metastasis", "cyst")
+DARK, BRIGHT, TARGET, CYST = range(4)
+
+
+def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
+    """A batch of axial slices.
+
+    Args:
+        canvas: To draw on.
+        abnormal: [n] bool, which images get lesions.
+        difficulty: 0..1.
+    """
+    sick = abnormal[:, None, None]
+    crop = canvas.chance(0.55)
+    x, y = canvas.pose(rotate=0.12, zoom=(0.9, 1.2), shift=0.07, warp=0.03)
+    zoom = torch.where(crop, canvas.uniform(0.9, 1.6), 1.0)
+    pan = torch.where(crop, canvas.uniform(0, 1), 0.0) * (1 - 1 / zoom)
+    x, y = x / zoom - 0.45 * pan, y / zoom - 0.1 * pan
+    wave, rough = canvas.noise(6), canvas.noise(14)
+    organ = _organ(canvas, x, y, wave)
+    liver = edge(organ, 0.03)
+    tissue, dense = _parenchyma(canvas, organ, wave, rough)
+
+    kind = canvas.choose(0.5, 0.15, 0.2, 0.15)
+    many = canvas.chance(0.3)
+    cover, profile = _lesions(canvas, organ, many, difficulty)
+    cover = cover * liver * sick
+    tissue = _tint(canvas, tissue, (cover, profile), kind, rough, difficulty)
+
+    whole = torch.lerp(_abdomen(canvas, x, y, wave, dense), tissue, liver)
+    grain = canvas.grain()
+    grain = torch.lerp(grain, 2.5 * smooth(smooth(grain)), canvas.uniform(0, 1).sqrt())
+    noisy = canvas.uniform(0.005, level(difficulty, 0.03, 0.06)) * grain
+    inside = liver > 0.5
+    image = torch.where(crop, tissue, whole) + noisy
+    image = torch.where(canvas.chance(0.65) & crop, _equalised(canvas, image, inside), image)
+    image = torch.where(crop, image * liver, image * edge(ellipse(x, y, 0, 0, 0.96, 0.76), 0.02))
+    mask = (cover > 0.4) & inside & sick
+    light = kind == BRIGHT
+    attributes = [
+        {
+            "finding": KINDS[k],
+            "brightness": "bright" if bright else "dark",
+            "count": "multiple" if several else "single",
+            "view": None if alone else "axial abdominal",
+        }
+        for k, bright, several, alone in zip(*(v.flatten().tolist() for v in (kind, light, many, crop)), strict=True)
+    ]
+    # Noise is already in: after it, black must stay black outside a cropped organ.
+    finish = Finish(bias=0.05, noise=0.005, blur=0.8, gamma=0.3, contrast=0.25, brightness=0.02, marks=0.15)
+    return Drawing(image[:, None], mask, attributes, finish)
+
+
+def _organ(canvas: Canvas, x: Tensor, y: Tensor, wave: Tensor) -> Tensor:
+    """Positive inside the liver: a right lobe, a left lobe of any length, notches; lower slices only the right lobe."""
+    right = ellipse(x, y, -0.42, canvas.uniform(-0.1, 0.1), canvas.uniform(0.3, 0.45), canvas.uniform(0.4, 0.56)) * 0.4
+    reach = canvas.uniform(-0.25, 0.25)
+    left = ellipse(x, y + 0.25 * (x + 0.2), reach, -0.22, canvas.uniform(0.25, 0.5), canvas.uniform(0.15, 0.3)) * 0.22
+    lobes = torch.where(canvas.chance(0.8), torch.maximum(right, left), right)
+    notch = ellipse(x, y, canvas.uniform(-0.3, 0.05), canvas.uniform(0.25, 0.4), canvas.uniform(0.03, 0.16), 0.25) * 0.15
+    )
+    body = ellipse(x, y, 0, 0, 0.86, 0.66) * 0.7
+    return torch.minimum(torch.minimum(lobes, -notch), body) + 0.02 * wave
+
+
+def _parenchyma(canvas: Canvas, organ: Tensor, wave: Tensor, rough: Tensor) -> tuple[Tensor, Tensor]:
+    """The liver with its vessels and fissure, and its mean level [n, 1, 1]."""
+    dense = canvas.uniform(0.42, 0.68)
+    thick = canvas.uniform(0.05, 0.2)
+    tree = bump(canvas.noise(4.5) + 0.25 * rough, thick) + 0.8 * bump(canvas.noise(8) + 0.3 * rough.flip(1), thick)
+    tree = tree * edge(wave.flip(1) + 0.2, 1.2)
+    rounds = edge(canvas.noise(canvas.uniform(14, 24)) - 1.9, 0.4)
+    vessels = (tree + rounds).clamp_(max=1) * edge(organ - 0.05, 0.05)
+    # Contrast phases: vessels dark before contrast, bright after, and sometimes like the liver.
+    amount = canvas.uniform(-0.12, 0.2)
+    fissure = bump(wave.flip(2) + 0.4 * rough.flip(2), 0.06) * edge(0.12 - organ, 0.05)
+    tissue = dense + amount * vessels - canvas.uniform(-0.2, 0.2).clamp_min(0) * fissure
+    return tissue + canvas.uniform(0, 0.02) * rough.flip(1) + canvas.uniform(0, 0.02) * wave, dense
+
+
+def _lesions(canvas: Canvas, organ: Tensor, many: Tensor, difficulty: float) -> tuple[Tensor, Tensor]:
+    """Opacity 0..1, and the profile inside (0 on the outline)."""
+    cx, cy = canvas.place(organ > 0.03)
+    size = canvas.uniform(0, 1).square() * 0.22 + level(difficulty, 0.09, 0.045)
+    one = canvas.blob(cx, cy, size, rough=0.2)
+    several = 0.4 * (canvas.noise(canvas.uniform(9, 20)) - canvas.uniform(1.1, 1.7))
+    profile = torch.where(many, torch.maximum(several, one), one)
+    return edge(profile, canvas.uniform(0.12, 0.6)), profile
+
+
+def _tint(
+    canvas: Canvas, tissue: Tensor, lesion: tuple[Tensor, Tensor], kind: Tensor, rough: Tensor, difficulty: float
+) -> Tensor:
+    cover, profile = lesion
+    amount = canvas.uniform(level(difficulty, 0.12, 0.05), level(difficulty, 0.35, 0.22))
+    sign = torch.tensor([-1.0, 1.0, -0.9, -1.3], device=canvas.device)[kind]
+    texture = torch.where(kind == CYST, 1.0, 1 + canvas.uniform(0, 0.4) * rough)
+    core = edge(profile - 0.35, 0.25)
+    rim = bump(profile - 0.08, 0.14)
+    target = -0.4 - 0.8 * core + canvas.uniform(0, 1.4) * rim
+    return tissue + cover * amount * torch.where(kind == TARGET, target, sign * texture)
+
+
+def _abdomen(canvas: Canvas, x: Tensor, y: Tensor, wave: Tensor, dense: Tensor) -> Tensor:
+    """Everything around the liver, bright and dark organs as in health."""
+    fat, muscle = canvas.uniform(0.1, 0.3), dense * canvas.uniform(0.7, 0.95)
+    bone = canvas.uniform(0.85, 1.05)
+    body = ellipse(x, y, 0, 0, 0.96, 0.76)
+    belly = ellipse(x, y, 0, canvas.uniform(-0.02, 0.03), 0.88, 0.68) + 0.02 * wave
+    image = torch.lerp(fat.expand_as(x), muscle.expand_as(x), edge(belly, 0.02))
+    image = torch.lerp(image, fat.expand_as(x), edge(belly - 0.08, 0.03))
+    # Ribs are cut into bright dashes along the wall.
+    dashes = edge((torch.atan2(y, x) * canvas.uniform(8, 14) + canvas.uniform(0, 6)).sin_() - 0.4, 0.4)
+    image = torch.lerp(image, bone.expand_as(x), dashes * bump(belly - 0.05, 0.035) * edge(y + 0.45, 0.2))
+
+    def organ(shape: Tensor, value: Tensor) -> None:
+        nonlocal image
+        image = torch.lerp(image, value.expand_as(x), edge(shape + 0.06 * wave.flip(1), 0.08))
+
+    bowel = canvas.noise(10)
+    image = torch.lerp(
+        image, muscle + 0.12 * bowel, edge(bowel - 0.2, 0.3) * edge(ellipse(x, y, 0.2, -0.2, 0.6, 0.4), 0.2)
+    )
+    organ(ellipse(x, y, 0.5, -0.15, canvas.uniform(0.15, 0.3), canvas.uniform(0.15, 0.3)), canvas.uniform(0.0, 0.8))
+    organ(
+        ellipse(x, y, 0.68, 0.15, canvas.uniform(0.1, 0.17), canvas.uniform(0.2, 0.32)),
+        dense + canvas.uniform(-0.1, 0.15),
+    )
+    organ(ellipse(x.abs(), y, 0.4, 0.35, 0.13, canvas.uniform(0.1, 0.18)), dense + canvas.uniform(-0.05, 0.3))
+    organ(ellipse(x, y, -0.15, 0.02, 0.1, canvas.uniform(0.05, 0.14)), canvas.uniform(0.2, 0.35))
+    organ(ellipse(x, y, 0.06, 0.22, 0.07, 0.07), dense + canvas.uniform(0, 0.35))
+    organ(ellipse(x, y, -0.1, 0.2, 0.08, 0.06), dense + canvas.uniform(-0.05, 0.2))
+    organ(ellipse(x.abs(), y, 0.22, 0.52, 0.2, 0.12), muscle)
+    spine = torch.maximum(ellipse(x, y, 0, 0.4, 0.14, 0.12) * 0.13, ellipse(x, y, 0, 0.58, 0.03, 0.14) * 0.04)
+    spine = torch.maximum(spine, ellipse(x, y, 0, 0.52, 0.2, 0.035) * 0.04)
+    image = torch.lerp(image, bone - 0.35 * edge(spine - 0.03, 0.05) + 0.05 * bowel, edge(spine, 0.02))
+    canal = edge(ellipse(x, y, 0, 0.54, 0.05, 0.04), 0.3)
+    return torch.lerp(image, muscle.expand_as(x), canal) * edge(body, 0.02)
+
+
+def _equalised(canvas: Canvas, image: Tensor, inside: Tensor) -> Tensor:
+    """Contrast stretched to the organ's own grey levels, as histogram equalisation leaves it."""
+    weight = inside.float()
+    area = weight.sum((1, 2), keepdim=True).clamp_min(1)
+    mean = (image * weight).sum((1, 2), keepdim=True) / area
+    deviation = (((image - mean).square() * weight).sum((1, 2), keepdim=True) / area).sqrt().clamp_min(0.01)
+    z = (image - mean) / deviation
+    return canvas.uniform(0.45, 0.7) + canvas.uniform(0.08, 0.2) * z.clamp(-2.5, 2.5)
