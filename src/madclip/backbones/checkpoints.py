@@ -114,7 +114,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], str | None]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # noqa: BLE001 -- a damaged pickle may raise anything
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if type(error).__name__ == "UnpicklingError" and "Unsupported operand" not in str(error):
             raise CheckpointError(
                 f"{path} holds Python objects beside tensors, which could run code, and was not loaded: "
                 "convert it to safetensors where you trust it"
@@ -126,15 +126,17 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def _is_program(path: Path) -> bool:
-    """Whether a zip archive is TorchScript; compressed members are refused, since torch never writes them."""
+    """Whether a zip archive is TorchScript; a compressed state dict is refused, since torch writes none."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path} is not a sound PyTorch file ({_short(error)}): download it again") from None
+    if any(member.filename.endswith("constants.pkl") or "/code/" in member.filename for member in members):
+        return True
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise CheckpointError(f"{path} is a compressed archive, which torch never writes: download it again")
-    return any(member.filename.endswith("constants.pkl") or "/code/" in member.filename for member in members)
+    return False
 
 
 def _read_openai_program(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -144,7 +146,7 @@ def _read_openai_program(path: Path) -> tuple[dict[str, Any], str | None]:
             f"{path} is a TorchScript program and its SHA-256 ({digest[:12]}...) is none of OpenAI's CLIP archives: "
             "it was not run; give its state dict instead"
         )
-    program = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    program = torch.jit.load(path, map_location="cpu")
     return dict(program.state_dict()), OPENAI_SHA256[digest]
 
 

@@ -162,18 +162,15 @@ def infer_geometry(path: Path, state: dict[str, torch.Tensor]) -> Geometry:
     positions = len(state["visual.positional_embedding"])
     if round((positions - 1) ** 0.5) ** 2 != positions - 1 or positions < 2:
         raise CheckpointError(f"{path}: {positions} vision positions are no class position and a square of patches")
+    text_positions, text_width = state["positional_embedding"].shape
     inner = {tower: len(state[f"{tower}transformer.resblocks.0.mlp.c_fc.weight"]) for tower in ("visual.", "")}
     return Geometry(
         vision=Tower(width, _depth(state, "visual."), inner["visual."], positions),
-        text=Tower(state["token_embedding.weight"].shape[1], _depth(state, ""), inner[""], *_first(state)),
+        text=Tower(text_width, _depth(state, ""), inner[""], text_positions),
         patch=patch,
         vocabulary=len(state["token_embedding.weight"]),
         embed=state["visual.proj"].shape[1],
     )
-
-
-def _first(state: dict[str, torch.Tensor]) -> tuple[int]:
-    return (len(state["positional_embedding"]),)
 
 
 def _depth(state: dict[str, torch.Tensor], tower: Literal["visual.", ""]) -> int:
@@ -259,9 +256,13 @@ def _section(path: Path, config: dict[str, Any], name: str) -> dict[str, Any]:
 def _config(path: Path, geometry: Geometry, model: dict[str, Any], activation: str) -> dict[str, Any]:
     config_file, g = path.parent / CONFIG, geometry
     vision, text = (_section(config_file, model, name) for name in ("vision_cfg", "text_cfg"))
-    head_width = vision.get("head_width", HEAD_WIDTHS.get(g.vision.width, 64))
-    heads = _heads(path, g.vision.width, g.vision.width // head_width if _is_count(head_width) else head_width)
-    text_heads = _heads(path, g.text.width, text.get("heads", g.text.width // 64))
+    default = min(HEAD_WIDTHS.get(g.vision.width, 64), g.vision.width)
+    head_width = _count(config_file, "head_width", vision.get("head_width", default))
+    heads = max(g.vision.width // head_width, 1)
+    text_heads = _count(config_file, "heads", text.get("heads", max(g.text.width // 64, 1)))
+    for width, count in ((g.vision.width, heads), (g.text.width, text_heads)):
+        if width % count:
+            raise CheckpointError(f"{path}: {count} attention heads do not fit a width of {width}")
 
     def tower(sizes: Tower, count: int) -> dict[str, Any]:
         return {
@@ -283,12 +284,7 @@ def _config(path: Path, geometry: Geometry, model: dict[str, Any], activation: s
     }
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value > 0
-
-
-def _heads(path: Path, width: int, heads: Any) -> int:
-    heads = max(heads, 1) if isinstance(heads, int) else heads
-    if not _is_count(heads) or width % heads:
-        raise CheckpointError(f"{path}: {heads!r} attention heads do not fit a width of {width}")
-    return int(heads)
+def _count(path: Path, name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"{path}: {name} should be a count, not {value!r}")
+    return value

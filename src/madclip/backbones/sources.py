@@ -30,7 +30,7 @@ def find_checkpoint(source: str | Path) -> tuple[Checkpoint, BackboneEntry | Non
     if entry is not None and not Path(text, "config.json").is_file():
         return _from_catalogue(entry), entry, entry.id
     path = Path(source).expanduser()
-    if path.exists():
+    if text and path.exists():
         return read_checkpoint(path), None, path.name or str(path.resolve())
     if isinstance(source, str) and HUB_NAME.fullmatch(text) and path.suffix not in WEIGHT_SUFFIXES:
         return read_checkpoint(hub.download(text, Path(text.split("/")[1]))), None, text

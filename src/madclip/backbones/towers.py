@@ -132,8 +132,10 @@ class TowerBackbone(Backbone):
         Raises:
             RecipeError: A text is longer than the tower.
         """
+        if not texts:
+            return torch.zeros(0, self.spec.embed_dim, device=self.device, dtype=self.dtype)
         rows = [[*self.start_ids, *ids, *self.end_ids] for ids in self.tokenize(texts)]
-        longest = max((len(row) for row in rows), default=0)
+        longest = max(len(row) for row in rows)
         if longest > self.spec.text_length:
             text = texts[[len(row) for row in rows].index(longest)]
             limit = self.spec.text_length
