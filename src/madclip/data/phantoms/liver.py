@@ -70,7 +70,8 @@ def _organ(canvas: Canvas, x: Tensor, y: Tensor, wave: Tensor) -> Tensor:
     reach = canvas.uniform(-0.25, 0.25)
     left = ellipse(x, y + 0.25 * (x + 0.2), reach, -0.22, canvas.uniform(0.25, 0.5), canvas.uniform(0.15, 0.3)) * 0.22
     lobes = torch.where(canvas.chance(0.8), torch.maximum(right, left), right)
-    notch = ellipse(x, y, canvas.uniform(-0.3, 0.05), canvas.uniform(0.25, 0.4), canvas.uniform(0.03, 0.16), 0.25) * 0.15
+    notch = (
+        ellipse(x, y, canvas.uniform(-0.3, 0.05), canvas.uniform(0.25, 0.4), canvas.uniform(0.03, 0.16), 0.25) * 0.15
     )
     body = ellipse(x, y, 0, 0, 0.86, 0.66) * 0.7
     return torch.minimum(torch.minimum(lobes, -notch), body) + 0.02 * wave
