@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from madclip.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Jitter = Literal["per_image", "per_class"]
+    from madclip.recipe import Jitter
 
 
 def make_variants(

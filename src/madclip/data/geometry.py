@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from PIL import Image as Picture
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-Aspect = Literal["stretch", "pad"]
+    from madclip.recipe import Aspect
 
 
 def fit_pixels(pixels: npt.NDArray[np.float32] | torch.Tensor, size: int, aspect: Aspect) -> torch.Tensor:

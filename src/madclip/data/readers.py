@@ -35,7 +35,18 @@ MAX_LABEL = 15
 # tifffile logs what it also raises; without any handler Python would print that beside our one line.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, EOFError, struct.error, zlib.error)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    EOFError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
 """What decoders raise when a file is damaged."""
 _PNG_SIXTEEN_BIT = 16
 
@@ -178,6 +189,8 @@ def _decode(path: Path, *, mask: bool = False) -> tuple[npt.NDArray[Any], float]
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise DataError(f"{path}: {width} x {height} pixels; there is nothing to read")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{path}: {width} x {height} pixels; images of more than {MAX_PIXELS // 2**20} megapixels are not read, "
@@ -266,6 +279,8 @@ def _tiff_scale(path: Path, page: Any, values: npt.NDArray[Any]) -> tuple[npt.ND
     if page.photometric == photometric.MINISWHITE:
         values = maximum - values
     elif page.photometric == photometric.SEPARATED:
+        if values.shape[2] < 4:
+            raise ValueError(f"CMYK with {values.shape[2]} channels")
         light = 1 - values.astype(np.float32) / maximum
         return light[..., :3] * light[..., 3:4], 1.0
     if depth == 1:

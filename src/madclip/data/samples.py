@@ -142,9 +142,7 @@ def load_dataset(root: Path | str, *, patient_from_name: str | None = "auto") ->
     for label, found in (("normal", dataset.normal), ("abnormal", dataset.abnormal)):
         if not found:
             count = len(dataset.samples)
-            raise DataError(
-                f"{root}: no {label} images ({count} images, layout {dataset.layout}); both kinds are needed"
-            )
+            raise DataError(f"{root}: no {label} images among {count} (layout {dataset.layout}); both kinds are needed")
     return dataset
 
 
@@ -389,9 +387,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or []]
         if not {"image", "path"} & set(rows.fieldnames) or "label" not in rows.fieldnames:
-            raise DataError(
-                f"{path}: the first row names the columns; image (or path) and label are needed, found {header!r}"
-            )
+            raise DataError(f"{path}: the first row must name the columns image (or path) and label, found {header!r}")
         for row in rows:
             where = f"{path}, row {rows.line_num}"
             if None in row or None in row.values():

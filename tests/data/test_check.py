@@ -1,0 +1,151 @@
+import json
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Picture
+
+from madclip.data import check_dataset
+from madclip.errors import DataError
+
+
+def write(path, values=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = zlib.crc32("/".join(path.parts[-4:]).encode())
+    values = np.random.default_rng(seed).integers(0, 255, (16, 20), dtype=np.uint8) if values is None else values
+    Picture.fromarray(values).save(path)
+    return path
+
+
+def lesion(size=(16, 20), value=255):
+    mask = np.zeros(size, np.uint8)
+    mask[4:8, 4:8] = value
+    return mask
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A sound set in the BMAD layout: 3 normal and 2 abnormal images with masks in either split."""
+    for split in ("valid", "test"):
+        for index in range(3):
+            write(tmp_path / split / "good/img" / f"n{index}.png")
+        for index in range(2):
+            write(tmp_path / split / "Ungood/img" / f"a{index}.png")
+            write(tmp_path / split / "Ungood/anomaly_mask" / f"a{index}.png", lesion())
+    return tmp_path
+
+
+def problems(root, **options):
+    return {problem.kind: problem for problem in check_dataset(root, **options).problems}
+
+
+def test_a_sound_set(root):
+    seen = []
+    report = check_dataset(root, progress=lambda done, total: seen.append((done, total)))
+    assert report.ok
+    assert report.problems == ()
+    counts = {"normal": 3, "abnormal": 2, "masks": 2, "patients": 0}
+    assert report.counts == {"valid": counts, "test": counts}
+    assert report.sizes == {"20 x 16": 10}
+    assert report.depths == {"8-bit": 10}
+    assert seen == [(done, 10) for done in range(1, 11)]
+    assert json.loads(json.dumps(report.to_dict()))["counts"]["test"]["masks"] == 2
+
+
+DAMAGES = {
+    "unreadable": (lambda root: (root / "valid/good/img/n0.png").write_text("no"), "valid/good/img/n0.png"),
+    "unreadable_mask": (
+        lambda root: write(root / "valid/Ungood/anomaly_mask/a0.png", lesion(value=128)),
+        "valid/Ungood/anomaly_mask/a0.png",
+    ),
+    "mask_size": (
+        lambda root: write(root / "valid/Ungood/anomaly_mask/a0.png", lesion((16, 21))),
+        "valid/Ungood/anomaly_mask/a0.png",
+    ),
+    "empty_mask": (
+        lambda root: write(root / "test/Ungood/anomaly_mask/a1.png", lesion(value=0)),
+        "test/Ungood/anomaly_mask/a1.png",
+    ),
+    "normal_with_mask": (lambda root: write(root / "valid/good/label/n1.png", lesion()), "valid/good/label/n1.png"),
+    "image_across": (
+        lambda root: shutil.copy(root / "valid/good/img/n0.png", root / "test/good/img/n2.png"),
+        "test/good/img/n2.png = valid/good/img/n0.png",
+    ),
+    "duplicate": (
+        # Another format, the same pixels.
+        lambda root: Picture.open(root / "valid/good/img/n0.png").save(root / "valid/good/img/x.tif"),
+        "valid/good/img/n0.png = valid/good/img/x.tif",
+    ),
+    "label_conflict": (
+        lambda root: shutil.copy(root / "valid/good/img/n0.png", root / "valid/Ungood/img/a0.png"),
+        "valid/Ungood/img/a0.png = valid/good/img/n0.png",
+    ),
+    "missing_mask": (lambda root: (root / "valid/Ungood/anomaly_mask/a0.png").unlink(), "valid/Ungood/img/a0.png"),
+    "unused": (
+        lambda root: write(root / "valid/Ungood/anomaly_mask/lost.png", lesion()),
+        "valid/Ungood/anomaly_mask/lost.png",
+    ),
+    "dark": (
+        lambda root: tifffile.imwrite(
+            root / "valid/good/img/dark.tif", np.arange(320, dtype=np.uint16).reshape(16, 20) * 12
+        ),
+        "valid/good/img/dark.tif",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_every_kind_of_problem_is_found_and_no_other(root, kind):
+    damage, file = DAMAGES[kind]
+    damage(root)
+    found = problems(root)
+    assert set(found) == {kind} | ({"duplicate"} if kind == "label_conflict" else set())
+    assert found[kind].files == (file,)
+    severe = kind not in {"duplicate", "missing_mask", "unused", "dark"}
+    assert found[kind].severity == ("error" if severe else "warning")
+    assert check_dataset(root).ok is not severe
+    if kind.startswith("unreadable"):
+        assert "not a" in found[kind].message
+    if kind in {"unreadable_mask", "mask_size", "empty_mask", "missing_mask"}:
+        assert sum(count["masks"] for count in check_dataset(root).counts.values()) == 3
+
+
+def test_one_class_is_reported_not_raised(root):
+    for split in ("valid", "test"):
+        shutil.rmtree(root / split / "Ungood")
+    assert problems(root)["one_class"].files == ("abnormal",)
+
+
+def rename_to_patients(root, shared):
+    for split, first in (("valid", 1), ("test", 1 if shared else 51)):
+        for index, path in enumerate(sorted((root / split).glob("*/img/*.png"))):
+            name = f"{first + index // 2:03d}_{index}.png"
+            mask = path.parents[1] / "anomaly_mask" / path.name
+            if mask.exists():
+                mask.rename(mask.with_name(name))
+            path.rename(path.with_name(name))
+
+
+def test_patients_in_two_splits(root):
+    rename_to_patients(root, shared=True)
+    report = check_dataset(root)
+    assert report.patients_from == "names"
+    assert report.counts["valid"]["patients"] == 3
+    inferred = problems(root)["patient_across"]
+    assert inferred.severity == "warning"
+    assert inferred.files[0] == "test/Ungood/img/001_0.png = valid/Ungood/img/001_0.png"
+    assert len(inferred.files) == 3
+    assert problems(root, patient_from_name=r"^(\d+)_")["patient_across"].severity == "error"
+    assert problems(root, patient_from_name=None) == {}
+
+
+def test_patients_apart(root):
+    rename_to_patients(root, shared=False)
+    assert problems(root) == {}
+
+
+def test_a_folder_that_cannot_be_understood(tmp_path):
+    with pytest.raises(DataError, match="is empty"):
+        check_dataset(tmp_path)
