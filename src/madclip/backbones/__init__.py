@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from madclip.backbones.catalogue import BackboneEntry, catalogue
+    from madclip.backbones.entries import BackboneEntry, catalogue
     from madclip.backbones.load import load_backbone
     from madclip.backbones.spec import Backbone, BackboneSpec
 
@@ -13,9 +13,9 @@ __all__ = ["Backbone", "BackboneEntry", "BackboneSpec", "catalogue", "load_backb
 
 _HOMES = {
     "Backbone": "spec",
-    "BackboneEntry": "catalogue",
+    "BackboneEntry": "entries",
     "BackboneSpec": "spec",
-    "catalogue": "catalogue",
+    "catalogue": "entries",
     "load_backbone": "load",
 }
 

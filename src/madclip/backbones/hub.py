@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from madclip.backbones.catalogue import cache_folder
 from madclip.backbones.checkpoints import read_json, sha256
+from madclip.backbones.entries import cache_folder
 from madclip.errors import CheckpointError
 
 SMALL = (
@@ -43,6 +43,8 @@ def download(name: str, place: Path, file: str | None = None) -> Path:
     Raises:
         CheckpointError: Not cached and not to be had, or what came is not what the hub says it is.
     """
+    from huggingface_hub.errors import GatedRepoError
+
     record = cache_folder() / "hub" / f"{name.replace('/', '--')}.json"
     if record.is_file():
         cached = _local(name, read_json(record))
@@ -57,6 +59,8 @@ def download(name: str, place: Path, file: str | None = None) -> Path:
         if cached is not None:
             return cached
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        if isinstance(error, GatedRepoError):
+            reason = "its owner asks you to accept terms: do so on the hub's page, then run `hf auth login`"
         what = f"{file}, or " if file else ""
         raise CheckpointError(
             f"{name} could not be downloaded ({reason}): put {what}its config.json, model.safetensors and tokenizer "
@@ -74,8 +78,8 @@ def _local(name: str, record: dict[str, Any]) -> Path | None:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
         return None
     if record:
-        return folder if all((folder / file).is_file() for file in record.get("files", {"": ""})) else None
-    return folder if any(folder.glob(kind[-1]) for kind in WEIGHTS if list(folder.glob(kind[-1]))) else None
+        return folder if all((folder / file).is_file() for file in record.get("files", {})) else None
+    return folder if any(next(folder.glob(kind[-1]), None) for kind in WEIGHTS) else None
 
 
 def _fetch(name: str, record: Path) -> Path:

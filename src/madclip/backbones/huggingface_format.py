@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ACTIVATION_DEFAULTS = {"clip": "quick_gelu", "siglip": "gelu_pytorch_tanh"}
+DEPTH_LIMIT = 256
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -78,6 +79,9 @@ def _family(path: Path, config: dict[str, Any]) -> str:
     for name in ("vision_config", "text_config"):
         if not isinstance(config.get(name), dict):
             raise CheckpointError(f"{path} has no {name}: expected a CLIP or SigLIP with both towers, not {kind!r}")
+        depth = config[name].get("num_hidden_layers", 12)
+        if not isinstance(depth, int) or not 1 <= depth <= DEPTH_LIMIT:  # before anything is built of that many blocks
+            raise CheckpointError(f"{path}: {name} asks for {depth!r} blocks, a tower has 1 to {DEPTH_LIMIT}")
     if kind == "siglip2" and "num_patches" not in config["vision_config"]:
         return "siglip"
     if kind == "siglip2":
