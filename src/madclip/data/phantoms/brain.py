@@ -60,10 +60,10 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
         difficulty: 0..1.
     """
     sick = abnormal[:, None, None]
-    contrast = canvas.choose(0.55, 0.15, 0.18, 0.12)
+    contrast = canvas.choose(0.6, 0.13, 0.17, 0.1)
     tissue = LEVELS.to(canvas.device)[contrast.flatten()][..., None, None]
     tissue = tissue * (1 + 0.12 * (canvas.rand(canvas.n, 6, 1, 1) * 2 - 1))
-    x, y = canvas.pose(rotate=0.2, zoom=(0.68, 1.1), shift=0.07, warp=0.025)
+    x, y = canvas.pose(rotate=0.2, zoom=(0.74, 1.12), shift=0.07, warp=0.025)
     kind = canvas.choose(0.25, 0.3, 0.17, 0.13, 0.08, 0.07)
     cx, cy = canvas.place(ellipse(x, y, 0, 0.1, 0.5, 0.6) > 0)
     size = canvas.uniform(0, 1) ** 1.5 * 0.26 + level(difficulty, 0.13, 0.05)
@@ -75,9 +75,9 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     image, bright = _tint(canvas, image, (lesion, cover * sick), kind, contrast, difficulty)
     image = paint(_skull(canvas, head), head.brain, image)
     stripped = canvas.chance(0.35)
-    image = torch.where(stripped, image * edge(head.depth - 0.17, 0.02), image)
+    image = torch.where(stripped, image * head.brain, image)
     # Whole heads are windowed to their fat, so the brain is dim; stripped ones to the brain.
-    image = image * torch.where(stripped, canvas.uniform(0.9, 1.7), canvas.uniform(0.45, 1.1))
+    image = image * torch.where(stripped, canvas.uniform(0.8, 1.6), canvas.uniform(0.4, 1.0))
     coil = 1 + canvas.uniform(0, 0.5) * (canvas.uniform(-0.6, 0.6) * x + canvas.uniform(-0.6, 0.6) * y)
     mask = torch.where(kind == SPOTS, cover > 0.4, lesion > 0) & sick & (head.brain > 0.5)
     names = [CONTRASTS[i] for i in contrast.flatten().tolist()]
@@ -126,7 +126,7 @@ def _brain(canvas: Canvas, head: Head) -> tuple[Tensor, Tensor]:
     vertex = head.slice == VERTEX
     cortex = edge(torch.where(vertex, 0.5, canvas.uniform(0.1, 0.32)) - depth, 0.12)
     opened = canvas.uniform(0.06, 0.4)
-    sulci = bump(fold, opened) * cortex * canvas.uniform(0.25, 1.2).clamp(max=1)
+    sulci = bump(fold, opened) * cortex * canvas.uniform(0.35, 1.4).clamp(max=1)
     ribbon = torch.maximum(bump(fold, opened + 0.6) * cortex, bump(depth, 0.09))
     ganglia = edge(ellipse(side, y, 0.3, 0.0, 0.1, 0.22), 0.25) + edge(ellipse(side, y, 0.13, 0.14, 0.1, 0.13), 0.25)
     ribbon = torch.maximum(ribbon, ganglia * (head.slice == HORNS) * 0.8)

@@ -51,7 +51,7 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     """
     sick = abnormal[:, None, None]
     body = _thorax(canvas)
-    kind = canvas.choose(0.25, 0.25, 0.17, 0.13, 0.12, 0.08)
+    kind = canvas.choose(0.24, 0.25, 0.22, 0.12, 0.1, 0.07)
     rough, fine = canvas.noise(11), canvas.noise(30)
     cover = _finding(canvas, body, kind, (rough, fine), difficulty) * sick
     strength = canvas.uniform(level(difficulty, 0.5, 0.2), level(difficulty, 1.0, 0.75)) * cover
@@ -81,7 +81,7 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
         }
         for k, child in zip(kind.flatten().tolist(), body.child.flatten().tolist(), strict=True)
     ]
-    finish = Finish(0.1, level(difficulty, 0.02, 0.05), 0.9, gamma=0.4, contrast=0.3, brightness=0.06, marks=0.6)
+    finish = Finish(0.1, level(difficulty, 0.02, 0.05), 0.75, gamma=0.4, contrast=0.3, brightness=0.06, marks=0.6)
     return Drawing(image[:, None], mask, attributes, finish)
 
 

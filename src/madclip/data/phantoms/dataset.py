@@ -13,6 +13,9 @@ from PIL import Image
 from madclip.data.phantoms import generate
 from madclip.errors import DataError
 
+STREAMS = 1 << 40
+"""Seeds of written benchmarks start here."""
+
 
 def write_phantoms(
     out: Path | str,
@@ -78,8 +81,9 @@ def _write_class(
         masks.mkdir()
     if count == 0:
         return []
-    # Four streams of a seed: the two parts and the two classes never share an image.
-    stream = 4 * seed + 2 * (part == "test") + label
+    # Four streams of a seed: the two parts and the two classes never share an image, nor do they share one with
+    # `generate(..., seed)` at the seeds that anything is trained on.
+    stream = STREAMS + 4 * seed + 2 * (part == "test") + label
     drawn = generate(modality, count, stream, size=size, difficulty=difficulty, abnormal=float(label))
     rows = []
     for number in range(count):

@@ -360,7 +360,7 @@ def mark(canvas: Canvas, image: Tensor, probability: float) -> Tensor:
 def _text(picture: Tensor, numbers: list[float], light: float) -> None:
     size = picture.shape[-1]
     letters = _letters(TEXTS[int(numbers[0] * len(TEXTS))], picture.device)
-    scale = 1 + int(numbers[1] ** 2 * 4 * size / 240)
+    scale = 1 + int(numbers[1] ** 3 * 3.5 * size / 240)
     stamp = letters.repeat_interleave(scale, 0).repeat_interleave(scale, 1)[: size // 2, : size // 2]
     height, width = stamp.shape
     # Three quarters near an edge, where technicians put them; the rest anywhere.
