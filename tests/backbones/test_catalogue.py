@@ -11,7 +11,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from madclip.backbones import catalogue, hub, load_backbone, sources
+from madclip.backbones import hub, load_backbone, sources
+from madclip.backbones.catalogue import catalogue
 from madclip.backbones.checkpoints import OPENAI_SHA256
 from madclip.errors import CheckpointError
 
@@ -24,7 +25,7 @@ HUB_NAME = "someone/tiny-clip"
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache" / "backbones"
-    monkeypatch.setattr("madclip.backbones.entries.cache_folder", lambda: folder)
+    monkeypatch.setattr("madclip.backbones.catalogue.cache_folder", lambda: folder)
     monkeypatch.setattr(hub, "cache_folder", lambda: folder)
     return folder
 
@@ -173,5 +174,6 @@ def test_a_repository_without_weights(remote):
 
 
 def test_names_are_there_without_torch():
-    code = "import sys, madclip.backbones as b; b.catalogue(); b.catalogue(); assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys; from madclip.backbones.catalogue import catalogue; catalogue(); "
+    code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from madclip.backbones.entries import BackboneEntry, catalogue
     from madclip.backbones.load import load_backbone
     from madclip.backbones.spec import Backbone, BackboneSpec
 
-__all__ = ["Backbone", "BackboneEntry", "BackboneSpec", "catalogue", "load_backbone"]
+__all__ = ["Backbone", "BackboneSpec", "load_backbone"]
 
-_HOMES = {
-    "Backbone": "spec",
-    "BackboneEntry": "entries",
-    "BackboneSpec": "spec",
-    "catalogue": "entries",
-    "load_backbone": "load",
-}
+_HOMES = {"Backbone": "spec", "BackboneSpec": "spec", "load_backbone": "load"}
 
 
 def __getattr__(name: str) -> Any:

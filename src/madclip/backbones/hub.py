@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from madclip.backbones.catalogue import cache_folder
 from madclip.backbones.checkpoints import read_json, sha256
-from madclip.backbones.entries import cache_folder
 from madclip.errors import CheckpointError
 
 SMALL = (

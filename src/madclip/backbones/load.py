@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from madclip.backbones import clip, siglip
+from madclip.backbones.catalogue import BackboneEntry, catalogue
 from madclip.backbones.checkpoints import Checkpoint, check_shapes
-from madclip.backbones.entries import BackboneEntry, catalogue
 from madclip.backbones.sources import find_checkpoint
 from madclip.backbones.spec import Activation, Backbone, BackboneSpec
 from madclip.backbones.tokenizer import clip_tokenizer, siglip_tokenizer

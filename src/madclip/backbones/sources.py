@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from madclip.backbones import clip, hub
+from madclip.backbones.catalogue import BackboneEntry, catalogue
 from madclip.backbones.checkpoints import WEIGHT_SUFFIXES, Checkpoint, read_checkpoint, sha256
-from madclip.backbones.entries import BackboneEntry, catalogue
 from madclip.errors import CheckpointError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
