@@ -147,7 +147,7 @@ def _brain(canvas: Canvas, head: Head) -> tuple[Tensor, Tensor]:
     wet = sulci.maximum(sylvian).maximum(midline).maximum(hollow)
     image = torch.lerp(image, fluid.expand_as(x), wet)
     plexus = edge(ripple.flip(2) - 1.2, 0.7) * hollow * canvas.uniform(-0.5, 1).clamp_min(0)
-    vessels = edge(ripple.flip(1) - 2.5, 0.4) * canvas.uniform(-0.4, 0.6)
+    vessels = edge(ripple.flip(1) - 2.9, 0.4) * canvas.uniform(-0.35, 0.4)
     return image.addcmul_(plexus, grey + 0.25).add_(vessels), 1 - wet
 
 

@@ -47,7 +47,7 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     inside = liver > 0.5
     image = torch.where(crop, tissue, whole) + noisy
     image = torch.where(canvas.chance(0.65) & crop, _equalised(canvas, image, inside), image)
-    image = torch.where(crop, image * liver, image * edge(ellipse(x, y, 0, 0, 0.96, 0.76), 0.02))
+    image = torch.where(crop, image * inside, image * edge(ellipse(x, y, 0, 0, 0.96, 0.76), 0.02))
     mask = (cover > 0.4) & inside & sick
     light = kind == BRIGHT
     attributes = [
