@@ -164,8 +164,8 @@ def main() -> None:
     arguments = parser.parse_args()
     start = time.perf_counter()
     heading = (
-        f"Coverage of 95 % intervals, %, {arguments.repetitions:,} repetitions (bootstrap: {arguments.bootstrap}, 1,000 "
-        "replicates each); **outside** marks what is not within 93 to 97 %:"
+        f"Coverage of 95 % intervals, %, {arguments.repetitions:,} repetitions (bootstrap: {arguments.bootstrap}, "
+        "1,000 replicates each); **outside** marks what is not within 93 to 97 %:"
     )
     parts = [
         heading,

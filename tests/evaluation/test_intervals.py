@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 
 from madclip.evaluation import compare as c
 from madclip.evaluation import intervals as i
+from madclip.evaluation import metrics as m
 from madclip.evaluation.metrics import auroc, average_precision
 
 CASES = json.loads(Path(__file__).with_name("proc_values.json").read_text())["cases"]
@@ -156,3 +157,32 @@ def test_over_sets_and_seeds():
     assert got.high - got.value == pytest.approx(4.302653 * 0.05 / np.sqrt(3), rel=1e-6)
     assert c.mean_interval([0.8]).low is None
     assert c.mean_interval([]).value is None
+
+
+def test_shares_of_patients():
+    had = np.array([1, 1, 0, 1, 0, 0, 1, 1])
+    assert i.share_interval(had) == i.wilson_interval(5, 8)
+    assert i.share_interval(had, patients=list("abcdefgh")) == i.wilson_interval(5, 8)
+    copied = i.share_interval(np.repeat(had, 10), patients=np.repeat(list("abcdefgh"), 10).tolist())
+    assert copied.value == 5 / 8
+    assert copied.high - copied.low == pytest.approx(
+        i.wilson_interval(5, 8).high - i.wilson_interval(5, 8).low, abs=0.05
+    )
+    sure = i.share_interval([1] * 40, patients=np.repeat(list("abcd"), 10).tolist())
+    assert (sure.low, sure.high) == pytest.approx((i.wilson_interval(4, 4).low, 1.0))
+    assert i.share_interval([]).value is None
+
+
+def test_weighted_f1_and_calibration_error(scores, rng):
+    labels, values = scores
+    probability = 1 / (1 + np.exp(-values))
+    weights = rng.integers(1, 4, size=(3, 70)).astype(float)
+    for row, f1, error in zip(
+        weights.astype(int),
+        i.weighted_f1(labels, values >= 0.5, weights),
+        i.weighted_calibration_error(labels, probability, weights),
+        strict=True,
+    ):
+        many, repeated = np.repeat(labels, row), np.repeat(values, row)
+        assert f1 == pytest.approx(m.confusion(many, repeated, 0.5).f1, abs=1e-12)
+        assert error == pytest.approx(m.expected_calibration_error(many, np.repeat(probability, row)), abs=1e-12)

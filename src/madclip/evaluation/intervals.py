@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -132,7 +133,7 @@ def normal_quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Estimate:
+def wilson_interval(successes: float, trials: float, level: float = 0.95) -> Estimate:
     """A share with Wilson's score interval (JASA 1927;22:209); trials count as independent."""
     if trials == 0:
         return Estimate(None, reason="there is nothing to count")
@@ -142,6 +143,29 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Estimat
     half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
     low = 0.0 if successes == 0 else centre - half
     return Estimate(share, low, 1.0 if successes == trials else centre + half, method="Wilson")
+
+
+def share_interval(success: ArrayLike, level: float = 0.95, *, patients: Sequence[Any] | None = None) -> Estimate:
+    """Share of images with a property, Wilson's interval at the number of independent images that they are worth.
+
+    That number follows from the variance between patients (design effect; Kish 1965). Where all or none have the
+    property nothing is known of it, and it is the number of patients.
+
+    Args:
+        success: [N], bool.
+        level: Coverage aimed at.
+        patients: [N], whose image it is; None treats images as independent.
+    """
+    had = np.asarray(success, dtype=np.bool_)
+    clusters = patient_index(patients, len(had))
+    count = len(np.unique(clusters))
+    if count == len(had):
+        return wilson_interval(int(had.sum()), len(had), level)
+    share = float(had.mean())
+    sums = np.bincount(clusters, had - share)
+    variance = count / max(count - 1, 1) * float(sums @ sums) / len(had) ** 2
+    worth = min(len(had), share * (1 - share) / variance) if variance > 0 else count
+    return replace(wilson_interval(share * worth, worth, level), method="Wilson, patients as units")
 
 
 def patient_index(patients: Sequence[Any] | None, count: int) -> NDArray[np.intp]:
@@ -172,9 +196,10 @@ def resamples(
         drawn = np.zeros((min(rows, repetitions - start), count))
         for stratum in np.unique(kind):
             members = np.flatnonzero(kind == stratum)
-            drawn[:, members] = generator.multinomial(
-                len(members), np.full(len(members), 1 / len(members)), size=len(drawn)
-            )
+            # Indices counted row by row: many times faster than multinomial() for the same distribution.
+            picks = generator.integers(len(members), size=(len(drawn), len(members)))
+            picks += len(members) * np.arange(len(drawn))[:, None]
+            drawn[:, members] = np.bincount(picks.ravel(), minlength=picks.size).reshape(picks.shape)
         yield drawn[:, clusters]
 
 
@@ -216,6 +241,19 @@ def weighted_mean(labels: ArrayLike, scores: ArrayLike, weights: Floats) -> Floa
     return np.asarray(weights @ values / weights.sum(1), dtype=np.float64)
 
 
+def weighted_f1(labels: ArrayLike, scores: ArrayLike, weights: Floats) -> Floats:
+    """F1 of each weighting, [R], where `scores` is 1 for images that were called anomalous and 0 for others."""
+    positive, called = check_scores(labels, scores)
+    return np.asarray(2 * (weights @ (called * positive)) / (weights @ (called + positive)))
+
+
+def weighted_calibration_error(labels: ArrayLike, scores: ArrayLike, weights: Floats, bins: int = 10) -> Floats:
+    """Expected calibration error of each weighting, [R], where `scores` are probabilities."""
+    positive, values = check_scores(labels, scores)
+    member = np.clip((values * bins).astype(int), 0, bins - 1)[:, None] == np.arange(bins)
+    return np.asarray(np.abs((weights * (values - positive)) @ member).sum(1) / weights.sum(1))
+
+
 def bootstrap_interval(
     labels: ArrayLike,
     scores: ArrayLike,
@@ -232,10 +270,12 @@ def bootstrap_interval(
         DataError: See `check_scores`.
     """
     positive, values = check_scores(labels, scores)
-    if statistic is not weighted_mean and (positive.all() or not positive.any()):
-        return Estimate(None, reason=ONE_CLASS)
     if not len(values):
         return Estimate(None, reason="there are no images")
+    if statistic in (weighted_auroc, weighted_average_precision) and (positive.all() or not positive.any()):
+        return Estimate(None, reason=ONE_CLASS)
+    if statistic is weighted_f1 and not positive.any():
+        return Estimate(None, reason="no image is anomalous")
     value = float(statistic(positive, values, np.ones((1, len(values))))[0])
     drawn = [statistic(positive, values, weights) for weights in resamples(positive, patients, repetitions, seed)]
     low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
