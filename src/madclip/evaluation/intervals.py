@@ -302,7 +302,7 @@ def curve_bands(
     for weights in resamples(labels, patients, repetitions, seed):
         for hits, false in zip(*weighted_counts(labels, scores, weights), strict=True):
             roc.append(np.interp(grid, np.append(0.0, false / false[-1]), np.append(0.0, hits / hits[-1])))
-            first = np.minimum(np.searchsorted(hits / hits[-1], grid), len(hits) - 1)
+            first = np.minimum(np.searchsorted(hits / hits[-1], np.maximum(grid, 1e-9)), len(hits) - 1)
             pr.append(hits[first] / np.maximum(hits[first] + false[first], 1e-12))
     ends = [(1 - level) / 2, (1 + level) / 2]
     return np.quantile(roc, ends, axis=0), np.quantile(pr, ends, axis=0)

@@ -462,7 +462,7 @@ def _cautions(result: EvaluationResult, calibration: Calibration | None, cluster
     unfamiliar = sum(not row.familiar for row in result.rows)
     if unfamiliar:
         said.append(
-            f"{unfamiliar} of {len(result.rows)} images look unlike anything in the shots: wrong modality or view?"
+            f"{unfamiliar} of {len(result.rows)} images: unlike anything in the shots (wrong modality or view?)."
         )
     area = result.metrics["image_auroc"]
     if area.low is not None and area.low <= 0.5:

@@ -1,0 +1,172 @@
+"""One self-contained HTML page from an `EvaluationResult`."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madclip.report import figures
+
+if TYPE_CHECKING:
+    from madclip.evaluation.metrics import Estimate
+    from madclip.evaluation.result import EvaluationResult, GalleryItem
+
+METRICS = {
+    "image_auroc": ("Image AUROC", "chance that an anomalous image scores above a normal one; 0.5 is no skill"),
+    "image_auroc_bootstrap": ("Image AUROC, bootstrap", "the same value with another kind of interval"),
+    "patient_auroc": ("Patient AUROC", "the same over patients, each by its highest score"),
+    "image_ap": ("Image average precision", "no skill is the prevalence: {prevalence:.3f} here"),
+    "sensitivity": ("Sensitivity", "anomalous images found at the fixed threshold"),
+    "specificity": ("Specificity", "normal images left alone at the fixed threshold"),
+    "f1": ("F1", "of sensitivity and precision at the fixed threshold; depends on the prevalence"),
+    "brier": ("Brier score", "squared error of the probability; 0 is best"),
+    "ece": ("Calibration error", "mean distance of stated probability and frequency (ECE, 10 bins); 0 is best"),
+    "pixel_auroc": ("Pixel AUROC", "over all pixels of all images; easy pixels dominate it"),
+    "pixel_ap": ("Pixel average precision", "over all pixels of all images"),
+    "aupro": ("AUPRO", "mean overlap per region up to a false-positive rate of 0.3, divided by 0.3"),
+    "dice": ("Dice", "mean over images with a lesion, at the fixed threshold of maps; 1 is best"),
+    "surface_dice": ("Surface Dice", "share of outlines within 2 pixels of each other, same images; 1 is best"),
+    "false_area": ("False area", "mean share of normal pixels that the map calls anomalous; 0 is best"),
+}
+CARDS = ("image_auroc", "sensitivity", "specificity", "pixel_auroc", "aupro", "dice")
+VERDICTS = ("like the normals", "I do not know", "anomalous")
+
+
+def write_report(result: EvaluationResult, out_html: Path | str, *, title: str = "Evaluation") -> Path:
+    """Write the page; a file that is there is replaced once the new one is complete.
+
+    Names of images are shown as `result` has them (file names relative to the data root). Patients are counted and
+    not named, and nothing from file headers is in the page.
+
+    Args:
+        result: What was measured.
+        out_html: Where the page goes.
+        title: Its heading.
+
+    Returns:
+        The path written.
+    """
+    path = Path(out_html)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(render_report(result, title=title), encoding="utf-8")
+    return part.replace(path)
+
+
+def render_report(result: EvaluationResult, *, title: str = "Evaluation") -> str:
+    """The page as text."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = number
+    template = environment.from_string(resources.files(__package__).joinpath("template.html").read_text("utf-8"))
+    drawn = {
+        "ROC curve": figures.curve(result, "roc"),
+        "Precision and recall": figures.curve(result, "pr"),
+        "Scores": figures.histogram(result),
+        "Reliability": figures.reliability(result),
+    }
+    shown = [item.map for item in result.gallery if item.map is not None]
+    span = (min(float(m.min()) for m in shown), max(float(m.max()) for m in shown)) if shown else None
+    ramp = figures.data_uri(figures.colours(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0), 0, 1))
+    return template.render(
+        title=title,
+        result=result,
+        prevalence=result.n_abnormal / len(result.rows),
+        cards=[metric(result, name) for name in CARDS if name in result.metrics],
+        metrics=[metric(result, name) for name in result.metrics],
+        figures={heading: None if svg is None else Markup(svg) for heading, svg in drawn.items()},  # noqa: S704
+        operating=operating_point(result),
+        verdicts=verdicts(result),
+        gallery=[gallery_item(item, span, result.pixel_threshold) for item in result.gallery],
+        span=span,
+        ramp=ramp,
+        colour={
+            "normal": figures.NORMAL,
+            "anomalous": figures.ANOMALOUS,
+            "truth": figures.TRUTH,
+            "called": figures.CALLED,
+        },
+        provenance={k: v if isinstance(v, str) else json.dumps(v) for k, v in result.provenance.items()},
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A value as it is printed; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def metric(result: EvaluationResult, name: str) -> dict[str, Any]:
+    """What a card or a row says of a metric."""
+    estimate: Estimate = result.metrics[name]
+    label, meaning = METRICS.get(name, (name, ""))
+    return {
+        "name": name,
+        "label": label,
+        "meaning": meaning.format(prevalence=result.n_abnormal / len(result.rows)),
+        "estimate": estimate,
+        "bound": f"{estimate.bound:.1g}" if estimate.bound > 1e-12 else "",
+    }
+
+
+def operating_point(result: EvaluationResult) -> list[tuple[str, str, str]]:
+    """Rows of the table: what, value, of how many."""
+    counts = result.counts
+    if counts is None:
+        return []
+    called = counts.true_positive + counts.false_positive
+    left = counts.true_negative + counts.false_negative
+    silent = counts.true_negative / left if left else None
+    here = f"at this prevalence ({result.n_abnormal / len(result.rows):.0%})"
+    return [
+        (
+            "Sensitivity: anomalous images found",
+            number(counts.sensitivity),
+            f"{counts.true_positive} of {result.n_abnormal}",
+        ),
+        (
+            "Specificity: normal images left alone",
+            number(counts.specificity),
+            f"{counts.true_negative} of {result.n_normal}",
+        ),
+        (
+            "Positive predictive value: anomalous among those called so",
+            number(counts.precision),
+            f"{counts.true_positive} of {called} {here}",
+        ),
+        (
+            "Negative predictive value: normal among those called so",
+            number(silent),
+            f"{counts.true_negative} of {left} {here}",
+        ),
+    ]
+
+
+def verdicts(result: EvaluationResult) -> list[tuple[str, int, int]]:
+    """Verdict, normal images and anomalous images that got it; empty without a calibration."""
+    if all(row.verdict is None for row in result.rows):
+        return []
+    return [
+        (word, *(sum(row.verdict == word and row.label == label for row in result.rows) for label in (0, 1)))  # type: ignore[misc]
+        for word in VERDICTS
+    ]
+
+
+def gallery_item(item: GalleryItem, span: tuple[float, float] | None, threshold: float | None) -> dict[str, Any]:
+    """One image with its four panels; a panel that cannot be drawn says why."""
+    outlined = figures.contours(item, threshold)
+    no_mask = "no mask" if item.row.label else "normal: nothing to mark"
+    panels = [
+        ("image", None if item.image is None else figures.data_uri(item.image), "no image"),
+        ("map", None if item.map is None or not span else figures.data_uri(figures.colours(item.map, *span)), "no map"),
+        ("mask", None if item.mask is None else figures.data_uri(item.mask, lossless=True), no_mask),
+        ("contour", None if outlined is None else figures.data_uri(outlined), "no image"),
+    ]
+    shape = next((a.shape for a in (item.image, item.map) if a is not None), (1, 1))
+    return {"row": item.row, "groups": item.groups, "panels": panels, "ratio": f"{shape[1]} / {shape[0]}"}
