@@ -5,9 +5,11 @@ import json
 import re
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,6 +149,23 @@ def test_siglip_without_tokenizer(tmp_path):
 
 def test_sentencepiece_is_asked_for(tmp_path, monkeypatch):
     (tmp_path / "spiece.model").write_bytes(b"x")
-    monkeypatch.setattr("madclip.backbones.tokenizer.find_spec", lambda name: None)
+
+    def from_pretrained(*args, **options):
+        raise ImportError("SiglipTokenizer requires the SentencePiece library")
+
+    monkeypatch.setattr("transformers.SiglipTokenizer", SimpleNamespace(from_pretrained=from_pretrained))
     with pytest.raises(MissingExtraError, match="pip install sentencepiece"):
         siglip_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("end", "pad", "expected"), [("<eos>", "<pad>", ["a", "b", "."]), ("</s>", "</s>", ["a", "b"])]
+)
+def test_siglip_vocabularies(tmp_path, end, pad, expected):
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([pad, end, "a", "b", "."]))}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=end))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.save(str(tmp_path / "tokenizer.json"))
+    found = siglip_tokenizer(tmp_path)
+    assert found.encode(["A  B."]) == [[vocabulary[word] for word in expected]]
+    assert (found.start_ids, found.end_ids, found.pad_id) == ([], [vocabulary[end]], vocabulary[pad])

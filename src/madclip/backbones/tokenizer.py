@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,21 +67,16 @@ def siglip_tokenizer(folder: Path | None) -> Tokenizer:
     if folder and (file := folder / "tokenizer.json").is_file():
         inner = _read(file)
         # Gemma's vocabulary (SigLIP 2) ends a text with <eos>; that of C4 (SigLIP, MedSigLIP) ends and fills with </s>.
-        for end, pad in (("<eos>", "<pad>"), ("</s>", "</s>")):
+        for end, pad, prepare in (("<eos>", "<pad>", str.lower), ("</s>", "</s>", _without_punctuation)):
             ids = inner.token_to_id(end), inner.token_to_id(pad)
             if None not in ids:
-                return Tokenizer(_encode_fast(inner, lower=True), [], [ids[0]], ids[1], inner.get_vocab_size(), file)
+                return Tokenizer(_encode_fast(inner, prepare), [], [ids[0]], ids[1], inner.get_vocab_size(), file)
         raise CheckpointError(f"{file} has neither <eos> and <pad> nor </s>: use the tokenizer of the weights")
     if folder and (folder / "spiece.model").is_file():
-        if find_spec("sentencepiece") is None:
-            raise MissingExtraError(
-                f"{folder / 'spiece.model'} needs SentencePiece: pip install sentencepiece protobuf"
-            )
         inner = _transformers_tokenizer(folder, "SiglipTokenizer")
         return Tokenizer(_encode_slowly(inner), [], [inner.eos_token_id], inner.pad_token_id, len(inner), folder)
-    raise CheckpointError(
-        f"{folder or 'the weights'} has no tokenizer: put the model's tokenizer.json or spiece.model there"
-    )
+    where = folder or "this SigLIP"
+    raise CheckpointError(f"{where} has no tokenizer: put the model's tokenizer.json or spiece.model there")
 
 
 def _read(file: Path) -> Any:
@@ -96,9 +91,14 @@ def _read(file: Path) -> Any:
     return inner
 
 
-def _encode_fast(inner: Any, *, lower: bool = False) -> Callable[[Sequence[str]], list[list[int]]]:
+def _without_punctuation(text: str) -> str:
+    """Lower case, no ASCII punctuation, single spaces: what transformers' SiglipTokenizer makes of a text."""
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+def _encode_fast(inner: Any, prepare: Callable[[str], str] = str) -> Callable[[Sequence[str]], list[list[int]]]:
     def encode(texts: Sequence[str]) -> list[list[int]]:
-        given = [text.lower() if lower else text for text in texts]
+        given = [prepare(text) for text in texts]
         return [encoding.ids for encoding in inner.encode_batch(given, add_special_tokens=False)]
 
     return encode
@@ -109,6 +109,8 @@ def _transformers_tokenizer(folder: Path, kind: str) -> Any:
 
     try:
         return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+    except ImportError:
+        raise MissingExtraError(f"the tokenizer in {folder} needs: pip install sentencepiece protobuf") from None
     except Exception as error:  # noqa: BLE001 -- whatever a damaged file makes the library raise
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {_first_line(error)}") from None
 
