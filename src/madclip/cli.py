@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator  # noqa: TC003  (typer reads annotations)
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path  # noqa: TC003
 from typing import Annotated, Any
 
 import typer
@@ -66,6 +66,8 @@ def fit(
         list[str] | None, typer.Option("--set", help="Change a field of the recipe: FIELD=VALUE.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw, the initial weights and the order.")] = 0,
+    folds: Annotated[int, typer.Option(help="Of the cross-fit behind thresholds and probabilities; 0: none.")] = 4,
+    operating_point: Annotated[str, typer.Option(help="youden, sens=0.95 or spec=0.95.")] = "youden",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")] = False,
     cache: Annotated[bool, typer.Option(help="Keep tokens on disk for the next fit.")] = True,
     device: Device = "auto",
@@ -95,6 +97,8 @@ def fit(
             chosen,
             shots=_shots(shots),
             seed=seed,
+            folds=folds,
+            operating_point=operating_point,
             cache=TokenCache() if cache else None,
             checkpoint=state,
             resume=resume,
@@ -151,6 +155,66 @@ def predict(
     _print(as_json, {"out": str(out), "predictions": rows, "failed": failed}, "\n".join([*lines, summary]))
     if failed:
         raise typer.Exit(2)
+
+
+@app.command()
+def evaluate(
+    detector: Annotated[Path, typer.Argument(help="Folder of the detector.")],
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a CSV or JSONL manifest.")],
+    report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
+    pixel_size: Annotated[str, typer.Option(help="native (masks' own size) or recipe (as in the paper).")] = "native",
+    objective: Annotated[str | None, typer.Option(help="What the images show; warns if fitted for another.")] = None,
+    backbone: BackboneOption = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a detector on test images it has not seen: AUROC with intervals, thresholds, calibration."""
+    from madclip.detector import MadCLIP
+    from madclip.evaluation.protocol import evaluate as measure
+
+    if pixel_size not in ("native", "recipe"):
+        raise RecipeError(f"--pixel-size is native or recipe, not {pixel_size!r}")
+    model = MadCLIP.load(detector, backbone=backbone, device=device)
+    with _bar("evaluate") as on_image:
+        result = measure(model, data, pixel_size=pixel_size, objective=objective, on_image=on_image)  # type: ignore[arg-type]
+    if report is not None:
+        from madclip.report import write_report
+
+        write_report(result, report)
+    if as_json:
+        _print(True, result.to_json(), "")
+        return
+    typer.echo(f"{data}: {result.n_normal} normal and {result.n_abnormal} abnormal images")
+    _table(
+        ["metric", "value", "95 % interval"],
+        [
+            [name, f"{e.value:.3f}", "" if e.low is None else f"{e.low:.3f} to {e.high:.3f}"]
+            for name, e in result.metrics.items()
+            if e.value is not None
+        ],
+    )
+    for warning in result.warnings:
+        typer.echo(f"note: {warning}")
+
+
+@app.command()
+def phantoms(
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    modality: Annotated[str, typer.Option(help="brain, chest, oct, liver, histology, ultrasound, fundus, generic.")],
+    normal: Annotated[int, typer.Option(help="Normal images in test/.")] = 50,
+    abnormal: Annotated[int, typer.Option(help="Abnormal images in test/.")] = 50,
+    shots: Annotated[int, typer.Option(help="Images of each class in valid/.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    difficulty: Annotated[float, typer.Option(help="0 (large, obvious lesions) to 1 (small, subtle).")] = 0.5,
+    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 240,
+    as_json: Json = False,
+) -> None:
+    """Draw images with exact masks, as a benchmark in the BMAD layout."""
+    from madclip.data.phantoms.dataset import write_phantoms
+
+    write_phantoms(out, modality, normal, abnormal, seed, difficulty, size, shots=shots)
+    facts = {"out": str(out), "modality": modality, "valid": 2 * shots, "test": normal + abnormal, "seed": seed}
+    _print(as_json, facts, f"{out}: {facts['valid']} images in valid/, {facts['test']} in test/")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,9 @@ from madclip.errors import DataError, RecipeError
 from madclip.head import scoring
 from madclip.head.head import Head
 from madclip.recipe import Recipe
+from madclip.training.calibrate import Calibration, choose_pixel_threshold, parse_operating_point
+from madclip.training.crossfit import can_cross_fit, cross_fit
+from madclip.training.familiarity import Familiarity
 from madclip.training.fit import History, fit_head
 from madclip.training.tokens import Shot, TokenCache, encode_patches, prepare
 
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from madclip.recipe import ImageScore
-    from madclip.training.calibrate import Calibration
 
 DEFAULT_BACKBONE = "tiny"
 DEFAULT_OBJECTIVE = "medical image"
@@ -48,18 +50,22 @@ class Prediction:
     Attributes:
         score: 0..1, 1 = anomalous.
         anomaly_map: float32 [H, W] in 0..1 at the image's own size.
+        size: Height and width of the image, pixels.
         source: The file, or None for an array.
         probability: Calibrated probability that the image is anomalous; None where the detector is not calibrated.
         p_value: Conformal p-value against the normal images of the calibration, likewise.
         verdict: "like the normals", "anomalous" or "I do not know", likewise.
+        familiar: Whether the image looks like anything in the shots; False warns of a wrong modality.
     """
 
     score: float
     anomaly_map: npt.NDArray[np.float32]
+    size: tuple[int, int]
     source: Path | None = None
     probability: float | None = None
     p_value: float | None = None
     verdict: str | None = None
+    familiar: bool = True
 
 
 class MadCLIP:
@@ -93,6 +99,7 @@ class MadCLIP:
         self.history = History()
         self.provenance: dict[str, Any] = {}
         self.calibration: Calibration | None = None
+        self.familiarity: Familiarity | None = None
 
     # Fitting
 
@@ -104,6 +111,8 @@ class MadCLIP:
         *,
         shots: int | tuple[int, int] | None = 16,
         seed: int = 0,
+        folds: int = 4,
+        operating_point: str = "youden",
         cache: TokenCache | None = None,
         checkpoint: Path | None = None,
         resume: bool = False,
@@ -121,17 +130,21 @@ class MadCLIP:
             masks: A mask or None for each image given directly.
             shots: Images of each class, or (normal, abnormal); None uses all.
             seed: Of the draw, the initial weights and the order of images.
+            folds: Of the cross-fit from which the threshold and the probabilities come (the whole fit is repeated on
+                all but one fold, for each); 0 leaves the detector uncalibrated, as do images of a single patient.
+            operating_point: How the threshold is chosen: `youden`, `sens=0.95`, `spec=0.95`.
             cache: Where tokens are kept on disk; None keeps them in memory.
             checkpoint: File for the state of a fit under way, so that `resume` can go on after a kill.
             resume: Go on from `checkpoint` where there is one.
             on_image: Called with (images encoded, images).
-            on_step: Called with (steps done, steps, loss).
+            on_step: Called with (steps done, steps, loss), for the fit and then for the cross-fit.
             on_epoch: Called after each epoch with (epochs done, head).
 
         Raises:
             DataError: An image, a mask or the draw cannot be used.
             CheckpointError: `checkpoint` belongs to another fit.
         """
+        parse_operating_point(operating_point)
         chosen = self._shots(data, labels, masks, shots, seed)
         counts = [sum(shot.label == c for shot in chosen) for c in (0, 1)]
         if not all(counts):
@@ -151,7 +164,11 @@ class MadCLIP:
             "objective": self.objective,
             **provenance,
         }
-        head = Head(self.recipe, self.backbone, self.objective, seed=seed)
+
+        def new_head() -> Head:
+            return Head(self.recipe, self.backbone, self.objective, seed=seed)
+
+        head = new_head()
         training = prepare(chosen, self.backbone, self.recipe, seed=seed, cache=cache, on_image=on_image)
         self.provenance = provenance
         self.head = head
@@ -166,7 +183,29 @@ class MadCLIP:
             on_step=on_step,
             on_epoch=on_epoch,
         )
+        self.calibration = self.familiarity = None
+        if folds and can_cross_fit(chosen):
+            held_out = cross_fit(
+                chosen, training, new_head, self._score_tokens, self.recipe, folds=folds, seed=seed, on_step=on_step
+            )
+            self._calibrate(chosen, held_out.scores, held_out.maps, operating_point)
+            plain = self.recipe.variants.index("identity")
+            pooled = torch.stack([pool(tokens[plain]) for tokens in training.tokens])
+            self.familiarity = Familiarity.fit(pooled, [shot.patient for shot in chosen])
         return self
+
+    def _calibrate(self, shots: Sequence[Shot], scores: torch.Tensor, maps: torch.Tensor, operating_point: str) -> None:
+        pixel_threshold = None
+        if self.has_masks:
+            size = maps.shape[1:]
+            pairs = [
+                (one.numpy(), (torch.zeros(size) if shot.mask is None else shot.mask).numpy().astype(bool))
+                for one, shot in zip(maps, shots, strict=True)
+                if shot.label == 0 or shot.mask is not None
+            ]
+            pixel_threshold = choose_pixel_threshold(*zip(*pairs, strict=True))
+        labels = [shot.label for shot in shots]
+        self.calibration = Calibration.fit(labels, scores, operating_point, pixel_threshold=pixel_threshold)
 
     def _shots(
         self,
@@ -210,16 +249,22 @@ class MadCLIP:
         head = self._fitted()
         height, width = pixels.shape[-2:]
         fitted = torch.stack([fit_pixels(image, self.recipe.image_size, self.recipe.aspect) for image in pixels])
-        scores, maps = self._score_fitted(head, fitted)
+        scores, maps, _ = self._score_fitted(head, fitted)
         if (height, width) == tuple(maps.shape[-2:]):
             return scores, maps
         restored = [restore_map(one, (height, width), self.recipe.aspect) for one in maps]
         return scores, torch.from_numpy(np.stack(restored))
 
-    def _score_fitted(self, head: Head, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores [B] and maps [B, S, S] of images that are as the backbone sees them."""
-        tokens = [stream.float() for stream in encode_patches(self.backbone, self.recipe, pixels)]
-        scores = head(tokens, self._text)
+    def _score_fitted(self, head: Head, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores [B], maps [B, S, S] and pooled tokens [B, features] of images that are as the backbone sees them."""
+        tokens = encode_patches(self.backbone, self.recipe, pixels)
+        scores, maps = self._score_tokens(head, tokens)
+        return scores, maps, pool(torch.stack(tokens, 1)).cpu()
+
+    def _score_tokens(self, head: Head, tokens: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores [B] and maps [B, S, S] from the patch tokens of the taps, each [B, G, d]."""
+        text = self._text if head is self.head else head.text()
+        scores = head([stream.to(text.device).float() for stream in tokens], text)
         maps = scoring.anomaly_map(head.map_logits(scores.segmentation if self.has_masks else scores.detection))
         rule = self.image_score
         mean, peak = scoring.mean_score(scores.detection), maps.amax((1, 2))
@@ -245,8 +290,16 @@ class MadCLIP:
             results.append(result)
         return results
 
-    def predict_iter(self, inputs: Iterable[ImageLike], *, batch_size: int = BATCH) -> Iterator[Prediction | DataError]:
-        """One Prediction, or the error that its file gave, for each input in order; in constant memory."""
+    def predict_iter(
+        self, inputs: Iterable[ImageLike], *, batch_size: int = BATCH, native: bool = True
+    ) -> Iterator[Prediction | DataError]:
+        """One Prediction, or the error that its file gave, for each input in order; in constant memory.
+
+        Args:
+            inputs: Files or arrays.
+            batch_size: Images at once.
+            native: False leaves maps as the recipe's square, not brought back to the image's size.
+        """
         head = self._fitted()
         size, aspect = self.recipe.image_size, self.recipe.aspect
         for batch in _batched(inputs, batch_size):
@@ -254,14 +307,30 @@ class MadCLIP:
             fitted = [fit_pixels(image, size, aspect) for image in read if not isinstance(image, DataError)]
             if fitted:
                 with torch.inference_mode():
-                    scored = zip(*self._score_fitted(head, torch.stack(fitted)), strict=True)
+                    scores, maps, pooled = self._score_fitted(head, torch.stack(fitted))
+                familiar = self.familiarity.familiar(pooled) if self.familiarity else [True] * len(fitted)
+                scored = zip(scores, maps, familiar, strict=True)
             for item, image in zip(batch, read, strict=True):
                 if isinstance(image, DataError):
                     yield image
                     continue
-                score, one = next(scored)
+                score, one, known = next(scored)
                 source = Path(item) if isinstance(item, (str, Path)) else None
-                yield Prediction(float(score), restore_map(one, image.shape[1:], aspect), source)
+                shape = (image.shape[1], image.shape[2])
+                final = restore_map(one, shape, aspect) if native else one.numpy()
+                plain = Prediction(float(score), final, shape, source, familiar=bool(known))
+                yield self._judged(plain) if self.calibration else plain
+
+    def _judged(self, plain: Prediction) -> Prediction:
+        """The prediction with what the calibration says of its score."""
+        assert self.calibration is not None  # noqa: S101
+        probability = self.calibration.probability(plain.score)
+        return replace(
+            plain,
+            probability=None if probability is None else float(probability),
+            p_value=float(self.calibration.p_value(plain.score)),
+            verdict=self.calibration.verdict(plain.score, familiar=plain.familiar),
+        )
 
     @property
     def has_masks(self) -> bool:
@@ -378,8 +447,21 @@ def read_shot(sample: Sample, recipe: Recipe) -> Shot:
         fit_pixels(image.pixels, recipe.image_size, recipe.aspect),
         sample.label,
         None if mask is None else fit_mask(mask, recipe.image_size, recipe.aspect),
-        hashlib.sha256(sample.image.read_bytes()).hexdigest(),
+        file_digest(sample.image),
+        sample.patient,
     )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, by which a detector knows its shots again."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pool(tokens: torch.Tensor) -> torch.Tensor:
+    """What an image as a whole looks like: [..., T, G, d] -> [..., T x d], each tap's mean patch at unit length."""
+    mean = tokens.float().mean(-2)
+    unit: torch.Tensor = mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return unit.flatten(-2)
 
 
 def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, recipe: Recipe) -> Shot:

@@ -224,6 +224,8 @@ def _check_ranges(recipe: Recipe) -> None:
         values = getattr(recipe, name)
         if not values or len(set(values)) != len(values):
             raise RecipeError(f"recipe field {name!r} needs at least one entry and none twice, not {values}")
+    if "identity" not in recipe.variants:
+        raise RecipeError("recipe field 'variants' needs 'identity': the images as they are")
     unknown = set(recipe.variants) - set(ALL_VARIANTS)
     if unknown:
         raise RecipeError(f"unknown variants {sorted(unknown)}: choose among {', '.join(ALL_VARIANTS)}")

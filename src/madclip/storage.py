@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from madclip.errors import CheckpointError, DataError
 from madclip.head.head import Head
 from madclip.recipe import Recipe
+from madclip.training.calibrate import Calibration
+from madclip.training.familiarity import Familiarity
 
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
@@ -36,11 +38,7 @@ def check_target(folder: Path) -> None:
     Raises:
         DataError: There is something else.
     """
-    if folder.is_dir():
-        usable = (folder / _FACTS).exists() or not any(folder.iterdir())
-    else:
-        usable = not folder.exists()
-    if not usable:
+    if folder.exists() and not (folder.is_dir() and ((folder / _FACTS).exists() or not any(folder.iterdir()))):
         raise DataError(f"{folder}: not empty and not a detector; choose another folder")
 
 
@@ -59,6 +57,7 @@ def save_detector(detector: MadCLIP, folder: Path) -> None:
         "objective": detector.objective,
         "backbone": {"id": spec.id, "source": spec.source, "fingerprint": detector.backbone.fingerprint},
         "calibration": detector.calibration.to_dict() if detector.calibration else None,
+        "familiarity": detector.familiarity.to_dict() if detector.familiarity else None,
         "provenance": detector.provenance,
         "history": detector.history.epochs,
     }
@@ -91,10 +90,11 @@ def load_detector(kind: type[Detector], folder: Path, backbone: str | Path | Bac
     recipe = Recipe.from_dict(facts["recipe"])
     source = facts["backbone"]["source"] if backbone is None else backbone
     detector = kind(recipe, backbone=source, objective=facts["objective"], device=device)
-    if detector.backbone.fingerprint != facts["backbone"]["fingerprint"]:
+    wanted, given = facts["backbone"], detector.backbone
+    if given.fingerprint != wanted["fingerprint"]:
         raise CheckpointError(
-            f"{folder}: fitted with backbone {facts['backbone']['id']} "
-            f"(weights {facts['backbone']['fingerprint'][:12]}), not with {detector.backbone.spec.id} (weights {detector.backbone.fingerprint[:12]}); name the right one"
+            f"{folder}: fitted with backbone {wanted['id']} (weights {wanted['fingerprint'][:12]}), "
+            f"not with {given.spec.id} (weights {given.fingerprint[:12]}); name the right one"
         )
     head = Head(recipe, detector.backbone, facts["objective"])
     path = folder / _WEIGHTS
@@ -107,9 +107,9 @@ def load_detector(kind: type[Detector], folder: Path, backbone: str | Path | Bac
     detector.provenance = facts["provenance"]
     detector.history.epochs = facts["history"]
     if facts["calibration"]:
-        from madclip.training.calibrate import Calibration
-
         detector.calibration = Calibration.from_dict(facts["calibration"])
+    if facts["familiarity"]:
+        detector.familiarity = Familiarity.from_dict(facts["familiarity"])
     return detector
 
 
@@ -125,7 +125,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         advice = "update madclip" if isinstance(version, int) and version > FORMAT else "fit it anew"
         raise CheckpointError(f"{path}: format version {version}, this madclip reads {FORMAT}; {advice}")
-    wanted = {"recipe", "objective", "backbone", "calibration", "provenance", "history"}
+    wanted = {"recipe", "objective", "backbone", "calibration", "familiarity", "provenance", "history"}
     if missing := sorted(wanted - set(facts)):
         raise CheckpointError(f"{path}: damaged (no {', '.join(missing)})")
     return facts  # type: ignore[no-any-return]

@@ -39,12 +39,14 @@ class Shot:
         label: 0 normal, 1 abnormal.
         mask: [S, S] bool, or None where an abnormal image has none.
         digest: SHA-256 of the image file's bytes (or of the array's), hexadecimal.
+        patient: Whose image it is; None where that is not known.
     """
 
     pixels: torch.Tensor
     label: int
     mask: torch.Tensor | None
     digest: str
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
