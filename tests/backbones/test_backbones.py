@@ -181,11 +181,15 @@ def test_the_same_weights_have_one_fingerprint(tmp_path):
 def test_half_precision_files_are_read_exactly(tmp_path):
     state = {name: tensor.half() for name, tensor in openai_state(clip_model()).items()}
     torch.save(state, tmp_path / "half.pt")
+    clip_model().half().save_pretrained(tmp_path / "folder")
     torch.save({name: tensor.float() for name, tensor in state.items()}, tmp_path / "whole.pt")
     half, whole = (load_backbone(tmp_path / f"{n}.pt", image_size=64, device="cpu") for n in ("half", "whole"))
-    assert half.dtype == torch.float32
-    assert half.fingerprint == whole.fingerprint
-    assert torch.equal(half.encode_image(pixels(1))[-1], whole.encode_image(pixels(1))[-1])
+    folder = load_backbone(tmp_path / "folder", image_size=64, device="cpu")
+    assert half.dtype == folder.dtype == torch.float32
+    assert half.fingerprint == whole.fingerprint == folder.fingerprint
+    for other in (half, folder):
+        assert torch.equal(other.encode_image(pixels(1))[-1], whole.encode_image(pixels(1))[-1])
+        assert torch.equal(other.encode_text(TEXTS), whole.encode_text(TEXTS))
 
 
 def test_the_stand_in_is_the_same_every_time_and_says_what_it_is():

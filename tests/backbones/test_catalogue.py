@@ -89,9 +89,12 @@ def test_rows():
     assert not next(row for row in rows if row.id == "metaclip-vit-l-14").commercial
 
 
-def test_the_stand_in_is_what_its_row_says():
-    row = next(row for row in catalogue() if row.id == "stand-in")
-    spec = load_backbone("stand-in", device="cpu").spec
+@pytest.mark.parametrize("name", ["stand-in", "tiny"])
+def test_what_ships_is_what_its_row_says(name):
+    if name == "tiny" and not sources.TINY.is_dir():
+        pytest.skip("the bundled backbone is not in this build")
+    row = next(row for row in catalogue() if row.id == name)
+    spec = load_backbone(name, device="cpu").spec
     assert (row.depth, row.width, row.patch_size, row.image_size, row.embed_dim) == (
         spec.depth,
         spec.width,

@@ -32,7 +32,7 @@ WEIGHTS = (
 """In order of preference: the first kind that a repository has is taken, and no other."""
 
 
-def download(name: str, place: Path, file: str | None = None) -> Path:
+def download(name: str, place: Path | None = None, file: str | None = None) -> Path:
     """The folder of a repository's weights, from the local cache or the network.
 
     Args:
@@ -64,7 +64,7 @@ def download(name: str, place: Path, file: str | None = None) -> Path:
         what = f"{file}, or " if file else ""
         raise CheckpointError(
             f"{name} could not be downloaded ({reason}): put {what}its config.json, model.safetensors and tokenizer "
-            f"into {place}, or give a path"
+            f"into {place or 'a folder'}, or give a path"
         ) from None
 
 

@@ -130,7 +130,7 @@ def _spec(
         native_image_size=vision.image_size,
         licence=entry.licence if entry else "unknown",
         commercial=entry.commercial if entry else None,
-        source=(entry.hub if entry and entry.hub else None) or str(checkpoint.path),
+        source=(entry.hub or entry.id) if entry else str(checkpoint.path),
     )
 
 

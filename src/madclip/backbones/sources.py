@@ -33,7 +33,7 @@ def find_checkpoint(source: str | Path) -> tuple[Checkpoint, BackboneEntry | Non
     if text and path.exists():
         return read_checkpoint(path), None, path.name or str(path.resolve())
     if isinstance(source, str) and HUB_NAME.fullmatch(text) and path.suffix not in WEIGHT_SUFFIXES:
-        return read_checkpoint(hub.download(text, Path(text.split("/")[1]))), None, text
+        return read_checkpoint(hub.download(text)), None, text
     raise CheckpointError(_not_found(text))
 
 
