@@ -63,8 +63,8 @@ def download(name: str, place: Path | None = None, file: str | None = None) -> P
             reason = "its owner asks you to accept terms: do so on the hub's page, then run `hf auth login`"
         what = f"{file}, or " if file else ""
         raise CheckpointError(
-            f"{name} is not a path here and could not be downloaded ({reason}): put {what}its config.json, model.safetensors and tokenizer "
-            f"into {place or 'a folder'}, or give a path"
+            f"{name} is not a path here and could not be downloaded ({reason}): "
+            f"put {what}its config.json, model.safetensors and tokenizer into {place or 'a folder'}, or give a path"
         ) from None
 
 
