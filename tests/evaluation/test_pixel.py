@@ -198,6 +198,11 @@ def test_a_map_that_is_no_map_is_named(value):
         PixelHistogram().update(np.zeros((4, 4)), np.zeros((5, 4), bool), "scan-7.png")
 
 
+def test_a_rounding_error_is_no_error():
+    mask = np.array([[True, False]])
+    assert histogram([np.array([[1 + 2e-7, -1e-8]])], [mask]).auroc().value == 1.0
+
+
 def test_dice_by_hand():
     a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     assert dice(a, b) == surface_dice(a, b) == 1.0

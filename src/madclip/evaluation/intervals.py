@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
+FEW_UNITS = "needs two patients or images of each kind for an interval"
+NO_SPREAD = "every bootstrap replicate is equal, which says nothing about the error"
+
+
 def placements(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """Share of normal images below each anomalous one, and of anomalous images above each normal one; ties half.
 
@@ -84,7 +88,7 @@ def delong_interval(
     name = "DeLong" if patients is None else "DeLong over patients (Obuchowski)"
     variance = delong_variance(labels, scores, patients)
     if math.isnan(variance):
-        return Estimate(value, reason="needs two patients or images of each kind for an interval")
+        return Estimate(value, reason=FEW_UNITS)
     if variance < 1e-24 or value in (0.0, 1.0):
         clusters = patient_index(patients, len(positive))
         low, high = newcombe(value, len(set(clusters[positive])), len(set(clusters[~positive])), level)
@@ -276,11 +280,16 @@ def bootstrap_interval(
         return Estimate(None, reason=ONE_CLASS)
     if statistic is weighted_f1 and not positive.any():
         return Estimate(None, reason="no image is anomalous")
+    clusters = patient_index(patients, len(values))
     value = float(statistic(positive, values, np.ones((1, len(values))))[0])
+    if min(len(set(clusters[part])) for part in (positive, ~positive) if part.any()) < 2:
+        return Estimate(value, reason=FEW_UNITS)
     drawn = [statistic(positive, values, weights) for weights in resamples(positive, patients, repetitions, seed)]
     low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
+    if high - low < 1e-12:
+        return Estimate(value, reason=NO_SPREAD)
     unit = "images" if patients is None else "patients"
-    return Estimate(value, float(low), float(high), method=f"bootstrap over {unit}, {repetitions} replicates")
+    return Estimate(value, float(low), float(high), method=f"bootstrap over {unit}, {repetitions:,} replicates")
 
 
 def curve_bands(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FPR_LIMIT = 0.3
 """AUPRO is integrated up to this false-positive rate, as MVTec AD does (Bergmann et al., IJCV 2021, section 5.2)."""
 
+ROUNDING = 1e-6
+"""How far outside 0..1 a map may be before it is refused."""
+
 NO_MASKS = "no mask was given"
 NO_LESION = "no mask marks an anomalous pixel"
 NO_NORMAL = "no mask leaves a normal pixel"
@@ -35,9 +38,12 @@ def check_map(scores: NDArray[np.floating], mask: Mask | None, name: str = "map"
         raise DataError(f"{name}: the anomaly map is {scores.shape} and the mask {mask.shape}; sizes must be the same")
     # Adding zero turns -0.0, whose bits would sort last, into 0.0.
     scores = np.asarray(scores, dtype=np.float32) + np.float32(0)
-    if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
-        raise DataError(f"{name}: the anomaly map has values that are not numbers between 0 and 1")
-    return scores
+    if not scores.size or (scores.min() >= 0 and scores.max() <= 1):
+        return scores
+    # Interpolation in float32 may overshoot by a rounding error.
+    if scores.min() >= -ROUNDING and scores.max() <= 1 + ROUNDING:
+        return np.clip(scores, 0, 1)
+    raise DataError(f"{name}: the anomaly map has values that are not numbers between 0 and 1")
 
 
 def pixel_auroc(maps: Iterable[NDArray[np.floating]], masks: Iterable[Mask]) -> float | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from madclip.evaluation.intervals import resamples
+from madclip.evaluation.intervals import FEW_UNITS, patient_index, resamples
 from madclip.evaluation.pixel import FPR_LIMIT, area_to, region_weights
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class PixelQuantiles:
         found = histogram.auroc(), histogram.average_precision(), histogram.aupro()
         if any(estimate.value is None for estimate in found):
             return found
+        clusters = patient_index(patients, len(self.has_lesion))
+        if len(set(clusters[np.array(self.has_lesion)])) < 2:
+            first, second, third = (replace(estimate, reason=FEW_UNITS) for estimate in found)
+            return first, second, third
         values, weights = np.concatenate(self._values), np.concatenate(self._weights)
         images = np.asarray(self._images)
         order = np.argsort(-values, kind="stable")
@@ -101,7 +105,7 @@ class PixelQuantiles:
             ]
         )
         ends = np.quantile(drawn - here, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        method = f"bootstrap over {'images' if patients is None else 'patients'}, {repetitions} replicates"
+        method = f"bootstrap over {'images' if patients is None else 'patients'}, {repetitions:,} replicates"
         first, second, third = (
             replace(
                 estimate,

@@ -368,24 +368,39 @@ def _read_maps(
             result.rows[index] = _overlap(row, checked, mask, result.pixel_threshold)
     if maps is not None and count != len(result.rows):
         raise DataError(f"there are {count} anomaly maps for {len(result.rows)} images; one each is needed")
-    masked = [index for index in members if result.rows[index].label == 1]
-    if not masked:
-        reason = NO_MAPS if maps is None else NO_MASKED
-        result.metrics |= dict.fromkeys(("pixel_auroc", "pixel_ap", "aupro"), Estimate(None, reason=reason))
-    else:
-        owners = None if units is None else [units[index] for index in members]
-        found = quantiles.intervals(histogram, result.level, patients=owners, seed=seed)
-        result.metrics |= dict(zip(("pixel_auroc", "pixel_ap", "aupro"), found, strict=True))
-    _overlap_metrics(result, units, seed, NO_MAPS if maps is None else NO_MASKED)
-    missing = result.n_abnormal - len(masked)
-    if masked and missing:
-        result.warnings.append(
-            f"{missing} of {result.n_abnormal} anomalous images have no mask; pixel metrics leave them out."
-        )
+    missing = NO_MAPS if maps is None else NO_MASKED
+    _pixel_metrics(result, histogram, quantiles, members, units, seed, missing)
+    _overlap_metrics(result, units, seed, missing)
     result.gallery = [
         _gallery_item(result.rows[index], chosen[index], image_of(index) if image_of else None, *looked[index])
         for index in chosen
     ]
+
+
+def _pixel_metrics(
+    result: EvaluationResult,
+    histogram: PixelHistogram,
+    quantiles: PixelQuantiles,
+    members: Sequence[int],
+    units: Sequence[Any] | None,
+    seed: int,
+    reason: str,
+) -> None:
+    """AUROC, average precision and AUPRO of the images `members`, and what their masks lack."""
+    names = ("pixel_auroc", "pixel_ap", "aupro")
+    masked = [index for index in members if result.rows[index].label == 1]
+    if not masked:
+        result.metrics |= dict.fromkeys(names, Estimate(None, reason=reason))
+        return
+    owners = None if units is None else [units[index] for index in members]
+    found = quantiles.intervals(histogram, result.level, patients=owners, seed=seed)
+    result.metrics |= dict(zip(names, found, strict=True))
+    if missing := result.n_abnormal - len(masked):
+        result.warnings.append(
+            f"{missing} of {result.n_abnormal} anomalous images have no mask; pixel metrics leave them out."
+        )
+    if bare := len(masked) - sum(quantiles.has_lesion):
+        result.warnings.append(f"{bare} anomalous images have an empty mask: no lesion to find in them, so no Dice.")
 
 
 def _overlap(row: ImageRow, scores: NDArray[np.float32], mask: NDArray[np.bool_] | None, threshold: float) -> ImageRow:

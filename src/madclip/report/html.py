@@ -115,36 +115,20 @@ def metric(result: EvaluationResult, name: str) -> dict[str, Any]:
     }
 
 
-def operating_point(result: EvaluationResult) -> list[tuple[str, str, str]]:
-    """Rows of the table: what, value, of how many."""
+def operating_point(result: EvaluationResult) -> list[tuple[str, str, float | None, str]]:
+    """Rows of the table: name, meaning, value, of how many."""
     counts = result.counts
     if counts is None:
         return []
     called = counts.true_positive + counts.false_positive
     left = counts.true_negative + counts.false_negative
     silent = counts.true_negative / left if left else None
-    here = f"at this prevalence ({result.n_abnormal / len(result.rows):.0%})"
+    found, alone = f"{counts.true_positive} of {result.n_abnormal}", f"{counts.true_negative} of {result.n_normal}"
     return [
-        (
-            "Sensitivity: anomalous images found",
-            number(counts.sensitivity),
-            f"{counts.true_positive} of {result.n_abnormal}",
-        ),
-        (
-            "Specificity: normal images left alone",
-            number(counts.specificity),
-            f"{counts.true_negative} of {result.n_normal}",
-        ),
-        (
-            "Positive predictive value: anomalous among those called so",
-            number(counts.precision),
-            f"{counts.true_positive} of {called} {here}",
-        ),
-        (
-            "Negative predictive value: normal among those called so",
-            number(silent),
-            f"{counts.true_negative} of {left} {here}",
-        ),
+        ("Sensitivity", "anomalous images that are found", counts.sensitivity, found),
+        ("Specificity", "normal images that are left alone", counts.specificity, alone),
+        ("PPV", "images called anomalous that are", counts.precision, f"{counts.true_positive} of {called}"),
+        ("NPV", "images not called anomalous that are normal", silent, f"{counts.true_negative} of {left}"),
     ]
 
 
