@@ -42,7 +42,7 @@ def check_map(scores: NDArray[np.floating], mask: Mask | None, name: str = "map"
         return scores
     # Interpolation in float32 may overshoot by a rounding error.
     if scores.min() >= -ROUNDING and scores.max() <= 1 + ROUNDING:
-        return np.clip(scores, 0, 1)
+        return np.asarray(np.clip(scores, 0, 1), dtype=np.float32)
     raise DataError(f"{name}: the anomaly map has values that are not numbers between 0 and 1")
 
 
