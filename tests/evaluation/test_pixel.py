@@ -10,6 +10,7 @@ from madclip.errors import DataError
 from madclip.evaluation.pixel import (
     PixelHistogram,
     dice,
+    keys,
     pixel_auroc,
     region_weights,
     surface_dice,
@@ -168,10 +169,32 @@ def test_every_pixel_equal_is_chance_exactly():
     assert got.aupro().value == pytest.approx(0.15)
 
 
+@given(st.lists(st.floats(0, 1, width=32, exclude_min=True, exclude_max=True), min_size=2, max_size=50))
+def test_keys_order_as_values_do(values):
+    scores = np.array([*values, 0.5, np.nextafter(np.float32(0.5), np.float32(0)), 1e-45], np.float32)
+    order = np.argsort(scores, kind="stable")
+    steps = np.diff(keys(scores)[order].astype(np.int64))
+    assert np.array_equal(np.sign(np.diff(scores[order])), np.sign(steps))
+
+
+def test_maps_that_are_sure_of_themselves_are_within_a_ten_thousandth():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((200, 200), bool)
+    mask[50:90, 60:110] = True
+    maps = [(1 / (1 + np.exp(-8 * (rng.normal(size=mask.shape) + mask)))).astype(np.float32) for _ in range(5)]
+    counted = histogram(maps, [mask] * 5)
+    exact = pixel_auroc(maps, [mask] * 5)
+    assert abs(counted.auroc().value - exact) <= counted.auroc().bound + 1e-12
+    assert counted.auroc().bound < 1e-6
+    assert counted.shift > 0
+
+
 def test_zero_and_minus_zero_are_one_value():
     mask = np.array([[True, False]])
     for left, right in ((0.0, -0.0), (-0.0, 0.0)):
         assert histogram([np.array([[left, right]])], [mask]).auroc().value == 0.5
+    assert histogram([np.array([[1.0, 1.0]])], [mask]).auroc().value == 0.5
+    assert histogram([np.array([[1.0, np.nextafter(np.float32(1), np.float32(0))]])], [mask]).auroc().value == 1.0
     assert histogram([np.array([[1.0, 0.0]])], [mask]).auroc().value == 1.0
     assert histogram([np.array([[0.0, 1e-30]])], [mask]).auroc().value == 0.0
 

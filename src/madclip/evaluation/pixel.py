@@ -36,8 +36,7 @@ def check_map(scores: NDArray[np.floating], mask: Mask | None, name: str = "map"
     """
     if mask is not None and mask.shape != scores.shape:
         raise DataError(f"{name}: the anomaly map is {scores.shape} and the mask {mask.shape}; sizes must be the same")
-    # Adding zero turns -0.0, whose bits would sort last, into 0.0.
-    scores = np.asarray(scores, dtype=np.float32) + np.float32(0)
+    scores = np.ascontiguousarray(scores, dtype=np.float32)
     if not scores.size or (scores.min() >= 0 and scores.max() <= 1):
         return scores
     # Interpolation in float32 may overshoot by a rounding error.
@@ -78,14 +77,24 @@ def region_weights(mask: Mask) -> NDArray[np.float64]:
     return np.asarray(1.0 / np.bincount(member)[member]) if member.size else np.zeros(0)
 
 
+def keys(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Integers that rise with values in (0, 1) and are equal only where these are.
+
+    Up to 0.5 the bits of the float32, which rise with it; from there on the bits of its distance to 1, mirrored.
+    That distance is exact (Sterbenz), so a map that is sure of itself keeps its order near 1 as it does near 0.
+    """
+    rest = np.float32(1) - scores
+    return np.where(scores < 0.5, scores.view(np.uint32), np.uint32(0x7E000000) - rest.view(np.uint32))
+
+
 class PixelHistogram:
     """AUROC, average precision and AUPRO over all pixels of any number of maps, in constant memory.
 
-    Between 0 and 1 the bits of a float32 rise with its value. Pixels are counted by these bits without the last
-    `shift` ones; `shift` starts at 0, where every value has a bucket of its own and nothing is lost, and grows when
-    the range of values seen needs more than `limit` buckets. A bucket whose pixels all have one value (its bits are
-    remembered) is exact also then. Only the order of unlike values within one bucket is unknown; what it could
-    change is the bound that is reported beside the value.
+    Pixels are counted by integer keys that rise with the value and are fine near 0 and near 1 alike (`keys`), without
+    their last `shift` bits. `shift` starts at 0, where every value has a bucket of its own and nothing is lost, and
+    grows when the range of values seen needs more than `limit` buckets. A bucket whose pixels all have one value is
+    known and exact also then. Only the order of unlike values within one bucket is unknown; what it could change is
+    the bound that is reported beside the value.
 
     Args:
         limit: Largest number of buckets; each takes 28 bytes.
@@ -102,7 +111,8 @@ class PixelHistogram:
         self._lesion = np.zeros(0, np.int64)
         self._weight = np.zeros(0, np.float64)
         self._single = np.zeros(0, np.uint32)
-        self._zero = np.zeros(3)  # Value 0 is far from all others in bits: normal, lesion, weight of its own bucket.
+        # The values 1 and 0 are far from all others in keys: normal, lesion and weight of their own buckets.
+        self._ends = np.zeros((2, 3))
         self._pending: list[tuple[NDArray[np.uint32], NDArray[np.float64] | None]] = []
         self._gathered = 0
 
@@ -123,16 +133,15 @@ class PixelHistogram:
         self._gather(checked[mask], weights)
 
     def _gather(self, scores: NDArray[np.float32], weights: Floats | None) -> None:
-        bits = np.ascontiguousarray(scores).view(np.uint32)
-        zero = bits == 0
-        if zero.any():
-            count = np.count_nonzero(zero)
-            self._zero += np.array((count, 0, 0) if weights is None else (0, count, weights[zero].sum()), np.float64)
-            bits, weights = bits[~zero], None if weights is None else weights[~zero]
-        if bits.size:
-            # A copy: the caller may reuse the array of its map.
-            self._pending.append((bits.copy(), weights))
-            self._gathered += bits.size
+        for row, end in enumerate((1.0, 0.0)):
+            at = scores == end
+            if at.any():
+                count = np.count_nonzero(at)
+                self._ends[row] += (count, 0, 0) if weights is None else (0, count, float(weights[at].sum()))
+                scores, weights = scores[~at], None if weights is None else weights[~at]
+        if scores.size:
+            self._pending.append((keys(scores), weights))
+            self._gathered += scores.size
         if self._gathered >= self.pixels:
             self._count()
 
@@ -203,8 +212,9 @@ class PixelHistogram:
         held = np.flatnonzero(self._normal + self._lesion)[::-1]
         exact = self._single[held] != self._MIXED if self.shift else np.ones(len(held), np.bool_)
         columns = [counts[held].astype(np.float64) for counts in (self._normal, self._lesion, self._weight)]
-        normal, lesion, weight = (np.append(column, zero) for column, zero in zip(columns, self._zero, strict=True))
-        return normal, lesion, weight, np.append(exact, True)
+        one, zero = self._ends
+        normal, lesion, weight = (np.hstack([one[i], columns[i], zero[i]]) for i in range(3))
+        return normal, lesion, weight, np.hstack([True, exact, True])
 
     def _missing(self, normal: Floats, lesion: Floats) -> str:
         if not self.maps:
