@@ -22,6 +22,8 @@ from madclip.evaluation.intervals import (
     wilson_interval,
 )
 from madclip.evaluation.metrics import brier, expected_calibration_error
+from madclip.evaluation.pixel import PixelHistogram
+from madclip.evaluation.quantiles import PixelQuantiles
 from madclip.training.calibrate import Calibration, choose_threshold, fit_isotonic, fit_platt
 
 AREAS, SIZES = (0.7, 0.9, 0.97), (50, 200, 1000)
@@ -67,6 +69,38 @@ def clustered(repetitions: int) -> str:
             found = delong_interval(labels, scores), delong_interval(labels, scores, patients=patients)
             held += [e.low <= 0.9 <= e.high for e in found]
         rows.append(f"| {count} | {100 * held[0] / repetitions:.1f} | {100 * held[1] / repetitions:.1f} |")
+        print(rows[-1], flush=True)
+    return "\n".join(rows)
+
+
+def scene(generator: np.random.Generator, lesion: bool, side: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """A map and its mask: brightness and visibility differ between images, so their pixels are not independent."""
+    y, x = np.mgrid[:side, :side]
+    centre, radius = generator.uniform(5, side - 5, 2), generator.uniform(1.5, 6)
+    mask = lesion & ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2)
+    logit = generator.normal(-1, 0.5) + generator.normal(size=mask.shape) + mask * generator.normal(1.5, 1)
+    return (1 / (1 + np.exp(-logit))).astype(np.float32), mask
+
+
+def pixels(repetitions: int) -> str:
+    """Coverage of the intervals of pixel metrics; the truth is a set of 40,000 images."""
+    generator = np.random.default_rng(0)
+    everything = PixelHistogram()
+    for index in range(40_000):
+        everything.update(*scene(generator, index % 2 == 1))
+    truth = [e.value for e in (everything.auroc(), everything.average_precision(), everything.aupro())]
+    rows = ["| images, half with a lesion | pixel AUROC | pixel average precision | AUPRO |", "|---|---|---|---|"]
+    for count in (20, 60, 200):
+        held = np.zeros(3)
+        for repetition in range(repetitions):
+            histogram, quantiles = PixelHistogram(limit=1 << 14), PixelQuantiles()
+            for index in range(count):
+                scores, mask = scene(generator, index % 2 == 1)
+                histogram.update(scores, mask)
+                quantiles.update(scores, mask)
+            found = quantiles.intervals(histogram, seed=repetition)
+            held += [e.low <= value <= e.high for e, value in zip(found, truth, strict=True)]
+        rows.append(f"| {count} | {' | '.join(f'{100 * h / repetitions:.1f}' for h in held)} |")
         print(rows[-1], flush=True)
     return "\n".join(rows)
 
@@ -159,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--bootstrap", type=int, default=500, help="repetitions that also bootstrap (1,000 replicates)")
+    parser.add_argument("--pixel", type=int, default=400, help="repetitions for pixel metrics")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--write", type=Path, help="page whose part between the marks is replaced")
     arguments = parser.parse_args()
@@ -172,6 +207,8 @@ def main() -> None:
         coverage(arguments.repetitions, arguments.bootstrap),
         "Four images per patient that share half of their variance, AUROC 0.9, coverage, %:",
         clustered(arguments.repetitions),
+        f"Intervals of pixel metrics, coverage, %, {arguments.pixel} repetitions:",
+        pixels(arguments.pixel),
         f"Error rate of the conformal p-value, mean over {arguments.draws} draws of the normals:",
         conformal(arguments.draws),
         f"What operating points from K + K shots reach (AUROC 0.9, {10 * arguments.draws} draws):",

@@ -112,7 +112,8 @@ def histogram(result: EvaluationResult) -> str:
                 axes.hist(mine, edges, weights=weights, color=colour, alpha=0.55, label=f"{word} ({mine.size})")
         if result.threshold is not None:
             axes.axvline(result.threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="the fixed threshold")
-        axes.set(xlabel="image score", ylabel="share of the class")
+        axes.set(xlabel="image score", ylabel="share of the class", ylim=(0, axes.get_ylim()[1] * 1.25))
+        axes.locator_params(axis="x", nbins=6)
         axes.legend(fontsize=9)
 
     return draw("histogram", paint)

@@ -33,7 +33,8 @@ METRICS = {
     "surface_dice": ("Surface Dice", "share of outlines within 2 pixels of each other, same images; 1 is best"),
     "false_area": ("False area", "mean share of normal pixels that the map calls anomalous; 0 is best"),
 }
-CARDS = ("image_auroc", "sensitivity", "specificity", "pixel_auroc", "aupro", "dice")
+CARDS = ("image_auroc", "sensitivity", "specificity", "pixel_auroc", "aupro", "dice", "image_ap", "brier", "f1")
+"""In order of interest: the page opens with the first six that have a value."""
 VERDICTS = ("like the normals", "I do not know", "anomalous")
 
 
@@ -79,7 +80,7 @@ def render_report(result: EvaluationResult, *, title: str = "Evaluation") -> str
         title=title,
         result=result,
         prevalence=result.n_abnormal / len(result.rows),
-        cards=[metric(result, name) for name in CARDS if name in result.metrics],
+        cards=[metric(result, name) for name in CARDS if result.metrics[name].value is not None][:6],
         metrics=[metric(result, name) for name in result.metrics],
         figures={heading: None if svg is None else Markup(svg) for heading, svg in drawn.items()},  # noqa: S704
         operating=operating_point(result),
