@@ -191,7 +191,7 @@ def test_the_gallery_is_small_and_reads_only_its_images(scenes):
 
 
 def test_quantiles_stand_for_the_pixels(scenes):
-    """With few pixels all are kept, and a bootstrap that draws every image once gives the exact values."""
+    """Sixty-four of them per map give the intervals that all pixels would."""
     _, labels, _, maps, _ = scenes
     rng = np.random.default_rng(5)
     masks = [rng.random(m.shape) < 0.1 * label for m, label in zip(maps, labels, strict=True)]
@@ -203,3 +203,17 @@ def test_quantiles_stand_for_the_pixels(scenes):
     for few, many in zip(coarse.intervals(histogram), fine.intervals(histogram), strict=True):
         assert (few.low, few.high) == pytest.approx((many.low, many.high), abs=0.004)
         assert few.low < few.value < few.high
+
+
+def test_maps_that_are_all_right_or_of_one_image_have_no_interval():
+    mask = np.zeros((10, 10), bool)
+    mask[2:5, 2:5] = True
+    for count, reason in ((1, "two patients or images"), (4, "every bootstrap replicate is equal")):
+        histogram, quantiles = PixelHistogram(), PixelQuantiles()
+        for _ in range(count):
+            histogram.update(0.2 + 0.5 * mask, mask)
+            quantiles.update(0.2 + 0.5 * mask, mask)
+        for estimate in quantiles.intervals(histogram):
+            assert estimate.value == pytest.approx(1.0)
+            assert estimate.low is None
+            assert reason in estimate.reason

@@ -103,7 +103,7 @@ class PixelHistogram:
 
     _EMPTY, _MIXED = 2**32 - 2, 2**32 - 1
 
-    def __init__(self, limit: int = 1 << 23, pixels: int = 1 << 22) -> None:
+    def __init__(self, limit: int = 1 << 22, pixels: int = 1 << 22) -> None:
         self.limit, self.pixels = limit, pixels
         self.maps, self.regions = 0, 0
         self.shift, self.origin = 0, 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from madclip.evaluation.intervals import FEW_UNITS, patient_index, resamples
+from madclip.evaluation.intervals import FEW_UNITS, NO_SPREAD, expit, patient_index, resamples
 from madclip.evaluation.pixel import FPR_LIMIT, area_to, region_weights
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class PixelQuantiles:
         if any(estimate.value is None for estimate in found):
             return found
         clusters = patient_index(patients, len(self.has_lesion))
-        if len(set(clusters[np.array(self.has_lesion)])) < 2:
+        lesions = len(set(clusters[np.array(self.has_lesion)]))
+        if lesions < 2:
             first, second, third = (replace(estimate, reason=FEW_UNITS) for estimate in found)
             return first, second, third
         values, weights = np.concatenate(self._values), np.concatenate(self._weights)
@@ -96,7 +98,6 @@ class PixelQuantiles:
         order = np.argsort(-values, kind="stable")
         weights, images = weights[order], images[order]
         last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
-        here = _metrics(weights, last)
         drawn = np.array(
             [
                 _metrics(weights * row[images, None].astype(np.float32), last)
@@ -104,18 +105,37 @@ class PixelQuantiles:
                 for row in rows
             ]
         )
-        ends = np.quantile(drawn - here, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        method = f"bootstrap over {'images' if patients is None else 'patients'}, {repetitions:,} replicates"
+        unit = "images" if patients is None else "patients"
+        method = f"bootstrap over {unit}, {repetitions:,} replicates, Student's t on the logit scale"
         first, second, third = (
-            replace(
-                estimate,
-                low=float(np.clip((estimate.value or 0.0) + low, 0, 1)),
-                high=float(np.clip((estimate.value or 0.0) + high, 0, 1)),
-                method=method,
-            )
-            for estimate, low, high in zip(found, ends[0], ends[1], strict=True)
+            replace(estimate, low=low, high=high, method=method) if high > low else replace(estimate, reason=NO_SPREAD)
+            for estimate, column in zip(found, drawn.T, strict=True)
+            for low, high in [student_interval(estimate.value or 0.0, column, lesions, level)]
         )
         return first, second, third
+
+
+def student_interval(value: float, drawn: Floats, units: int, level: float) -> tuple[float, float]:
+    """Interval of a share from bootstrap replicates: their spread on the logit scale times Student's t.
+
+    The percentiles of a bootstrap cover too little where units are few (docs/evaluation.md); here the spread is that
+    of an unbiased variance, and t has the degrees of freedom that it was estimated with.
+
+    Args:
+        value: The share.
+        drawn: [R], its replicates.
+        units: Patients or images of the rarer kind.
+        level: Coverage aimed at.
+    """
+    from scipy.stats import t
+
+    share, shares = np.clip(value, 1e-9, 1 - 1e-9), np.clip(drawn, 1e-9, 1 - 1e-9)
+    spread = float(np.std(np.log(shares / (1 - shares)), ddof=1)) * math.sqrt(units / (units - 1))
+    if spread < 1e-12:
+        return value, value
+    half = float(t.ppf((1 + level) / 2, units - 1)) * spread
+    centre = math.log(share / (1 - share))
+    return expit(centre - half), expit(centre + half)
 
 
 def _metrics(weights: NDArray[np.float32], last: NDArray[np.intp]) -> Floats:
