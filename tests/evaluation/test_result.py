@@ -81,6 +81,16 @@ def test_patients_are_the_units(scenes):
         assert width(blind, name) < 0.8 * width(clustered, name)
     assert clustered.n_patients == 30
     assert "patient_auroc" in clustered.metrics
+    copied = evaluate_scores(*many, pairs, patients=patients, pixel_threshold=0.4)
+    assert copied.metrics["patient_dice"].value == pytest.approx(copied.metrics["dice"].value, abs=1e-12)
+    (first,) = (patient for patient in copied.patients if patient["patient"] == names[6])
+    assert first == {
+        "patient": names[6],
+        "images": 3,
+        "label": 1,
+        "score": scores[6],
+        "dice": pytest.approx(dice(maps[6] >= 0.4, masks[6])),
+    }
     assert any("90 images of 30 patients" in line for line in clustered.warnings)
     assert any("Patients are not known" in line for line in blind.warnings)
 

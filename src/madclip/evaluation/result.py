@@ -119,11 +119,29 @@ class EvaluationResult:
         known = [row.patient for row in self.rows]
         return None if None in known else len(set(known))
 
+    @property
+    def patients(self) -> list[dict[str, Any]]:
+        """A summary of each named patient: images, label of any, highest score, mean Dice of images with a lesion."""
+        grouped: dict[str, list[ImageRow]] = {}
+        for row in self.rows:
+            if row.patient is not None:
+                grouped.setdefault(row.patient, []).append(row)
+        return [
+            {
+                "patient": patient,
+                "images": len(rows),
+                "label": max(row.label for row in rows),
+                "score": max(row.score for row in rows),
+                "dice": _mean([row.dice for row in rows if row.dice is not None]),
+            }
+            for patient, rows in grouped.items()
+        ]
+
     def to_json(self, *, images: bool = True) -> dict[str, Any]:
         """JSON values: each metric under its name, `_ci` its interval, `_bound` its numerical error.
 
         Args:
-            images: Whether the list of images is included.
+            images: Whether the lists of images and of patients are included.
         """
         out: dict[str, Any] = {"format": FORMAT, "level": self.level}
         for name, estimate in self.metrics.items():
@@ -144,8 +162,12 @@ class EvaluationResult:
             "reasons": {k: e.reason for k, e in self.metrics.items() if e.reason},
             "provenance": self.provenance,
             "warnings": self.warnings,
-            **({"images": [asdict(row) for row in self.rows]} if images else {}),
+            **({"images": [asdict(row) for row in self.rows], "patients": self.patients} if images else {}),
         }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def evaluate_scores(
@@ -430,6 +452,12 @@ def _overlap_metrics(result: EvaluationResult, units: Sequence[Any] | None, seed
             patients=None if units is None else [units[i] for i, _ in held],
             statistic=intervals.weighted_mean,
             seed=seed,
+        )
+
+    overlap = [patient["dice"] for patient in result.patients if patient["dice"] is not None]
+    if units is not None and overlap:
+        result.metrics["patient_dice"] = intervals.bootstrap_interval(
+            [1] * len(overlap), overlap, result.level, statistic=intervals.weighted_mean, seed=seed
         )
 
 

@@ -30,6 +30,7 @@ METRICS = {
     "pixel_ap": ("Pixel average precision", "over all pixels of all images"),
     "aupro": ("AUPRO", "mean overlap per region up to a false-positive rate of 0.3, divided by 0.3"),
     "dice": ("Dice", "mean over images with a lesion, at the fixed threshold of maps; 1 is best"),
+    "patient_dice": ("Patient Dice", "the same, averaged within each patient first"),
     "surface_dice": ("Surface Dice", "share of outlines within 2 pixels of each other, same images; 1 is best"),
     "false_area": ("False area", "mean share of normal pixels that the map calls anomalous; 0 is best"),
 }
