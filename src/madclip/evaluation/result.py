@@ -457,7 +457,12 @@ def _overlap_metrics(result: EvaluationResult, units: Sequence[Any] | None, seed
     overlap = [patient["dice"] for patient in result.patients if patient["dice"] is not None]
     if units is not None and overlap:
         result.metrics["patient_dice"] = intervals.bootstrap_interval(
-            [1] * len(overlap), overlap, result.level, statistic=intervals.weighted_mean, seed=seed
+            [1] * len(overlap),
+            overlap,
+            result.level,
+            patients=range(len(overlap)),
+            statistic=intervals.weighted_mean,
+            seed=seed,
         )
 
 

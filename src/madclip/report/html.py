@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 METRICS = {
     "image_auroc": ("Image AUROC", "chance that an anomalous image scores above a normal one; 0.5 is no skill"),
     "image_auroc_bootstrap": ("Image AUROC, bootstrap", "the same value with another kind of interval"),
-    "patient_auroc": ("Patient AUROC", "the same over patients, each by its highest score"),
+    "patient_auroc": ("Patient AUROC", "the first over patients, each by its highest score"),
     "image_ap": ("Image average precision", "no skill is the prevalence: {prevalence:.3f} here"),
     "sensitivity": ("Sensitivity", "anomalous images found at the fixed threshold"),
     "specificity": ("Specificity", "normal images left alone at the fixed threshold"),
@@ -82,7 +82,7 @@ def render_report(result: EvaluationResult, *, title: str = "Evaluation") -> str
         result=result,
         prevalence=result.n_abnormal / len(result.rows),
         cards=[metric(result, name) for name in CARDS if result.metrics[name].value is not None][:6],
-        metrics=[metric(result, name) for name in result.metrics],
+        metrics=[metric(result, name) for name in METRICS if name in result.metrics],
         figures={heading: None if svg is None else Markup(svg) for heading, svg in drawn.items()},  # noqa: S704
         operating=operating_point(result),
         verdicts=verdicts(result),
@@ -107,7 +107,7 @@ def number(value: float | None, digits: int = 3) -> str:
 def metric(result: EvaluationResult, name: str) -> dict[str, Any]:
     """What a card or a row says of a metric."""
     estimate: Estimate = result.metrics[name]
-    label, meaning = METRICS.get(name, (name, ""))
+    label, meaning = METRICS[name]
     return {
         "name": name,
         "label": label,
