@@ -264,7 +264,7 @@ class MadCLIP:
     def _score_tokens(self, head: Head, tokens: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores [B] and maps [B, S, S] from the patch tokens of the taps, each [B, G, d]."""
         text = self._text if head is self.head else head.text()
-        scores = head([stream.to(text.device).float() for stream in tokens], text)
+        scores = head([stream.to(text.device) for stream in tokens], text)
         maps = scoring.anomaly_map(head.map_logits(scores.segmentation if self.has_masks else scores.detection))
         rule = self.image_score
         mean, peak = scoring.mean_score(scores.detection), maps.amax((1, 2))

@@ -40,12 +40,8 @@ def strong(golden):
         torch.stack([scoring.patch_scores(f[:, head], towards) for f in features]) for head in (DETECTION, SEGMENTATION)
     )
     logits = scoring.map_logits(segmentation, GRID, SIZE, align_corners=True)
-    labels, masks = golden["label"], (golden["mask"][:, 0] > 0.5).float()
-    terms = {
-        "siglip": losses.siglip_loss(detection, labels),
-        "dice": losses.dice_loss(logits, masks),
-        "focal": losses.focal_loss(logits, masks, smoothing=1e-5),
-    }
+    maps = losses.map_losses(logits, golden["mask"][:, 0] > 0.5, smoothing=1e-5)
+    terms = {"siglip": losses.siglip_loss(detection, golden["label"])} | maps._asdict()
     return adapters, text, detection, segmentation, logits, terms
 
 
@@ -86,9 +82,36 @@ def test_softmax_loss_of_ablation_e(golden, strong):
     assert relative(losses.softmax_loss(strong[2], golden["label"]), golden["strong/ablation/softmax_loss"]) < 1e-4
 
 
-def test_focal_without_smoothing_is_the_formula(golden, strong):
-    logits, masks = strong[4], (golden["mask"][:, 0] > 0.5).double()
-    p = logits.detach().double().sigmoid()
-    p_true = torch.where(masks.bool(), p, 1 - p)
-    expected = ((1 - p_true) ** 2 * -p_true.log()).mean((1, 2, 3))
-    assert relative(losses.focal_loss(logits, masks.float()), expected) < 1e-5
+def plain_map_losses(logits, masks, smoothing):
+    """The equations as they are written, for autograd."""
+    p, masks = logits.sigmoid(), masks.double()
+    dice = 1 - ((2 * (p * masks).sum((-2, -1)) + 1) / (p.sum((-2, -1)) + masks.sum((-2, -1)) + 1)).mean(-1)
+    onehot = torch.stack([1 - masks, masks]).clamp(smoothing, 1 - smoothing)
+    true = (onehot[:, None] * torch.stack([1 - p, p])).sum(0) + smoothing
+    return dice, ((1 - true) ** 2 * -true.log()).mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1e-5, 1e-2])
+def test_map_losses_and_their_gradients_are_the_equations(smoothing):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(4, 5, 12, 9, generator=generator, dtype=torch.float64)
+    masks = torch.rand(5, 12, 9, generator=generator) < torch.tensor([0, 0.1, 0.5, 0.9, 1])[:, None, None]
+    weights = torch.rand(2, 4, generator=generator, dtype=torch.float64)
+    results = []
+    for compute in (losses.map_losses, plain_map_losses):
+        leaf = logits.clone().requires_grad_()
+        terms = compute(leaf, masks, smoothing=smoothing)
+        (torch.stack(tuple(terms)) * weights).sum().backward()
+        results.append([*terms, leaf.grad])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_maps_are_interpolated_bilinearly(align_corners):
+    scores = torch.randn(2, 3, 20, 2, generator=torch.Generator().manual_seed(0))
+    ours = scoring.map_logits(scores, (4, 5), (56, 61), align_corners=align_corners)
+    expected = torch.nn.functional.interpolate(
+        (scores[..., 1] - scores[..., 0]).view(2, 3, 4, 5), (56, 61), mode="bilinear", align_corners=align_corners
+    )
+    assert torch.allclose(ours, expected, atol=1e-6)

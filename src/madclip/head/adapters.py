@@ -50,19 +50,19 @@ class Adapters(nn.Module):
 
         Args:
             tap: Index of the tap.
-            tokens: [B, G, d], patch tokens of the residual stream there.
+            tokens: [B, G, d], patch tokens of the residual stream there; products are computed in their type.
 
         Returns:
             [R, H, B, G, e], not scaled to unit length.
         """
         batch, patches, width = tokens.shape
         branches, heads, embed_dim = self.heads.shape[1:4]
-        shared = self.shared[tap].flatten(0, 1)
+        shared = self.shared[tap].flatten(0, 1).to(tokens.dtype)
         hidden = self._activate(F.linear(tokens.reshape(-1, width), shared))
         hidden = hidden.view(-1, branches, width)
         if self.norm == "layer_norm":
             hidden = F.layer_norm(hidden, (width,), eps=1e-5)
-        weights = self.heads[tap].flatten(1, 2).mT
+        weights = self.heads[tap].flatten(1, 2).mT.to(tokens.dtype)
         features = self._activate(torch.bmm(hidden.transpose(0, 1), weights))
         return features.view(branches, batch, patches, heads, embed_dim).permute(0, 3, 1, 2, 4)
 

@@ -122,7 +122,7 @@ class Head(nn.Module):
         Args:
             scores: S of both heads.
             labels: [B], 0 normal, 1 abnormal.
-            masks: [B, height, width], 0 or 1 (float); zero for normal images.
+            masks: [B, height, width] bool; false for normal images.
             masked: [B], whether an image takes part in Dice and Focal.
         """
         recipe = self.recipe
@@ -133,7 +133,4 @@ class Head(nn.Module):
         if not bool(masked.any()):
             return Terms(image, torch.zeros_like(image), torch.zeros_like(image))
         chosen = scores.segmentation if bool(masked.all()) else scores.segmentation[:, masked]
-        logits, masks = self.map_logits(chosen), masks[masked]
-        return Terms(
-            image, losses.dice_loss(logits, masks), losses.focal_loss(logits, masks, smoothing=recipe.smoothing)
-        )
+        return Terms(image, *losses.map_losses(self.map_logits(chosen), masks[masked], smoothing=recipe.smoothing))

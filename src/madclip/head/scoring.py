@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 
@@ -30,7 +32,8 @@ def patch_scores(features: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
     Returns:
         [..., 2]: S_n, S_ab.
     """
-    length = torch.linalg.vector_norm(features, dim=-1).clamp_min(1e-12)
+    length = torch.linalg.vector_norm(features, dim=-1, dtype=torch.float32).clamp_min(1e-12)
+    towards = towards.to(features.dtype)
     # Projected before scaled: the same numbers, without a scaled copy of the features.
     if len(features) == 1:
         features, length = features.expand(2, *features.shape[1:]), length.expand(2, *length.shape[1:])
@@ -51,10 +54,18 @@ def map_logits(
     Returns:
         [T, B, height, width].
     """
-    difference = (scores[..., 1] - scores[..., 0]).contiguous()
-    return F.interpolate(
-        difference.view(*difference.shape[:2], *grid), size, mode="bilinear", align_corners=align_corners
-    )
+    difference = (scores[..., 1] - scores[..., 0]).float().contiguous()
+    rows, columns = (_interpolation(n, m, align_corners).to(difference.device) for n, m in zip(grid, size, strict=True))
+    # Bilinear interpolation is a matrix product along each axis; its gradient then is one as well.
+    return rows @ difference.view(*difference.shape[:2], *grid) @ columns.mT
+
+
+@cache
+def _interpolation(length: int, size: int, align_corners: bool) -> torch.Tensor:
+    """Matrix [size, length] that interpolates linearly along one axis."""
+    with torch.inference_mode(mode=False):
+        unit = torch.eye(length, dtype=torch.float64)[None]
+        return F.interpolate(unit, size, mode="linear", align_corners=align_corners)[0].mT.float().contiguous()
 
 
 def anomaly_map(logits: torch.Tensor) -> torch.Tensor:

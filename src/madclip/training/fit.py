@@ -118,9 +118,9 @@ def _schedule(recipe: Recipe, progress: float) -> float:
 def _step(head: Head, optimiser: torch.optim.Optimizer, data: TrainingSet, pairs: torch.Tensor) -> dict[str, float]:
     device = next(head.parameters()).device
     shots, variants = pairs.unbind(1)
-    tokens = torch.stack([data.tokens[i][v] for i, v in pairs.tolist()]).to(device).float()
+    tokens = torch.stack([data.tokens[i][v] for i, v in pairs.tolist()]).to(device)
     labels, masked = data.labels[shots].to(device), data.masked[shots].to(device)
-    masks = data.masks[shots, variants].to(device).float()
+    masks = data.masks[shots, variants].to(device)
     terms = head.loss(head(tokens.unbind(1), head.text()), labels, masks, masked)
     optimiser.zero_grad(set_to_none=True)
     terms.total.backward()
