@@ -299,6 +299,36 @@ def compress(image: Tensor, step: float) -> Tensor:
     return back[..., :height, :width].clamp(0, 1)
 
 
+def dots(canvas: Canvas, x: Tensor, y: Tensor, radius: Tensor, strength: float | Tensor = 1.0) -> Tensor:
+    """[n, size, size], the largest strength of all discs that cover a pixel: spots, and lines made of many spots.
+
+    Args:
+        canvas: Of the batch.
+        x: Centres, [n, k].
+        y: Centres, [n, k].
+        radius: [n, k]; below half a pixel the disc gets fainter instead of smaller.
+        strength: [n, k] or one number, 0..1.
+    """
+    pixels = radius / canvas.pixel
+    reach = max(1, math.ceil(float(pixels.max())))
+    # A margin takes what falls outside, so that no disc has to be cut.
+    wide = canvas.size + 4 * reach
+    columns = ((x + 1) * (canvas.size / 2) - 0.5 + 2 * reach).clamp_(reach, wide - 1 - reach)
+    rows = ((y + 1) * (canvas.size / 2) - 0.5 + 2 * reach).clamp_(reach, wide - 1 - reach)
+    offsets = torch.arange(-reach, reach + 1, device=canvas.device)
+    column, row = columns.round(), rows.round()
+    across = (offsets + (column - columns)[..., None]).square_()[:, :, None, :]
+    down = (offsets + (row - rows)[..., None]).square_()[:, :, :, None]
+    cover = (across + down).sqrt_().neg_().add_((pixels + 0.5)[..., None, None]).clamp_(0, 1)
+    cover.mul_((strength * (2 * pixels).clamp(max=1))[..., None, None])
+    index = (row * wide + column).long()[..., None] + (offsets[:, None] * wide + offsets).flatten()
+    plane = torch.zeros(canvas.n, wide * wide, device=canvas.device)
+    # The largest of all does not depend on the order, so this stays deterministic on every device.
+    plane.scatter_reduce_(1, index.flatten(1), cover.flatten(1), "amax")
+    inner = slice(2 * reach, 2 * reach + canvas.size)
+    return plane.view(canvas.n, wide, wide)[:, inner, inner].contiguous()
+
+
 GLYPHS = {
     "L": "1000010000100001000010000100001111",
     "R": "11110100011000111110101001001010001",
