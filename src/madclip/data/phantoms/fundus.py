@@ -1,4 +1,4 @@
-"""Fundus photographs: optic disc, macula and a tree of vessels under any camera; the lesions of diabetic retinopathy."""
+"""Fundus photographs: disc, macula and a tree of vessels under any camera; the lesions of diabetic retinopathy."""
 
 from __future__ import annotations
 
@@ -157,9 +157,8 @@ def _branches(
     at = (canvas.uniform(0.06, 0.8, k, children) * length).long()
     x, y, heading = (value.gather(2, at).flatten(1) for value in parent)
     away = canvas.uniform(0.4, 1.1, k * children) * torch.where(canvas.rand(n, k * children) < 0.5, 1, -1)
-    paths = _paths(
-        canvas, (x, y), heading + away, -0.8 * away + 0.4 * canvas.randn(n, k * children), steps, 1.3 * canvas.pixel
-    )
+    bend = 0.4 * canvas.randn(n, k * children) - 0.8 * away
+    paths = _paths(canvas, (x, y), heading + away, bend, steps, 1.3 * canvas.pixel)
     thin = width.repeat_interleave(children, 1) * canvas.uniform(0.35, 0.7, k * children)
     return paths, thin, shade.repeat_interleave(children, 1) * canvas.uniform(0.5, 0.95, k * children), steps
 
@@ -235,9 +234,8 @@ def _lesions(canvas: Canvas, eye: Eye, kind: Tensor, difficulty: float) -> list[
     bleeds = canvas.uniform(16, 40)
     spread = canvas.noise(bleeds, bleeds * canvas.uniform(0.6, 1.3)) + 0.35 * fine
     spread = spread + 0.7 * canvas.noise(2.5) - canvas.uniform(1.9, level(difficulty, 2.4, 2.9))
-    blots = edge(spread, canvas.uniform(0.4, 0.9)) * (
-        (kind == RETINOPATHY) & canvas.chance(0.8) | (kind == HAEMORRHAGES)
-    )
+    bled = (kind == RETINOPATHY) & canvas.chance(0.8) | (kind == HAEMORRHAGES)
+    blots = edge(spread, canvas.uniform(0.4, 0.9)) * bled
     return [hard, cotton, torch.maximum(blots, _microaneurysms(canvas, eye, kind, difficulty))]
 
 

@@ -1,0 +1,222 @@
+"""Breast ultrasound: layers under a probe, speckle, shadows; cysts, benign and malignant masses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, dots, edge, level, smooth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BENIGN, MALIGNANT, CYST = range(3)
+
+
+def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
+    """A batch of B-mode images.
+
+    Args:
+        canvas: To draw on.
+        abnormal: [n] bool, which images get a mass.
+        difficulty: 0..1.
+    """
+    sick = abnormal[:, None, None]
+    depth, fan, inside = _probe(canvas)
+    wave = canvas.noise(canvas.uniform(5, 9), canvas.uniform(5, 12))
+    rough = canvas.noise(22, 26)
+    tissue = _layers(canvas, depth, wave, rough)
+    tissue = _lobules(canvas, tissue, difficulty)
+
+    kind = canvas.choose(0.42, 0.4, 0.18)
+    value, at, radius = _mass(canvas, inside * edge(depth - 0.12, 0.02) * edge(0.68 - depth, 0.02), kind, rough)
+    cover = edge(value, torch.where(kind == MALIGNANT, canvas.uniform(0.15, 0.7), canvas.uniform(0.05, 0.25))) * sick
+    tissue = _content(canvas, tissue, (cover, value), kind, difficulty)
+    tissue = tissue * _behind(canvas, (depth, fan), at, radius, (kind, sick))
+    image = _speckle(canvas, tissue * _beam(canvas, depth, fan), depth, rough)
+    # Calcifications sparkle in tumours, and here and there in healthy tissue.
+    spots = dots(canvas, *_grains(canvas, at, radius, (kind == MALIGNANT) & sick), 1.0)
+    image = torch.maximum(image, 0.9 * spots) * inside
+    image = torch.where(canvas.chance(0.5), image, image + canvas.uniform(0, 0.06) * (1 - inside))
+    mask = (cover > 0.5) & (inside > 0.5) & sick
+    attributes = [
+        {"finding": ("mass", "malignant mass", "cyst")[k], "brightness": "dark"} for k in kind.flatten().tolist()
+    ]
+    finish = Finish(bias=0.1, noise=0.01, blur=0.5, gamma=0.35, contrast=0.25, brightness=0.03, marks=0.35, blocks=0.2)
+    return Drawing(image[:, None], mask, attributes, finish)
+
+
+def _curve(canvas: Canvas, cells: float) -> Tensor:
+    """[n, 1, S], a smooth function of the column."""
+    return canvas.noise(cells, 0.01)[:, :1]
+
+
+def _probe(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth 0..1 below the skin, position along the probe, and 1 where there is an image.
+
+    A linear probe fills the picture, a convex one a fan; exports keep margins around either.
+    """
+    kind = canvas.choose(0.75, 0.15, 0.1)
+    top = torch.where(canvas.chance(0.4), canvas.uniform(0.0, 0.12), 0.0) - 1
+    x, y = canvas.x, canvas.y
+    far = canvas.uniform(1.2, 2.5)
+    reach = (x.square() + (y - top + far).square()).sqrt() - far
+    flat = (y - top).expand_as(reach)
+    depth = torch.where(kind == 1, reach, flat) / (2.0 - canvas.uniform(0, 0.15))
+    spread = torch.where(kind == 1, x / (y - top + far) * far, x - canvas.uniform(-0.15, 0.15) * (kind == 2) * y)
+    left = torch.where(canvas.chance(0.3), canvas.uniform(0.75, 1), 1.1)
+    sides = torch.where(kind == 1, spread.abs() - canvas.uniform(0.6, 0.9), (spread.abs() - left))
+    bottom = torch.where(canvas.chance(0.3), canvas.uniform(0.85, 1.0), 2.0)
+    inside = edge(-sides, 0.01) * edge(depth, 0.01) * edge(bottom - depth, 0.01)
+    return depth, spread, inside
+
+
+def _layers(canvas: Canvas, depth: Tensor, wave: Tensor, rough: Tensor) -> Tensor:
+    """Mean echo of skin, fat, gland, muscle and what lies below."""
+    fat_from = canvas.uniform(0.03, 0.09) + 0.006 * _curve(canvas, 4)
+    gland_from = fat_from + (canvas.uniform(0.03, 0.32) + 0.04 * _curve(canvas, 4))
+    gland_to = (gland_from + canvas.uniform(0.12, 0.5) + 0.05 * _curve(canvas, 3)).maximum(gland_from + 0.02)
+    muscle_from = gland_to + canvas.uniform(0.0, 0.15) + 0.02 * _curve(canvas, 3)
+    wall = muscle_from + canvas.uniform(0.08, 0.25) + 0.015 * _curve(canvas, 3)
+    bent = depth + canvas.uniform(0, 0.025) * wave + canvas.uniform(0.0, 0.008) * rough
+    fat, bright = canvas.uniform(0.2, 0.45), canvas.uniform(0.4, 0.75)
+    # Gland and fat interlock: one field decides which of both a place is.
+    mixed = edge(wave + 0.35 * rough + canvas.uniform(-0.8, 1.4), canvas.uniform(0.4, 1.6))
+    gland = torch.lerp(fat.expand_as(wave), bright.expand_as(wave), mixed) + 0.05 * rough
+    septa = bump(canvas.noise(canvas.uniform(3, 6), canvas.uniform(6, 14)) + 0.15 * rough, canvas.uniform(0.15, 0.45))
+    lobes = fat + canvas.uniform(0.05, 0.25) * septa + 0.02 * wave
+    stripes = bump(canvas.noise(2.5, canvas.uniform(16, 34)), 0.35)
+    muscle = canvas.uniform(0.15, 0.35) + canvas.uniform(0.05, 0.3) * stripes
+    image = torch.lerp(canvas.uniform(0.5, 0.9) + 0 * lobes, lobes, edge(bent - fat_from, 0.02))
+    image = torch.lerp(image, gland, edge(bent - gland_from, 0.03))
+    image = torch.lerp(image, lobes, edge(bent - gland_to, 0.03))
+    image = torch.lerp(image, muscle, edge(depth - muscle_from, 0.02))
+    image = image + canvas.uniform(-0.1, 0.4).clamp_min(0) * bump(depth - muscle_from, 0.015) * edge(wave + 0.5, 2)
+    # Ribs: bright caps with shadows; between them the pleura.
+    below = torch.where(canvas.chance(0.6), canvas.uniform(0.03, 0.3), 0.3)
+    image = torch.lerp(image, below + 0.05 * wave, edge(depth - wall, 0.03))
+    caps = edge(_curve(canvas, 5) - 0.2, 0.5)
+    return image + canvas.uniform(-0.1, 0.5).clamp_min(0) * bump(depth - wall + 0.03 * caps, 0.025) * caps
+
+
+def _lobules(canvas: Canvas, tissue: Tensor, difficulty: float) -> Tensor:
+    """Dark ovals of fat, and ducts, in sick and healthy breasts: what a mass must be told from."""
+    cx, cy = canvas.uniform(-0.9, 0.9), canvas.uniform(-0.7, 0.5)
+    oval = ((canvas.x - cx) / canvas.uniform(0.15, 0.5)).square() + (
+        (canvas.y - cy) / canvas.uniform(0.06, 0.16)
+    ).square()
+    cover = edge(1 - oval.sqrt(), canvas.uniform(0.2, 0.7)) * canvas.chance(0.5)
+    tissue = tissue * (1 - canvas.uniform(0.1, level(difficulty, 0.35, 0.5)) * cover)
+    ducts = bump(canvas.noise(3, 7), canvas.uniform(0.03, 0.1)) * edge(canvas.noise(2) - 0.3, 0.5)
+    return tissue * (1 - canvas.uniform(-0.6, 0.5).clamp_min(0) * ducts)
+
+
+def _mass(
+    canvas: Canvas, region: Tensor, kind: Tensor, rough: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Positive inside the mass, its centre and half axes."""
+    cx, cy = canvas.place(region)
+    size = canvas.uniform(0, 1).square() * 0.36 + canvas.uniform(0.08, 0.2)
+    # Benign masses lie along the tissue, malignant ones may stand upright.
+    ratio = torch.where(kind == MALIGNANT, canvas.uniform(0.75, 1.5), canvas.uniform(1.1, 2.2)).sqrt()
+    rx, ry, angle = size * ratio, size / ratio, canvas.uniform(-0.35, 0.35)
+    dx, dy = canvas.x - cx, canvas.y - cy
+    across, down = (angle.cos() * dx + angle.sin() * dy) / rx, (angle.cos() * dy - angle.sin() * dx) / ry
+    distance = (across.square() + down.square()).sqrt_()
+    wave = canvas.noise((1.1 / size).clamp(2, 24))
+    lobed = torch.where(kind == MALIGNANT, canvas.uniform(0.12, 0.3), canvas.uniform(0.0, 0.1))
+    jagged = torch.where(kind == MALIGNANT, canvas.uniform(0.02, 0.14), 0.01)
+    turn = torch.atan2(down, across)
+    spikes = (turn * torch.round(canvas.uniform(5, 13)) + 2.5 * wave).sin_()
+    spiky = torch.where((kind == MALIGNANT) & canvas.chance(0.5), canvas.uniform(0.05, 0.22), 0.0)
+    near = (2.5 - distance).clamp_(0, 1)
+    value = 1 - distance + (lobed * wave + jagged * rough + spiky * spikes) * near
+    return value, (cx, cy), (rx, ry)
+
+
+def _content(canvas: Canvas, tissue: Tensor, mass: tuple[Tensor, Tensor], kind: Tensor, difficulty: float) -> Tensor:
+    """The tissue with the mass in it: darker by far or by little, with a capsule, a halo or debris."""
+    cover, value = mass
+    deep = canvas.uniform(level(difficulty, 0.55, 0.3), level(difficulty, 0.9, 0.8))
+    deep = torch.where(kind == CYST, 0.95, deep)
+    around = ((value < -0.05) & (value > -0.7)).float()
+    mean = (tissue * around).sum((1, 2), keepdim=True) / around.sum((1, 2), keepdim=True).clamp_min(1)
+    inner = mean * (1 - deep) * (1 + torch.where(kind == CYST, 0.05, canvas.uniform(0.05, 0.5)) * canvas.noise(14))
+    # Some benign masses are as bright as fat.
+    inner = torch.where((kind == BENIGN) & canvas.chance(0.08), mean * 1.3, inner)
+    septum = bump(canvas.noise(3), 0.08) * canvas.uniform(-0.5, 0.3).clamp_min(0)
+    shown = (cover > 0).float()
+    rim = bump(value + 0.05, torch.where(kind == MALIGNANT, 0.4, 0.12)) * (1 - cover) * shown.amax((1, 2), keepdim=True)
+    tissue = tissue + canvas.uniform(-0.1, 0.3).clamp_min(0) * rim
+    return torch.lerp(tissue, (inner + septum).clamp_min(0.004), cover)
+
+
+def _behind(
+    canvas: Canvas,
+    place: tuple[Tensor, Tensor],
+    at: tuple[Tensor, Tensor],
+    radius: tuple[Tensor, Tensor],
+    which: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Gain: bright behind fluid, dark behind tumours, and shadows that mean nothing in any image."""
+    (depth, fan), (kind, sick) = place, which
+    beam = bump(canvas.x - at[0], 1.15 * radius[0]) * edge(canvas.y - at[1] - 0.6 * radius[1], 0.7 * radius[1])
+    fade = (1 - 0.5 * (canvas.y - at[1]) / canvas.uniform(0.4, 1.5)).clamp(0, 1)
+    effect = torch.where(kind == MALIGNANT, canvas.uniform(-0.85, 0.1), canvas.uniform(-0.15, 0.6))
+    effect = torch.where(kind == CYST, canvas.uniform(0.2, 1.2), effect) * sick
+    gain = 1 + effect * beam * fade
+    # Ligaments, the nipple and lost contact cast shadows in healthy breasts; fat makes bright columns.
+    column = canvas.uniform(-0.9, 0.9)
+    other = bump(fan - column, canvas.uniform(0.08, 0.4)) * edge(
+        depth - canvas.uniform(0, 0.6), canvas.uniform(0.05, 0.3)
+    )
+    return gain * (1 + canvas.uniform(-0.75, 0.5) * other * canvas.chance(0.45)).clamp_min(0.05)
+
+
+def _beam(canvas: Canvas, depth: Tensor, fan: Tensor) -> Tensor:
+    """Loss with depth, bands of the gain sliders, weak ends of the probe, a focal zone."""
+    loss = (1 + canvas.uniform(-0.1, 0.35) - canvas.uniform(0, 0.8) * depth).clamp_min(0.05)
+    bands = 1 + canvas.uniform(0, 0.12) * _curve(canvas, 4).transpose(1, 2)
+    ends = 1 - canvas.uniform(0, 0.5) * (fan.abs() - 0.6).clamp_min(0)
+    focus = 1 + canvas.uniform(0, 0.35) * bump(depth - canvas.uniform(0.2, 0.7), 0.3)
+    return loss * bands * ends * focus
+
+
+def _speckle(canvas: Canvas, echo: Tensor, depth: Tensor, rough: Tensor) -> Tensor:
+    """Rayleigh speckle, wider than high and coarser with depth, then logarithmic compression."""
+    first, second = canvas.grain(), canvas.grain()
+    wide = (_wider(first), _wider(second))
+    coarse = [_wider(smooth(part)) * 1.8 for part in wide]
+    share = (canvas.uniform(-0.3, 0.6) + canvas.uniform(0, 1) * depth).clamp_(0, 1)
+    real, imaginary = (
+        torch.lerp(1.63 * wide[0], 1.63 * coarse[0], share),
+        torch.lerp(1.63 * wide[1], 1.63 * coarse[1], share),
+    )
+    power = (real.square() + imaginary.square()).mul_(0.5)
+    strength = canvas.uniform(0.035, 0.12)
+    bright = echo.clamp_min(0.003)
+    # Log-compressed speckle is additive; dark places sink into black.
+    grains = strength * (power + 0.03).log_().clamp_min_(-3)
+    return bright + grains * (bright / 0.3).clamp_(max=1).sqrt_() + 0.03 * rough * bright
+
+
+def _wider(grain: Tensor) -> Tensor:
+    """Mean of three neighbours along the row."""
+    result = grain.clone()
+    result[..., 1:-1] = (grain[..., 1:-1] + 0.7 * (grain[..., :-2] + grain[..., 2:])) / 2.4
+    return result
+
+
+def _grains(
+    canvas: Canvas, at: tuple[Tensor, Tensor], radius: tuple[Tensor, Tensor], tumour: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres and radii of calcifications, [n, 14]."""
+    x, y = (
+        centre[:, 0] + half[:, 0] * 0.45 * canvas.randn(canvas.n, 10) for centre, half in zip(at, radius, strict=True)
+    )
+    shown = canvas.uniform(0, 1, 10) < torch.where((tumour & canvas.chance(0.3))[:, 0], 0.8, 0.0)
+    size = canvas.uniform(0.003, 0.008, 10) * shown
+    stray = canvas.uniform(0.003, 0.009, 4) * (canvas.uniform(0, 1, 4) < 0.15)
+    spread = canvas.uniform(-1, 1, 4), canvas.uniform(-1, 1, 4)
+    return torch.cat([x, spread[0]], 1), torch.cat([y, spread[1]], 1), torch.cat([size, stray], 1)
