@@ -1,0 +1,119 @@
+"""The main job from end to end on images that need no download: fit, evaluate, report, a sheet to look at."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from madclip.data.phantoms.captions import OBJECTIVES
+from madclip.data.phantoms.dataset import write_phantoms
+from madclip.data.readers import read_image, read_mask
+from madclip.data.samples import Dataset, Sample, load_dataset
+from madclip.detector import MadCLIP
+from madclip.evaluation.protocol import evaluate
+from madclip.report import write_report
+from madclip.report.pictures import contact_sheet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from madclip.evaluation.result import EvaluationResult
+
+    Progress = Callable[[str], Callable[..., None]]
+
+MODALITIES = ("brain", "oct", "fundus")
+SEED = 20_000
+DIFFICULTY = 0.35
+"""Phantoms of the demo come from seeds that pre-training never used."""
+ROWS = ((1, 0.15), (1, 0.5), (1, 0.85), (0, 0.5))
+"""Images on the sheet: label, and where the image stands among those of its label when they are ranked by score."""
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """What came of one data set.
+
+    Attributes:
+        name: Of the data set.
+        result: Measured on its test images.
+        seconds: From the first shot to the last picture.
+        detector: Folder.
+        report: HTML page.
+        sheet: PNG of images, heatmaps and masks.
+    """
+
+    name: str
+    result: EvaluationResult
+    seconds: float
+    detector: Path
+    report: Path
+    sheet: Path
+
+
+def run_demo(
+    out: Path, *, data: Path | None = None, shots: int = 8, test: int = 200, objective: str | None, progress: Progress
+) -> Iterator[DemoRun]:
+    """Fit and evaluate on phantoms of three modalities, or on a folder of one's own.
+
+    Args:
+        out: Folder of everything that is made.
+        data: A labelled data set in place of the phantoms.
+        shots: Images of each class to learn from.
+        test: Phantoms to evaluate on, half of them abnormal.
+        objective: What the images of `data` show.
+        progress: Given a name, returns what is called with (done, total) or (done, total, loss).
+    """
+    if data is not None:
+        yield _run(load_dataset(data), data.name, objective or "medical image", out, shots, progress)
+        return
+    for modality in MODALITIES:
+        folder = out / "images" / modality
+        if not folder.exists():
+            write_phantoms(folder, modality, test // 2, test - test // 2, SEED, DIFFICULTY, shots=shots)
+        yield _run(load_dataset(folder), modality, OBJECTIVES[modality], out, shots, progress)
+
+
+def _run(dataset: Dataset, name: str, objective: str, out: Path, shots: int, progress: Progress) -> DemoRun:
+    start = time.monotonic()
+    detector = MadCLIP(objective=objective)
+    on_image, on_step = progress(f"{name}: tokens"), progress(f"{name}: fit")
+    detector.fit(dataset, shots=shots, folds=2, on_image=on_image, on_step=on_step)
+    folder = out / name
+    detector.save(folder / "detector")
+    result = evaluate(detector, dataset, on_image=progress(f"{name}: evaluate"))
+    report = write_report(
+        result, folder / "report.html", title=f"{name}: phantoms" if out in dataset.root.parents else name
+    )
+    sheet = folder / "sheet.png"
+    _write_sheet(detector, dataset, result, sheet)
+    return DemoRun(name, result, time.monotonic() - start, folder / "detector", report, sheet)
+
+
+def _write_sheet(detector: MadCLIP, dataset: Dataset, result: EvaluationResult, path: Path) -> None:
+    """Images at fixed ranks, so that the sheet shows what is usual and not what is best."""
+    from PIL import Image
+
+    by_name = {dataset.name(sample.image): sample for sample in dataset.test_pool}
+    rows = []
+    for label, rank in ROWS:
+        ranked = sorted((row for row in result.rows if row.label == label), key=lambda row: -row.score)
+        if not ranked:
+            continue
+        row = ranked[min(int(rank * len(ranked)), len(ranked) - 1)]
+        sample = by_name[row.name]
+        prediction = detector.predict(sample.image)
+        said = f"{'abnormal' if label else 'normal'}, score {row.score:.3f}"
+        rows.append((said, read_image(sample.image).pixels, prediction.anomaly_map, _mask(sample, prediction.size)))
+    partial = path.with_suffix(".png.partial")
+    Image.fromarray(contact_sheet(rows)).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def _mask(sample: Sample, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None:
+    if sample.mask is not None:
+        return read_mask(sample.mask)
+    return np.zeros(size, np.bool_) if sample.label == 0 else None
