@@ -62,11 +62,12 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     holes = _holes(canvas, kind, flow, middle) * (1 - edge(tumour, 0.1))
     empty = torch.maximum(lumen, holes)
     scale = canvas.uniform(0.012, 0.058) * canvas.size
-    nuclei, pale, inner = _nuclei(canvas, (kind, gland, tumour, empty, flow, fine), scale, difficulty)
+    clots = canvas.noise(0.7 * canvas.size / scale.clamp_min(0.015 * canvas.size))
+    nuclei, pale, inner = _nuclei(canvas, (kind, gland, tumour, empty, flow, clots), scale, difficulty)
 
     chromatin = 1 + canvas.uniform(0.05, 0.3) * fine
     rim = bump(inner - 0.12, 0.22)
-    clumps = edge(canvas.noise(1.6 * canvas.size / scale.clamp_min(4) / 2) - 0.7, 0.6) * edge(inner - 0.1, 0.1)
+    clumps = edge(clots - 0.7, 0.6) * edge(inner - 0.1, 0.1)
     blue = nuclei * (1 - 0.65 * pale * (1 - rim) + canvas.uniform(0, 0.8) * pale * clumps) * chromatin
     bodies = edge(tumour, 0.15)
     fibres = bump(canvas.noise(canvas.uniform(3, 8), canvas.uniform(12, 30)) + 0.5 * flow, 0.8)
@@ -157,7 +158,7 @@ def _cells(canvas: Canvas, tissue: list[Tensor], radius: float, difficulty: floa
     here = (canvas.rand(1, k) < share) & (hollow < 0.4)
 
     centre = torch.where(foreign, False, turn > 0.9) & (int(kind) == NODE)
-    size = torch.where(foreign, growth * (0.75 + 0.5 * canvas.rand(1, k)), 0.85 + 0.3 * canvas.rand(1, k))
+    size = torch.where(foreign, growth * (0.65 + 0.75 * canvas.rand(1, k)), 0.85 + 0.3 * canvas.rand(1, k))
     size = torch.where(centre, size * float(canvas.uniform(1.0, 1.3)), size)
     long = {NODE: 0.08, GLANDS: 0.2, STROMA: 0.6}[int(kind)]
     ratio = torch.where(foreign, float(canvas.uniform(0.05, 0.3)), long) * canvas.rand(1, k)
@@ -172,7 +173,7 @@ def _cells(canvas: Canvas, tissue: list[Tensor], radius: float, difficulty: floa
 
 def _lattice(canvas: Canvas, spacing: float) -> tuple[Tensor, Tensor]:
     """[1, k], points about `spacing` pixels apart, also a little outside the image."""
-    count = math.ceil(canvas.size / spacing) + 3
+    count = math.ceil(canvas.size / (0.9 * spacing)) + 3
     rows, columns = torch.meshgrid(*[torch.arange(count, device=canvas.device)] * 2, indexing="ij")
     shifted = columns + 0.5 * (rows % 2)
     jitter = 0.55 * (canvas.rand(2, count, count) - 0.5) * 1.4
@@ -181,7 +182,7 @@ def _lattice(canvas: Canvas, spacing: float) -> tuple[Tensor, Tensor]:
     return x.reshape(1, -1), y.reshape(1, -1)
 
 
-def _stamp(canvas: Canvas, cells: Cells, fine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _stamp(canvas: Canvas, cells: Cells, ragged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The nuclei of one patch: each pixel belongs to the nucleus in which it lies deepest."""
     size = canvas.size
     kept = cells.radius[0] > 0.3
@@ -209,7 +210,7 @@ def _stamp(canvas: Canvas, cells: Cells, fine: Tensor) -> tuple[Tensor, Tensor, 
     best = plane.view(wide, wide)[inner, inner]
     owner = (best % 8192).long()
     value = (best // 8192).float() / 4095 - 0.2
-    value = value + float(canvas.uniform(0.02, 0.12)) * fine[0]
+    value = value + float(canvas.uniform(0.02, 0.12)) * ragged[0]
     soft = (1.2 / radius).clamp(0.08, 0.6)
     cover = edge(value, soft[owner]) * dark[owner] * (best > 0)
     return cover[None], pale[owner][None], value[None]
