@@ -68,24 +68,31 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of the draw, the initial weights and the order.")] = 0,
     folds: Annotated[int, typer.Option(help="Of the cross-fit behind thresholds and probabilities; 0: none.")] = 4,
     operating_point: Annotated[str, typer.Option(help="youden, sens=0.95 or spec=0.95.")] = "youden",
+    select: Annotated[
+        str, typer.Option(help="Epoch kept: last, val (held-out shots), test-best (as published).")
+    ] = "last",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")] = False,
     cache: Annotated[bool, typer.Option(help="Keep tokens on disk for the next fit.")] = True,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Learn a detector from a few labelled images."""
+    from dataclasses import replace
+
     from madclip.data.samples import load_dataset
     from madclip.data.shots import published_shots
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
+    from madclip.evaluation.selection import fit_selected
     from madclip.storage import check_target
     from madclip.training.tokens import TokenCache
 
     check_target(out)
     dataset = load_dataset(data)
-    chosen: Any = dataset
+    count = _shots(shots)
     if shot_list is not None:
         source, _, name = shot_list.partition(":")
-        chosen = published_shots(source, name, _same_counts(shots), dataset.shot_pool)
+        listed = published_shots(source, name, _same_counts(shots), dataset.shot_pool)
+        dataset, count = replace(dataset, samples=(*listed, *dataset.split("test"))), None
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
     detector = MadCLIP(
@@ -93,9 +100,11 @@ def fit(
     )
     state = out.with_name(out.name + ".fit-state")
     with _bar("tokens") as on_image, _bar("fit") as on_step:
-        detector.fit(
-            chosen,
-            shots=_shots(shots),
+        fit_selected(
+            detector,
+            dataset,
+            _select(select),
+            shots=count,
             seed=seed,
             folds=folds,
             operating_point=operating_point,
@@ -195,6 +204,66 @@ def evaluate(
     )
     for warning in result.warnings:
         typer.echo(f"note: {warning}")
+
+
+@app.command()
+def repeat(
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a CSV or JSONL manifest.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs; finished ones are not repeated.")],
+    seeds: Annotated[int, typer.Option(help="Draws of shots: seeds 0 to N - 1.")] = 3,
+    shots: Annotated[str, typer.Option(help="Images of each class: 16, or NORMAL,ABNORMAL.")] = "16",
+    backbone: BackboneOption = None,
+    objective: Annotated[str, typer.Option(help='What the images show, for example "Brain".')] = "medical image",
+    recipe: Annotated[str, typer.Option(help="madclip, paper or released.")] = "madclip",
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of the recipe: FIELD=VALUE.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Of the cross-fit behind thresholds and probabilities; 0: none.")] = 4,
+    operating_point: Annotated[str, typer.Option(help="youden, sens=0.95 or spec=0.95.")] = "youden",
+    select: Annotated[
+        str, typer.Option(help="Epoch kept: last, val (held-out shots), test-best (as published).")
+    ] = "last",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fit and evaluate over several draws of shots: each run, mean, standard deviation, interval."""
+    from madclip.data.samples import load_dataset
+    from madclip.detector import DEFAULT_BACKBONE
+    from madclip.evaluation.repeat import repeat as run
+    from madclip.training.tokens import TokenCache
+
+    if backbone is None:
+        typer.echo(TINY_NOTE, err=True)
+    counts = _shots(shots)
+    if counts is None or seeds < 1:
+        raise RecipeError("repeat needs a number of shots, and at least one seed")
+    with _bars() as progress:
+        summary = run(
+            load_dataset(data),
+            out,
+            recipe=_recipe(recipe, change),
+            backbone=backbone or DEFAULT_BACKBONE,
+            objective=objective,
+            shots=counts,
+            seeds=range(seeds),
+            select=_select(select),
+            progress=progress,
+            folds=folds,
+            operating_point=operating_point,
+            cache=TokenCache(),
+            device=device,
+        )
+    if as_json:
+        _print(True, summary, "")
+        return
+    rows = []
+    for name, found in summary.items():
+        if isinstance(found, dict) and found.get("mean") is not None:
+            ci = "" if found["ci"] is None else f"{found['ci'][0]:.3f} to {found['ci'][1]:.3f}"
+            spread = "" if found["std"] is None else f"{found['std']:.3f}"
+            each = " ".join("-" if value is None else f"{value:.3f}" for value in found["values"])
+            rows.append([name, f"{found['mean']:.3f}", spread, ci, each])
+    _table(["metric", "mean", "std", "95 % interval of the mean", "runs"], rows)
 
 
 @app.command()
@@ -380,6 +449,12 @@ def _shots(text: str) -> int | tuple[int, int] | None:
     if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise RecipeError(f"--shots is a number, NORMAL,ABNORMAL, or all, not {text!r}")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def _select(text: str) -> Any:
+    if text not in ("last", "val", "test-best"):
+        raise RecipeError(f"--select is last, val or test-best, not {text!r}")
+    return text
 
 
 def _same_counts(text: str) -> int:

@@ -59,6 +59,8 @@ def evaluate(
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
     samples, warnings = _unseen(detector, dataset)
+    if detector.provenance.get("select") == "test-best":
+        warnings.append("The epoch was selected on these test images, as published: every number here is optimistic.")
     if objective is not None and objective.casefold() != detector.objective.casefold():
         warnings.append(f"The detector was fitted for {detector.objective!r}, not for {objective!r}.")
     # Maps wait on the disk, as the backbone's square: metrics need all scores before the first map.
