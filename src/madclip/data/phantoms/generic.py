@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,8 @@ import torch.nn.functional as F
 from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, dots, edge, level, smooth
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 VISIBLE = 0.035
