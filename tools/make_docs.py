@@ -1,0 +1,198 @@
+"""Writes the tables of docs/ that follow from the code, each between its markers.
+
+    python tools/make_docs.py           # writes them
+    python tools/make_docs.py --check   # says which are out of date; exit code 1 if any is
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. What is between is replaced, nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w: -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def backbones() -> str:
+    """The catalogue."""
+    from madclip.backbones.catalogue import catalogue
+
+    use = {True: "yes", False: "no", None: "not known"}
+    return table(
+        ["id", "hub name", "blocks x width", "patch, input", "embedding", "licence", "commercial use", "note"],
+        [
+            [
+                f"`{e.id}`",
+                f"`{e.hub}`" if e.hub else "in the package",
+                f"{e.depth} x {e.width}",
+                f"{e.patch_size}, {e.image_size} px",
+                str(e.embed_dim),
+                e.licence,
+                use[e.commercial],
+                e.note,
+            ]
+            for e in catalogue()
+        ],
+    )
+
+
+def backbone_files() -> str:
+    """Which single file may be put where."""
+    from madclip.backbones.catalogue import catalogue
+
+    return table(
+        ["id", "file", "SHA-256"], [[f"`{e.id}`", f"`{e.file}`", f"`{e.sha256}`"] for e in catalogue() if e.file]
+    )
+
+
+def recipe_fields() -> str:
+    """Every field of Recipe, from its docstring."""
+    from madclip.recipe import Recipe
+
+    default, hints = Recipe(), get_type_hints(Recipe)
+    meanings = _attributes(Recipe)
+    return table(
+        ["field", "values", "`madclip`", "meaning"],
+        [[f"`{n}`", _values(hints[n]), _value(getattr(default, n)), meanings[n]] for n in hints],
+    )
+
+
+def recipe_presets() -> str:
+    """The fields in which the presets differ."""
+    from madclip.recipe import PRESETS, Recipe
+
+    names = ("paper", "released", "madclip")
+    fields = [name for name in get_type_hints(Recipe) if name != "name"]
+    rows = [[_value(getattr(PRESETS[preset], field)) for preset in names] for field in fields]
+    return table(
+        ["field", *(f"`{name}`" for name in names)],
+        [[f"`{field}`", *row] for field, row in zip(fields, rows, strict=True) if len(set(row)) > 1],
+    )
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """What the Attributes section of a docstring says of each name."""
+    meanings: dict[str, str] = {}
+    name = ""
+    for line in inspect.getdoc(kind).partition("Attributes:\n")[2].splitlines():
+        if match := ATTRIBUTE.match(line):
+            name = match[1]
+            meanings[name] = match[2]
+        elif name:
+            meanings[name] += " " + line.strip()
+    return meanings
+
+
+def _values(hint: Any) -> str:
+    """What a field takes, as a user types it."""
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        return f"list: {_values(inner[0])}" if inner[-1] is ... else ", ".join(_values(part) for part in inner)
+    if get_args(hint):
+        return ", ".join(f"`{choice}`" for choice in get_args(hint))
+    return {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}[hint]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"{len(value)} of them" if len(value) > 3 else f"`{','.join(map(str, value))}`"
+    return f"`{value}`"
+
+
+def check_kinds() -> str:
+    """What `madclip data check` looks for."""
+    from madclip.data.check import KINDS
+
+    return table(["kind", "severity", "what"], [[f"`{k}`", severity, what] for k, (severity, what) in KINDS.items()])
+
+
+def options(command: str) -> str:
+    """Arguments and options of a command."""
+    node = find_command(command.split())
+    rows = []
+    for parameter in node.params:
+        if parameter.name in ("help", "as_json"):
+            continue
+        if parameter.param_type_name == "argument":
+            rows.append([f"`{parameter.name.upper()}`", "required", parameter.help or ""])
+            continue
+        spelled = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+        rows.append([spelled, _default(parameter), parameter.help or ""])
+    return table(["argument or option", "default", "what"], rows) if rows else "Only `--json`.\n"
+
+
+def find_command(words: Sequence[str]) -> Any:
+    """The click command that the words name."""
+    import typer.main
+
+    from madclip.cli import app
+
+    node: Any = typer.main.get_command(app)
+    for word in words:
+        node = node.commands[word]
+    return node
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    if parameter.is_flag:
+        return f"`{parameter.opts[0]}`" if parameter.default else ""
+    return f"`{parameter.default}`" if isinstance(parameter.default, (str, int, float, Path)) else ""
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "backbones": backbones,
+    "backbone-files": backbone_files,
+    "recipe-fields": recipe_fields,
+    "recipe-presets": recipe_presets,
+    "check-kinds": check_kinds,
+}
+
+
+def filled(text: str) -> str:
+    """A page with its tables made anew.
+
+    Raises:
+        KeyError: No table and no command has that name.
+    """
+
+    def make(match: re.Match[str]) -> str:
+        kind, _, rest = match["name"].partition(": ")
+        return match[1] + (options(rest) if kind == "options" else TABLES[kind]()) + match[3]
+
+    return BLOCK.sub(make, text)
+
+
+def main() -> int:
+    """Write the tables, or with --check only say which pages would change."""
+    check = "--check" in sys.argv[1:]
+    stale = [page for page in sorted(DOCS.rglob("*.md")) if filled(page.read_text("utf-8")) != page.read_text("utf-8")]
+    for page in stale:
+        if not check:
+            page.write_text(filled(page.read_text("utf-8")), "utf-8")
+        print(
+            f"{page.relative_to(DOCS.parent)}: {'out of date, run python tools/make_docs.py' if check else 'written'}"
+        )
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
