@@ -71,9 +71,9 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     image.addcmul_(disc_colour, (disc * (1 + 0.4 * cup) + 0.3 * pale * (1 - disc))[:, None])
     macula = bump(((eye.x - eye.macula[0]) ** 2 + (eye.y - eye.macula[1]) ** 2).sqrt(), canvas.uniform(0.15, 0.34))
     # Haemoglobin takes green and blue; vessels, blood and the pigment of the macula differ in strength only.
-    dark = torch.maximum(vessels, canvas.uniform(level(difficulty, 0.6, 0.3), 1) * blood)
+    dark = torch.maximum(vessels, canvas.uniform(level(difficulty, 0.6, 0.2), 1) * blood)
     dark = dark + canvas.uniform(0.1, 0.85) * macula * (1 - dark)
-    dye = torch.stack([canvas.uniform(*span) for span in ((0.12, 0.42), (0.4, 0.75), (0.3, 0.6))], 1)
+    dye = torch.stack([canvas.uniform(*span) for span in ((0.12, 0.4), (0.32, 0.68), (0.25, 0.6))], 1)
     image.mul_((dye * dark[:, None]).neg_().add_(1))
     image.add_((reflex * canvas.uniform(0, 0.12))[:, None] * colour.new_tensor([1, 0.8, 0.6])[:, None, None])
     image.lerp_(exudate * 0.92, (soft * canvas.uniform(level(difficulty, 0.4, 0.15), 0.6))[:, None])
@@ -128,15 +128,15 @@ def _vessels(canvas: Canvas, eye: Eye) -> tuple[Tensor, Tensor]:
     n, temple = canvas.n, eye.temple[:, 0]
     vein = torch.tensor([1.0, 0.75] * 5, device=canvas.device)
     # Two arcades about the macula above and below, two trunks to the nose, one small pair across.
-    out = torch.tensor([1.2, 1.35, -1.2, -1.35, 2.3, 2.1, -2.3, -2.1, 0.45, 2.9], device=canvas.device)
-    turn = torch.tensor([-1.5, -1.7, 1.5, 1.7, 0.3, 0, -0.3, 0, -0.4, 0], device=canvas.device)
+    out = torch.tensor([1.35, 1.5, -1.35, -1.5, 2.3, 2.1, -2.3, -2.1, 0.45, 2.9], device=canvas.device)
+    turn = torch.tensor([-1.8, -2.0, 1.8, 2.0, 0.3, 0, -0.3, 0, -0.4, 0], device=canvas.device)
     out = out + 0.25 * canvas.randn(n, 10)
     turn = turn * canvas.uniform(0.6, 1.35, 1) + 0.25 * canvas.randn(n, 10)
     stride = 2 * canvas.pixel
     length = math.ceil(1.5 / stride)
     scatter = 0.02 * canvas.randn(2, n, 10)
     start = eye.disc[0][:, 0] * temple + scatter[0], eye.disc[1][:, 0] + scatter[1]
-    size = canvas.uniform(0.012, 0.019, 1) * vein * torch.where(vein.new_tensor([*[1] * 8, 0.5, 0.5]) > 0.9, 1, 0.5)
+    size = canvas.uniform(0.009, 0.016, 1) * vein * torch.where(vein.new_tensor([*[1] * 8, 0.5, 0.5]) > 0.9, 1, 0.5)
     dark = canvas.uniform(0.7, 1, 1) * (0.75 + 0.25 * vein)
     trunk = _paths(canvas, start, out, turn, length, stride)
     planes = [_lines(canvas, eye, trunk, size, dark, 0.45)]
@@ -175,7 +175,7 @@ def _lines(canvas: Canvas, eye: Eye, path: list[Tensor], width: Tensor, dark: Te
 
 def _disc(canvas: Canvas, eye: Eye, shade: Tensor, fine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Optic disc 0..1, its cup, and the pale halo or crescent that many healthy eyes have beside it."""
-    (cx, cy), radius = eye.disc, canvas.uniform(0.1, 0.15)
+    (cx, cy), radius = eye.disc, canvas.uniform(0.11, 0.16)
     value = ellipse(eye.x, eye.y, cx, cy, radius, radius * canvas.uniform(1, 1.15)) + 0.03 * shade
     disc = edge(value, canvas.uniform(0.1, 0.5)) * canvas.uniform(0.6, 1)
     dx = canvas.uniform(-0.2, 0.3) * radius * eye.temple
@@ -207,12 +207,14 @@ def _colours(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
     """[n, 3, 1, 1] of retina, of what the disc adds, of exudates."""
     red = canvas.uniform(0.32, 0.85, 1, 1, 1)
     green = red * canvas.uniform(0.33, 0.62, 1, 1, 1)
-    blue = green * torch.where(canvas.rand(canvas.n, 1, 1, 1) < 0.6, canvas.uniform(0, 0.45, 1, 1, 1), 0.6)
+    blue = green * torch.where(canvas.chance(0.7), canvas.uniform(0, 0.3), canvas.uniform(0.3, 0.75))[..., None]
     retina = torch.cat([red, green, blue], 1)
     gain = canvas.uniform(0.2, 0.5, 1, 1, 1)
     disc = torch.cat([gain * 0.9, gain, canvas.uniform(0.1, 0.8, 1, 1, 1) * gain], 1)
     bright = (red * 1.1 + 0.12).clamp(max=1)
-    exudate = torch.cat([bright, bright * canvas.uniform(0.7, 0.95, 1, 1, 1), blue + 0.15 * bright], 1)
+    exudate = torch.cat(
+        [bright, bright * canvas.uniform(0.7, 0.95, 1, 1, 1), blue + canvas.uniform(0, 0.15, 1, 1, 1) * bright], 1
+    )
     return retina, disc, exudate
 
 
@@ -224,8 +226,8 @@ def _lesions(canvas: Canvas, eye: Eye, kind: Tensor, difficulty: float) -> list[
     # Exudates lie in a patch, in a ring about a leak, or far apart.
     ring = 1 - (group - 0.15).abs() / canvas.uniform(0.15, 0.3)
     where = torch.where(canvas.chance(0.35), ring, group).clamp(-2, 1)
-    many = canvas.uniform(-0.6, 0.9) - level(difficulty, 0, 0.25)
-    hard = 0.75 * fine + canvas.uniform(0.1, 0.7) * middle + 1.2 * where - 2.2 + many
+    many = canvas.uniform(-0.6, 1.1) - level(difficulty, 0, 0.25)
+    hard = 0.75 * fine + canvas.uniform(0, 0.6) * middle + 1.2 * where - 2.2 + many
     hard = edge(hard, canvas.uniform(0.3, 0.9)) * ((kind == RETINOPATHY) & canvas.chance(0.85) | (kind == EXUDATES))
 
     cotton = canvas.noise(canvas.uniform(9, 16)) + 0.25 * fine - canvas.uniform(1.9, 2.8)
@@ -233,9 +235,9 @@ def _lesions(canvas: Canvas, eye: Eye, kind: Tensor, difficulty: float) -> list[
 
     bleeds = canvas.uniform(16, 40)
     spread = canvas.noise(bleeds, bleeds * canvas.uniform(0.6, 1.3)) + 0.35 * fine
-    spread = spread + 0.7 * canvas.noise(2.5) - canvas.uniform(1.9, level(difficulty, 2.4, 2.9))
+    spread = spread + 0.7 * canvas.noise(2.5) - canvas.uniform(2.1, level(difficulty, 2.5, 3.0))
     bled = (kind == RETINOPATHY) & canvas.chance(0.8) | (kind == HAEMORRHAGES)
-    blots = edge(spread, canvas.uniform(0.4, 0.9)) * bled
+    blots = edge(spread, canvas.uniform(0.4, 1.3)) * bled
     return [hard, cotton, torch.maximum(blots, _microaneurysms(canvas, eye, kind, difficulty))]
 
 

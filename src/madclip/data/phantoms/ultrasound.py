@@ -128,8 +128,8 @@ def _mass(
     lobed = torch.where(kind == MALIGNANT, canvas.uniform(0.12, 0.3), canvas.uniform(0.0, 0.1))
     jagged = torch.where(kind == MALIGNANT, canvas.uniform(0.02, 0.14), 0.01)
     turn = torch.atan2(down, across)
-    spikes = (turn * torch.round(canvas.uniform(5, 13)) + 2.5 * wave).sin_()
-    spiky = torch.where((kind == MALIGNANT) & canvas.chance(0.5), canvas.uniform(0.05, 0.22), 0.0)
+    spikes = (turn * torch.round(canvas.uniform(3, 9)) + 4 * wave).sin_()
+    spiky = torch.where((kind == MALIGNANT) & canvas.chance(0.5), canvas.uniform(0.03, 0.16), 0.0)
     near = (2.5 - distance).clamp_(0, 1)
     value = 1 - distance + (lobed * wave + jagged * rough + spiky * spikes) * near
     return value, (cx, cy), (rx, ry)
@@ -184,28 +184,24 @@ def _beam(canvas: Canvas, depth: Tensor, fan: Tensor) -> Tensor:
 
 
 def _speckle(canvas: Canvas, echo: Tensor, depth: Tensor, rough: Tensor) -> Tensor:
-    """Rayleigh speckle, wider than high and coarser with depth, then logarithmic compression."""
-    first, second = canvas.grain(), canvas.grain()
-    wide = (_wider(first), _wider(second))
-    coarse = [_wider(smooth(part)) * 1.8 for part in wide]
+    """Speckle as logarithmic compression shows it, wider than high and coarser with depth."""
+    fine = _wider(canvas.grain())
+    coarse = _wider(smooth(fine))
     share = (canvas.uniform(-0.3, 0.6) + canvas.uniform(0, 1) * depth).clamp_(0, 1)
-    real, imaginary = (
-        torch.lerp(1.63 * wide[0], 1.63 * coarse[0], share),
-        torch.lerp(1.63 * wide[1], 1.63 * coarse[1], share),
-    )
-    power = (real.square() + imaginary.square()).mul_(0.5)
-    strength = canvas.uniform(0.035, 0.12)
+    field = fine.mul_(1.7).lerp_(coarse.mul_(3.0), share)
+    # The logarithm of a Rayleigh amplitude: a normal number that leans into the dark.
+    field = field.addcmul(field, field, value=-0.08).add_(0.08)
     bright = echo.clamp_min(0.003)
-    # Log-compressed speckle is additive; dark places sink into black.
-    grains = strength * (power + 0.03).log_().clamp_min_(-3)
-    return bright + grains * (bright / 0.3).clamp_(max=1).sqrt_() + 0.03 * rough * bright
+    # In places without echo there is no speckle.
+    strength = canvas.uniform(0.04, 0.14) * (bright * (1 / 0.3)).clamp_(max=1).sqrt_()
+    return bright.addcmul(field, strength).addcmul_(rough, bright, value=0.03)
 
 
 def _wider(grain: Tensor) -> Tensor:
     """Mean of three neighbours along the row."""
     result = grain.clone()
-    result[..., 1:-1] = (grain[..., 1:-1] + 0.7 * (grain[..., :-2] + grain[..., 2:])) / 2.4
-    return result
+    result[..., 1:-1].add_(grain[..., :-2], alpha=0.7).add_(grain[..., 2:], alpha=0.7)
+    return result.mul_(1 / 2.4)
 
 
 def _grains(
