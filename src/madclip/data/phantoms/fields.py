@@ -312,9 +312,10 @@ def dots(canvas: Canvas, x: Tensor, y: Tensor, radius: Tensor, strength: float |
     pixels = radius / canvas.pixel
     reach = max(1, math.ceil(float(pixels.max())))
     # A margin takes what falls outside, so that no disc has to be cut.
-    wide = canvas.size + 4 * reach
-    columns = ((x + 1) * (canvas.size / 2) - 0.5 + 2 * reach).clamp_(reach, wide - 1 - reach)
-    rows = ((y + 1) * (canvas.size / 2) - 0.5 + 2 * reach).clamp_(reach, wide - 1 - reach)
+    margin = 2 * reach + 1
+    wide = canvas.size + 2 * margin
+    columns = ((x + 1) * (canvas.size / 2) - 0.5 + margin).clamp_(reach, wide - 1 - reach)
+    rows = ((y + 1) * (canvas.size / 2) - 0.5 + margin).clamp_(reach, wide - 1 - reach)
     offsets = torch.arange(-reach, reach + 1, device=canvas.device)
     column, row = columns.round(), rows.round()
     across = (offsets + (column - columns)[..., None]).square_()[:, :, None, :]
@@ -325,7 +326,7 @@ def dots(canvas: Canvas, x: Tensor, y: Tensor, radius: Tensor, strength: float |
     plane = torch.zeros(canvas.n, wide * wide, device=canvas.device)
     # The largest of all does not depend on the order, so this stays deterministic on every device.
     plane.scatter_reduce_(1, index.flatten(1), cover.flatten(1), "amax")
-    inner = slice(2 * reach, 2 * reach + canvas.size)
+    inner = slice(margin, margin + canvas.size)
     return plane.view(canvas.n, wide, wide)[:, inner, inner].contiguous()
 
 

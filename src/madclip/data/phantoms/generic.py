@@ -383,7 +383,8 @@ def _points(scene: Scene) -> tuple[Tensor, Tensor]:
     """Small spots, alone or in a swarm, of one to ten pixels."""
     canvas, image = scene.canvas, scene.image
     count = 1 + int(50 * _number(canvas, 0, 1) ** 3)
-    spread = _number(canvas, 0.05, 0.5)
+    # The first lies at the middle of the swarm, which is always in the image.
+    spread = _number(canvas, 0.05, 0.5) * (torch.arange(count, device=canvas.device) > 0)
     x = _number(canvas, -0.8, 0.8) + spread * canvas.randn(1, count)
     y = _number(canvas, -0.8, 0.8) + spread * canvas.randn(1, count)
     inside = (x.abs() < 0.98) & (y.abs() < 0.98)

@@ -192,9 +192,10 @@ def _stamp(canvas: Canvas, cells: Cells, ragged: Tensor) -> tuple[Tensor, Tensor
     x, y, radius, ratio, angle, dark, pale = (value[0][kept] for value in vars(cells).values())
     reach = math.ceil(float((radius * torch.maximum(ratio, 1 / ratio)).max()) + 0.5)
     offsets = torch.arange(-reach, reach + 1, device=canvas.device)
-    wide = size + 4 * reach
-    column = (x.round() + 2 * reach).clamp(reach, wide - 1 - reach)
-    row = (y.round() + 2 * reach).clamp(reach, wide - 1 - reach)
+    margin = 2 * reach + 1
+    wide = size + 2 * margin
+    column = (x.round() + margin).clamp(reach, wide - 1 - reach)
+    row = (y.round() + margin).clamp(reach, wide - 1 - reach)
     dx, dy = (offsets + (x.round() - x)[:, None])[:, None, :], (offsets + (y.round() - y)[:, None])[:, :, None]
     cos, sin = (angle.cos() / radius)[:, None, None], (angle.sin() / radius)[:, None, None]
     across = (cos * dx + sin * dy) / ratio[:, None, None]
@@ -206,7 +207,7 @@ def _stamp(canvas: Canvas, cells: Cells, ragged: Tensor) -> tuple[Tensor, Tensor
     index = (row * wide + column).long()[:, None] + (offsets[:, None] * wide + offsets).flatten()
     plane = torch.zeros(wide * wide, dtype=torch.int32, device=canvas.device)
     plane.scatter_reduce_(0, index.flatten(), key.flatten(), "amax")
-    inner = slice(2 * reach, 2 * reach + size)
+    inner = slice(margin, margin + size)
     best = plane.view(wide, wide)[inner, inner]
     owner = (best % 8192).long()
     value = (best // 8192).float() / 4095 - 0.2
