@@ -301,10 +301,14 @@ def _damage(scene: Scene) -> tuple[Tensor, Tensor, str, str]:
     name = names[_integer(scene.canvas, 0, len(names) - 1)]
     damaged, cover = DEFECTS[name](scene)
     mask = cover > 0.4
-    change = ((damaged - image).abs().amax(1) * mask).sum() / mask.sum().clamp_min(1)
-    if float(change) < VISIBLE:  # a blur of something smooth, a copy of something even
+    change = (damaged - image).abs_().amax(1)
+    if name == "missing part":  # nothing is missing from what was empty before
+        mask &= F.max_pool2d(change[:, None], 5, 1, 2)[:, 0] > 0.02
+    if (
+        float((change * mask).sum() / cover.gt(0.4).sum().clamp_min(1)) < VISIBLE
+    ):  # a blur of something smooth, a copy of something even
         name = "stain"
-        damaged = _tinted(scene, cover)
+        damaged, mask = _tinted(scene, cover), cover > 0.4
     difference = float(((damaged - image).mean(1) * mask).sum() / mask.sum().clamp_min(1))
     tone = (
         "bright" if difference > 0.06 else "dark" if difference < -0.06 else "subtle" if scene.difficulty > 0.7 else ""
