@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import tempfile
-import zipfile
 from hashlib import sha256
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from madclip.errors import CheckpointError, DataError
+from madclip.errors import CheckpointError, DataError, MadCLIPError
 from madclip.head.head import Head
 from madclip.recipe import Recipe
 from madclip.training.calibrate import Calibration
@@ -29,17 +28,32 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _FACTS, _WEIGHTS, _CARD = "detector.json", "head.safetensors", "README.md"
+_KINDS: dict[str, tuple[type, ...]] = {
+    "recipe": (dict,),
+    "objective": (str,),
+    "backbone": (dict,),
+    "calibration": (dict, NoneType),
+    "familiarity": (dict, NoneType),
+    "provenance": (dict,),
+    "history": (list,),
+}
+"""What detector.json holds besides the format's version."""
 _BRANCHES = ("normal", "abnormal")
 
 
 def check_target(folder: Path) -> None:
-    """A detector may go where there is nothing, an empty folder, or a detector.
+    """A detector may go where there is nothing, an empty folder, or a detector and nothing else.
 
     Raises:
-        DataError: There is something else.
+        DataError: There is something else, or no folder can be made there.
     """
-    if folder.exists() and not (folder.is_dir() and ((folder / _FACTS).exists() or not any(folder.iterdir()))):
+    if folder.name in ("", ".."):
+        raise DataError(f"{folder}: give another folder, by its own name")
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {_FACTS, _WEIGHTS, _CARD}):
         raise DataError(f"{folder}: not empty and not a detector; choose another folder")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise DataError(f"{folder}: cannot be made, {above} is not a folder; choose another folder")
 
 
 def save_detector(detector: MadCLIP, folder: Path) -> None:
@@ -67,8 +81,8 @@ def save_detector(detector: MadCLIP, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         save_file(tensors, staging / _WEIGHTS, metadata={"format": str(FORMAT)})
-        (staging / _FACTS).write_text(json.dumps(facts, indent=1) + "\n")
-        (staging / _CARD).write_text(model_card(detector))
+        (staging / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (staging / _CARD).write_text(model_card(detector), encoding="utf-8")
         staging.chmod(0o755)
         if folder.exists():
             old = staging.with_name(staging.name + ".old")
@@ -87,10 +101,23 @@ def save_detector(detector: MadCLIP, folder: Path) -> None:
 def load_detector(kind: type[Detector], folder: Path, backbone: str | Path | Backbone | None, device: str) -> Detector:
     """Read a detector's folder; see MadCLIP.load."""
     facts = _read_facts(folder)
-    recipe = Recipe.from_dict(facts["recipe"])
-    source = facts["backbone"]["source"] if backbone is None else backbone
-    detector = kind(recipe, backbone=source, objective=facts["objective"], device=device)
-    wanted, given = facts["backbone"], detector.backbone
+    wanted = facts["backbone"]
+    try:
+        recipe = Recipe.from_dict(facts["recipe"])
+        calibration = Calibration.from_dict(facts["calibration"]) if facts["calibration"] else None
+        familiarity = Familiarity.from_dict(facts["familiarity"]) if facts["familiarity"] else None
+    except (MadCLIPError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / _FACTS}: damaged ({error})") from error
+    try:
+        source = wanted["source"] if backbone is None else backbone
+        detector = kind(recipe, backbone=source, objective=facts["objective"], device=device)
+    except CheckpointError as error:
+        if backbone is not None:
+            raise
+        raise CheckpointError(
+            f"{folder}: its backbone {wanted['id']} is not where it was; name it with --backbone ({error})"
+        ) from error
+    given = detector.backbone
     if given.fingerprint != wanted["fingerprint"]:
         raise CheckpointError(
             f"{folder}: fitted with backbone {wanted['id']} (weights {wanted['fingerprint'][:12]}), "
@@ -106,17 +133,14 @@ def load_detector(kind: type[Detector], folder: Path, backbone: str | Path | Bac
     detector.head = head
     detector.provenance = facts["provenance"]
     detector.history.epochs = facts["history"]
-    if facts["calibration"]:
-        detector.calibration = Calibration.from_dict(facts["calibration"])
-    if facts["familiarity"]:
-        detector.familiarity = Familiarity.from_dict(facts["familiarity"])
+    detector.calibration, detector.familiarity = calibration, familiarity
     return detector
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / _FACTS
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_text(encoding="utf-8"))
         version = facts["format"]
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: not a detector (no {_FACTS}); `madclip fit` writes one") from None
@@ -125,9 +149,13 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         advice = "update madclip" if isinstance(version, int) and version > FORMAT else "fit it anew"
         raise CheckpointError(f"{path}: format version {version}, this madclip reads {FORMAT}; {advice}")
-    wanted = {"recipe", "objective", "backbone", "calibration", "familiarity", "provenance", "history"}
-    if missing := sorted(wanted - set(facts)):
-        raise CheckpointError(f"{path}: damaged (no {', '.join(missing)})")
+    for name, kinds in _KINDS.items():
+        if not isinstance(facts.get(name), kinds):
+            raise CheckpointError(f"{path}: damaged (no {name} in it that makes sense)")
+    if not facts["objective"].strip():
+        raise CheckpointError(f"{path}: damaged (the objective is empty)")
+    if not all(isinstance(facts["backbone"].get(name), str) for name in ("id", "source", "fingerprint")):
+        raise CheckpointError(f"{path}: damaged (it does not say which backbone)")
     return facts  # type: ignore[no-any-return]
 
 
@@ -219,12 +247,15 @@ def _read_released(path: Path) -> dict[str, dict[str, torch.Tensor]]:
         states = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # noqa: BLE001 -- a damaged pickle may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: not a checkpoint of plain tensors, or damaged ({reason})") from None
     if not isinstance(states, dict) or not all(isinstance(states.get(name), dict) for name in wanted):
         raise CheckpointError(f"{path}: not a released checkpoint; it needs the state dicts {', '.join(wanted)}")
-    return {name: states[name] for name in wanted}
+    found = {name: states[name] for name in wanted}
+    if not all(isinstance(value, torch.Tensor) for state in found.values() for value in state.values()):
+        raise CheckpointError(f"{path}: not a released checkpoint; its state dicts hold something else than tensors")
+    return found
 
 
 def _check_same_text_tower(state: dict[str, torch.Tensor], backbone: Backbone, path: Path) -> None:
@@ -235,7 +266,7 @@ def _check_same_text_tower(state: dict[str, torch.Tensor], backbone: Backbone, p
         ids = torch.arange(min(256, len(table)), device=backbone.device)
         own = backbone.embed_tokens(ids[None])[0].float().cpu()
         # Published tensors may be in half precision.
-        if own.shape[1] != table.shape[1] or not torch.allclose(own, table[: len(own)].float(), atol=2e-3):
+        if own.shape[1:] != table.shape[1:] or not torch.allclose(own, table[: len(own)].float(), atol=2e-3):
             raise CheckpointError(
                 f"{path}: trained with another CLIP than {backbone.spec.id} (its copy of the text tower differs); "
                 "the published detectors need OpenAI's ViT-L/14@336px"

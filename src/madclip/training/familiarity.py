@@ -77,7 +77,7 @@ class Familiarity:
         """
         if values.get("format") != FORMAT:
             raise CheckpointError(f"the familiarity has format {values.get('format')!r}; this madclip reads {FORMAT}")
-        return cls(tuple(tuple(row) for row in values["features"]), float(values["limit"]))
+        return cls(tuple(tuple(map(float, row)) for row in values["features"]), float(values["limit"]))
 
     def distance(self, features: ArrayLike) -> Floats:
         """Cosine distance of each row [m, d] to its nearest shot, [m], from 0 to 2."""

@@ -172,9 +172,9 @@ class _State:
             "sums": self.sums,
             "history": self.history.epochs,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"facts": json.dumps(facts)})
             partial.replace(path)
         except (OSError, SafetensorError) as error:
