@@ -16,7 +16,7 @@ from madclip.backbones import load_backbone
 from madclip.backbones.spec import Backbone
 from madclip.data.geometry import fit_mask, fit_pixels, restore_map
 from madclip.data.readers import read_image, read_mask
-from madclip.data.samples import Dataset, Sample, load_dataset, read_sample
+from madclip.data.samples import Dataset, Sample, load_dataset, read_sample, scan_dataset
 from madclip.data.shots import draw_shots
 from madclip.errors import DataError, RecipeError
 from madclip.head import scoring
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_BACKBONE = "tiny"
 DEFAULT_OBJECTIVE = "medical image"
 BATCH = 16
+MAX_SEED = 2**31 - 1
 
 ImageLike: TypeAlias = "str | Path | npt.NDArray[Any] | torch.Tensor"
 """A file, an array [H, W] or [H, W, 3] (uint8, or floats in 0..1), or a tensor [3, H, W] in 0..1."""
@@ -142,9 +143,14 @@ class MadCLIP:
 
         Raises:
             DataError: An image, a mask or the draw cannot be used.
+            RecipeError: An argument is out of range.
             CheckpointError: `checkpoint` belongs to another fit.
         """
         parse_operating_point(operating_point)
+        if not 0 <= seed <= MAX_SEED:
+            raise RecipeError(f"seed {seed}: give a whole number from 0 to {MAX_SEED}")
+        if folds < 0 or folds == 1:
+            raise RecipeError(f"{folds} folds: give at least 2, or 0 for none")
         chosen = self._shots(data, labels, masks, shots, seed)
         counts = [sum(shot.label == c for shot in chosen) for c in (0, 1)]
         if not all(counts):
@@ -171,7 +177,7 @@ class MadCLIP:
         head = new_head()
         training = prepare(chosen, self.backbone, self.recipe, seed=seed, cache=cache, on_image=on_image)
         self.provenance = provenance
-        self.head = head
+        self.head, self.calibration, self.familiarity = head, None, None
         self.history = fit_head(
             head,
             training,
@@ -183,7 +189,6 @@ class MadCLIP:
             on_step=on_step,
             on_epoch=on_epoch,
         )
-        self.calibration = self.familiarity = None
         if folds and can_cross_fit(chosen):
             held_out = cross_fit(
                 chosen, training, new_head, self._score_tokens, self.recipe, folds=folds, seed=seed, on_step=on_step
@@ -233,6 +238,32 @@ class MadCLIP:
             labelled_shot(image, int(label), mask, self.recipe)  # type: ignore[arg-type]
             for image, label, mask in zip(data, labels, masks, strict=True)
         ]
+
+    def calibrate(self, data: str | Path | Dataset, *, operating_point: str | None = None) -> Self:
+        """Add labelled images to those that thresholds and probabilities come from; nothing is learned but these.
+
+        The images must not be test images: `evaluate` leaves them out. One class alone will do.
+
+        Args:
+            data: As for `load_dataset`; all its images are used.
+            operating_point: A new one; None keeps it.
+
+        Raises:
+            DataError: An image cannot be read, or the operating point needs a class that is missing.
+        """
+        samples = (data if isinstance(data, Dataset) else scan_dataset(data)).samples
+        known = self.calibration
+        scores = [prediction.score for prediction in self.predict([sample.image for sample in samples])]
+        labels = [sample.label for sample in samples]
+        if known:
+            scores += [*known.normal_scores, *known.abnormal_scores]
+            labels += [0] * len(known.normal_scores) + [1] * len(known.abnormal_scores)
+        point = operating_point or (known.operating_point if known else "youden")
+        pixel_threshold = known.pixel_threshold if known else None
+        self.calibration = Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold)
+        added = {file_digest(sample.image) for sample in samples}
+        self.provenance["calibrated_on"] = sorted(added | set(self.provenance.get("calibrated_on", ())))
+        return self
 
     # Predicting
 
@@ -355,7 +386,7 @@ class MadCLIP:
         head = self._fitted()
         if head.prompts is None:
             return head.text()
-        mark = (id(head), head.prompts.contexts._version)  # noqa: SLF001
+        mark = (head, head.prompts.contexts._version)  # noqa: SLF001
         if getattr(self, "_text_mark", None) != mark:
             self._text_features, self._text_mark = head.text().detach(), mark
         return self._text_features

@@ -37,8 +37,10 @@ def draw_shots(samples: Sequence[Sample], shots: int | tuple[int, int], seed: in
 
     Raises:
         DataError: There are fewer images than shots.
-        RecipeError: A number of shots is not positive.
+        RecipeError: A number of shots is not positive, or the seed is negative.
     """
+    if seed < 0:
+        raise RecipeError(f"seed {seed}: give a whole number from 0")
     wanted = (shots, shots) if isinstance(shots, int) else shots
     if min(wanted) < 1:
         raise RecipeError(f"shots must be at least 1 of either class, not {wanted[0]} normal and {wanted[1]} abnormal")

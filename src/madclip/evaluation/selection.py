@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from madclip.data.shots import draw_shots, folds
-from madclip.errors import DataError
+from madclip.errors import DataError, RecipeError
 from madclip.evaluation.metrics import auroc
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ def fit_selected(
 
     Raises:
         DataError: There are too few shots to hold some out, or no test images.
+        RecipeError: A fit that selects an epoch is to be resumed: the epochs before the kill were not kept.
     """
+    if select != "last" and arguments.get("resume"):
+        raise RecipeError(f"a fit with --select {select} cannot be resumed; run it again without --resume")
     chosen: Sequence[Sample] = data.shot_pool if shots is None else draw_shots(data.shot_pool, shots, seed)
     if select == "last":
         detector.fit(chosen, seed=seed, **arguments)
