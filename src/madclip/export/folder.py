@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from madclip.detector import Prediction
 
 MapFormat = Literal["tiff", "npy", "none"]
+_TABLES = ("predictions.jsonl", "predictions.csv")
 _FIELDS = ("image", "score", "probability", "p_value", "verdict", "overlay", "map", "error")
 
 
@@ -44,8 +45,7 @@ class PredictionFolder:
             for name, wanted in (("", True), ("overlays", self.overlays), ("maps", self.maps != "none")):
                 if wanted:
                     (self.folder / name).mkdir(parents=True, exist_ok=True)
-            self._jsonl = (self.folder / "predictions.jsonl.partial").open("w", encoding="utf-8")
-            self._csv = (self.folder / "predictions.csv.partial").open("w", encoding="utf-8", newline="")
+            self._jsonl, self._csv = (_open(self.folder / f"{name}.partial") for name in _TABLES)
         except OSError as error:
             raise DataError(f"{self.folder}: cannot write there ({error.strerror})") from error
         self._table = csv.DictWriter(self._csv, _FIELDS, restval="")
@@ -55,9 +55,12 @@ class PredictionFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._jsonl.close()
-        self._csv.close()
-        for name in ("predictions.jsonl", "predictions.csv"):
+        try:
+            self._jsonl.close()
+            self._csv.close()
+        except OSError as failure:  # what was buffered found the disk full
+            raise DataError(f"{self.folder}: cannot write there ({failure.strerror})") from failure
+        for name in _TABLES:
             partial = self.folder / f"{name}.partial"
             if kind is None:
                 partial.replace(self.folder / name)
@@ -94,6 +97,11 @@ class PredictionFolder:
         self.count += 1
 
 
+def _open(table: Path) -> TextIO:
+    # Names of files need not be valid Unicode; a lone surrogate escaped like this is JSON still.
+    return table.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
 def _harmless(stem: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:80].strip("._") or "image"
 
@@ -112,11 +120,14 @@ def _save_png(picture: np.ndarray[Any, np.dtype[np.uint8]], path: Path) -> None:
 
 def _save_map(anomaly_map: np.ndarray[Any, np.dtype[np.float32]], path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        if path.suffix == ".npy":
-            np.save(file, anomaly_map, allow_pickle=False)
-        else:
-            import tifffile
+    try:
+        with partial.open("wb") as file:
+            if path.suffix == ".npy":
+                np.save(file, anomaly_map, allow_pickle=False)
+            else:
+                import tifffile
 
-            tifffile.imwrite(file, anomaly_map)
-    partial.replace(path)
+                tifffile.imwrite(file, anomaly_map)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

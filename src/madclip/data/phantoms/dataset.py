@@ -44,16 +44,19 @@ def write_phantoms(
         The folder that was written.
 
     Raises:
-        DataError: The folder has content, or an argument is out of range.
+        DataError: The folder has content or cannot be written, or an argument is out of range.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists and is not an empty folder; give a new folder or remove it first")
     if min(normal, abnormal, shots) < 0 or normal + abnormal + shots == 0:
         raise DataError(f"a benchmark needs images: normal {normal}, abnormal {abnormal}, shots {shots}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the last step is one rename on one file system.
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the last step is one rename on one file system.
+        building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise DataError(f"{out}: cannot write there ({error.strerror})") from error
     try:
         building.chmod(0o755)
         rows = []
@@ -63,9 +66,10 @@ def write_phantoms(
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (building / "captions.jsonl").write_text(text, encoding="utf-8")
         building.replace(out)
-    except BaseException:
+    except OSError as error:
+        raise DataError(f"{out}: cannot write there ({error.strerror or error})") from error
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        raise
     return out
 
 
