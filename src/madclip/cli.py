@@ -71,6 +71,9 @@ def fit(
     select: Annotated[
         str, typer.Option(help="Epoch kept: last, val (held-out shots), test-best (as published).")
     ] = "last",
+    calibrate_on: Annotated[
+        Path | None, typer.Option("--calibrate", help="More labelled images for thresholds and probabilities.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")] = False,
     cache: Annotated[bool, typer.Option(help="Keep tokens on disk for the next fit.")] = True,
     device: Device = "auto",
@@ -114,6 +117,8 @@ def fit(
             on_image=on_image,
             on_step=on_step,
         )
+    if calibrate_on is not None:
+        detector.calibrate(calibrate_on, operating_point=operating_point)
     detector.save(out)
     state.unlink(missing_ok=True)
     facts = {
@@ -121,7 +126,7 @@ def fit(
         "backbone": detector.backbone.spec.id,
         "objective": objective,
         "loss": detector.history.epochs[-1] if detector.history.epochs else None,
-        **{k: v for k, v in detector.provenance.items() if k != "shots"},
+        **{k: v for k, v in detector.provenance.items() if k not in ("shots", "calibrated_on")},
     }
     _print(
         as_json,
@@ -160,8 +165,9 @@ def predict(
                 rows.append(folder.add(image, result))
             progress(done, len(images))
     summary = f"{out}: {len(rows)} images scored, {len(failed)} failed"
-    lines = [f"failed: {row['error']}" for row in failed]
-    _print(as_json, {"out": str(out), "predictions": rows, "failed": failed}, "\n".join([*lines, summary]))
+    for row in failed:
+        typer.echo(f"failed: {row['error']}".encode("utf-8", "backslashreplace"), err=True)
+    _print(as_json, {"out": str(out), "predictions": rows, "failed": failed}, summary)
     if failed:
         raise typer.Exit(2)
 
@@ -446,7 +452,7 @@ def _shots(text: str) -> int | tuple[int, int] | None:
     if text == "all":
         return None
     parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise RecipeError(f"--shots is a number, NORMAL,ABNORMAL, or all, not {text!r}")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
@@ -469,9 +475,12 @@ def _bytes(text: str) -> int:
     number = text.strip().upper().rstrip("BKMGT")
     unit = text.strip().upper()[len(number) :]
     try:
-        return int(float(number) * units[unit])
-    except (ValueError, KeyError):
-        raise RecipeError(f"--limit is a size such as 500MB or 5GB, not {text!r}") from None
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = -1
+    if size < 0:
+        raise RecipeError(f"--limit is a size such as 500MB or 5GB, not {text!r}")
+    return size
 
 
 def _gigabytes(size: int) -> str:
@@ -479,7 +488,9 @@ def _gigabytes(size: int) -> str:
 
 
 def _print(as_json: bool, facts: dict[str, Any], text: str) -> None:
-    typer.echo(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) if as_json else text)
+    shown = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) if as_json else text
+    # Names of files need not be valid Unicode; a lone surrogate escaped like this is JSON still.
+    typer.echo(shown.encode("utf-8", "backslashreplace").decode())
 
 
 def _table(head: list[str], rows: list[list[str]]) -> None:
@@ -517,6 +528,10 @@ def _bars() -> Iterator[Callable[[str], Callable[..., None]]]:
         yield add
 
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""What may go wrong with a place that the user chose to write to."""
+
+
 def main() -> None:
     """Run the command line; errors that a user can mend are one line and exit code 2, Ctrl-C is 130."""
     arguments = sys.argv[1:]
@@ -528,11 +543,12 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 130:  # typer makes this of Ctrl-C, without a word
+            typer.echo("interrupted", err=True)
+        raise
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if debug or error.errno not in _DISK:
             raise
         typer.echo(f"error: {error.filename or 'the disk'}: {error.strerror}", err=True)
         raise SystemExit(2) from None
