@@ -1,4 +1,4 @@
-"""Shared by all tests: no test writes into the user's cache, and the golden values of the released code."""
+"""Shared by all tests: no test writes into the user's cache; golden values; a small data set and its detector."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from madclip import MadCLIP, Recipe, load_backbone
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path[:0] = [str(GOLDEN), *(str(GOLDEN.parent / room) for room in ("head", "detector"))]
@@ -24,3 +27,57 @@ def golden():
             name: torch.from_numpy(arrays[name]) if arrays[name].dtype.kind in "fiu" else arrays[name]
             for name in arrays
         }
+
+
+def write_images(root, counts, *, size=(64, 64), masks=True, seed=0):
+    """A small data set in the BMAD layout: grey noise, and a bright disc with its mask where something is wrong.
+
+    Files are called <patient>_<slice>.png, two slices of a patient. counts: (normal, abnormal) of each split.
+    """
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    for split, (normal, abnormal) in counts.items():
+        for name, count in (("good", normal), ("Ungood", abnormal)):
+            for i in range(count):
+                pixels = generator.normal(100, 12, size)
+                disc = (rows - generator.integers(18, 44)) ** 2 + (columns - generator.integers(18, 44)) ** 2 < 90
+                pixels[disc] += 90 * (name == "Ungood")
+                file = f"Maier{split}{name}{i // 2:02d}_{i % 2}.png"
+                pictures = {"img": pixels.clip(0, 255)}
+                if masks and name == "Ungood":
+                    pictures["anomaly_mask"] = disc * 255
+                for folder, values in pictures.items():
+                    path = root / split / name / folder / file
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(values.astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture
+def make_images():
+    return write_images
+
+
+@pytest.fixture(scope="session")
+def small_recipe():
+    return Recipe(image_size=64, variants=("identity", "flip-horizontal"), epochs=2, batch_size=8)
+
+
+@pytest.fixture(scope="session")
+def small_backbone():
+    return load_backbone("stand-in", image_size=64, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """Read it; a test that changes files makes its own with make_images."""
+    return write_images(tmp_path_factory.mktemp("small"), {"valid": (4, 4), "test": (6, 6)})
+
+
+@pytest.fixture(scope="session")
+def small_detector(small_data, small_recipe, small_backbone, tmp_path_factory):
+    """A fitted detector's folder; likewise."""
+    folder = tmp_path_factory.mktemp("detectors") / "small"
+    detector = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain")
+    detector.fit(small_data, shots=4, folds=2).save(folder)
+    return folder
