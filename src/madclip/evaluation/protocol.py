@@ -85,11 +85,11 @@ def evaluate(
 
 
 def _unseen(detector: MadCLIP, dataset: Dataset) -> tuple[list[Sample], list[str]]:
-    """Test images that are not among the shots, and what to say of those that are."""
+    """Test images that the detector was neither fitted nor calibrated on, and what to say of the others."""
     pool = dataset.test_pool
     if not pool:
         raise DataError(f"{dataset.root}: no test images (no test/ folder, and all images belong to other splits)")
-    learned = set(detector.provenance.get("shots", ()))
+    learned = {*detector.provenance.get("shots", ()), *detector.provenance.get("calibrated_on", ())}
     seen = [sample for sample in pool if learned and file_digest(sample.image) in learned]
     if len(seen) == len(pool):
         raise DataError(f"{dataset.root}: the detector learned from all {len(pool)} test images; evaluate on others")
@@ -97,7 +97,9 @@ def _unseen(detector: MadCLIP, dataset: Dataset) -> tuple[list[Sample], list[str
         return list(pool), []
     left = [sample for sample in pool if sample not in set(seen)]
     names = [dataset.name(sample.image) for sample in seen]
-    return left, [_listed(f"{len(seen)} test images are among the shots and were left out", names)]
+    return left, [
+        _listed(f"{len(seen)} test images are among the shots or the calibration images and were left out", names)
+    ]
 
 
 def _score(
@@ -163,7 +165,7 @@ def _provenance(detector: MadCLIP, dataset: Dataset, pixel_size: PixelSize) -> d
     from madclip import __version__
 
     spec = detector.backbone.spec
-    learned = {name: value for name, value in detector.provenance.items() if name != "shots"}
+    learned = {k: v for k, v in detector.provenance.items() if k not in ("shots", "calibrated_on")}
     return {
         "madclip": __version__,
         "torch": torch.__version__,
