@@ -1,0 +1,93 @@
+"""Selecting epochs and repeating over draws: what is kept, what is marked, what is not done twice."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from madclip import MadCLIP, Recipe
+from madclip.data.samples import load_dataset
+from madclip.errors import CheckpointError, DataError
+from madclip.evaluation.protocol import evaluate
+from madclip.evaluation.repeat import repeat
+from madclip.evaluation.selection import fit_selected
+
+RECIPE = Recipe(image_size=64, variants=("identity",), epochs=3, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Grey noise; a bright square where abnormal. valid/ 6 + 6, test/ 8 + 8."""
+    root = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    for split, count in (("valid", 6), ("test", 8)):
+        for name in ("good", "Ungood"):
+            folder = root / split / name / "img"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (64, 64), dtype=np.uint8)
+                if name == "Ungood":
+                    pixels[20:40, 20:40] = 255
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return load_dataset(root)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    from madclip import load_backbone
+
+    return load_backbone("stand-in", image_size=64, device="cpu")
+
+
+@pytest.mark.parametrize("select", ["last", "val", "test-best"])
+def test_the_kept_weights_are_those_of_the_chosen_epoch(data, backbone, select):
+    detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
+    fit_selected(detector, data, select, shots=4, folds=0)
+    assert detector.provenance["select"] == select
+    if select == "last":
+        return
+    epoch = detector.provenance["selected_epoch"]
+    assert 1 <= epoch <= 3
+    assert detector.provenance["normal"] == (3 if select == "val" else 4)
+    watched = {"val": 2, "test-best": 16}[select]
+    place = f"{watched} held-out shots" if select == "val" else "the test images"
+    assert detector.provenance["selected_on"].endswith(place)
+
+
+def test_numbers_selected_on_the_test_set_carry_the_mark(data, backbone):
+    detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
+    fit_selected(detector, data, "test-best", shots=4)
+    assert detector.calibration is None
+    result = evaluate(detector, data)
+    assert any("optimistic" in warning for warning in result.warnings)
+    assert result.to_json()["provenance"]["fit"]["select"] == "test-best"
+
+
+def test_val_needs_shots_to_hold_out(data, backbone):
+    with pytest.raises(DataError, match="folds need"):
+        fit_selected(MadCLIP(RECIPE, backbone=backbone, objective="noise"), data, "val", shots=2)
+
+
+def test_repeating_summarises_and_resumes(data, backbone, tmp_path):
+    arguments = {"recipe": RECIPE, "backbone": backbone, "objective": "noise", "shots": 4, "folds": 0}
+    first = repeat(data, tmp_path, seeds=(0, 1), **arguments)
+    values = first["image_auroc"]["values"]
+    assert first["image_auroc"]["mean"] == pytest.approx(np.mean(values))
+    assert first["image_auroc"]["std"] == pytest.approx(np.std(values, ddof=1))
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-*/evaluation.json")}
+    again = repeat(data, tmp_path, seeds=(0, 1, 2), **arguments)
+    assert again["image_auroc"]["values"][:2] == values
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    json.loads((tmp_path / "summary.json").read_text())
+    with pytest.raises(CheckpointError, match=r"another experiment \(shots differ"):
+        repeat(data, tmp_path, seeds=(0,), **(arguments | {"shots": 5}))
+
+
+def test_more_calibration_images_sharpen_the_p_value_and_are_not_test_images(data, backbone):
+    detector = MadCLIP(RECIPE, backbone=backbone, objective="noise").fit(data, shots=4, folds=2)
+    assert len(detector.calibration.normal_scores) == 4
+    detector.calibrate(data)  # valid/ and test/ alike: all of it is spent then
+    assert len(detector.calibration.normal_scores) == 4 + 14
+    with pytest.raises(DataError, match="learned from all"):
+        evaluate(detector, data)
