@@ -34,14 +34,11 @@ def backbones() -> str:
 
     use = {True: "yes", False: "no", None: "not known"}
     return table(
-        ["id", "hub name", "blocks x width", "patch, input", "embedding", "licence", "commercial use", "note"],
+        ["id", "vision tower", "licence of the weights", "commercial use", "note"],
         [
             [
                 f"`{e.id}`",
-                f"`{e.hub}`" if e.hub else "in the package",
-                f"{e.depth} x {e.width}",
-                f"{e.patch_size}, {e.image_size} px",
-                str(e.embed_dim),
+                f"{e.depth} blocks of {e.width}, patch {e.patch_size} at {e.image_size} px, embedding {e.embed_dim}",
                 e.licence,
                 use[e.commercial],
                 e.note,
@@ -52,11 +49,16 @@ def backbones() -> str:
 
 
 def backbone_files() -> str:
-    """Which single file may be put where."""
+    """Where weights come from, and which single file will do."""
     from madclip.backbones.catalogue import catalogue
 
     return table(
-        ["id", "file", "SHA-256"], [[f"`{e.id}`", f"`{e.file}`", f"`{e.sha256}`"] for e in catalogue() if e.file]
+        ["id", "hub name", "single file", "its SHA-256"],
+        [
+            [f"`{e.id}`", f"`{e.hub}`", f"`{e.file}`" if e.file else "", f"`{e.sha256}`" if e.sha256 else ""]
+            for e in catalogue()
+            if e.hub
+        ],
     )
 
 
