@@ -15,7 +15,7 @@ import torch
 from madclip.backbones import load_backbone
 from madclip.backbones.spec import Backbone
 from madclip.data.geometry import fit_mask, fit_pixels, restore_map
-from madclip.data.readers import read_image, read_mask
+from madclip.data.readers import MIN_SIDE, read_image, read_mask, to_mask
 from madclip.data.samples import Dataset, Sample, load_dataset, read_sample, scan_dataset
 from madclip.data.shots import draw_shots
 from madclip.errors import DataError, RecipeError
@@ -77,6 +77,8 @@ class MadCLIP:
         backbone: A catalogue id, a path, a hub name, or a loaded Backbone.
         objective: What the images show, as it stands in the prompts ("Brain", "retinal OCT").
         device: Where a backbone named by a string is put; "auto" takes CUDA, then MPS, then the CPU.
+        dtype: What such a backbone and the head's products compute in; "auto" takes bfloat16 where the device has it.
+            What is learned is float32 always.
 
     Attributes:
         head: What was learned; None before `fit`.
@@ -90,12 +92,13 @@ class MadCLIP:
         backbone: str | Path | Backbone = DEFAULT_BACKBONE,
         objective: str = DEFAULT_OBJECTIVE,
         device: str = "auto",
+        dtype: str = "auto",
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.preset(recipe)
         self.objective = objective
         if not objective.strip():
             raise RecipeError("the objective is empty: say what the images show, for example 'Brain'")
-        self.backbone = open_backbone(self.recipe, backbone, device)
+        self.backbone = open_backbone(self.recipe, backbone, device, dtype)
         self.head: Head | None = None
         self.history = History()
         self.provenance: dict[str, Any] = {}
@@ -167,6 +170,7 @@ class MadCLIP:
         run = {
             "recipe": self.recipe.to_dict(),
             "backbone": self.backbone.fingerprint,
+            "dtype": str(self.backbone.dtype),
             "objective": self.objective,
             **provenance,
         }
@@ -220,6 +224,9 @@ class MadCLIP:
         shots: int | tuple[int, int] | None,
         seed: int,
     ) -> list[Shot]:
+        labelled = isinstance(data, (str, Path, Dataset)) or any(isinstance(item, Sample) for item in data)
+        if labelled and not (labels is None and masks is None):
+            raise DataError("labels and masks go with images given directly; a data set brings its own")
         if isinstance(data, (str, Path)):
             data = load_dataset(data)
         if isinstance(data, Dataset):
@@ -229,6 +236,7 @@ class MadCLIP:
             if len(samples) != len(data):
                 raise DataError("images given directly need labels: fit(images, labels), 0 normal and 1 abnormal")
             return [read_shot(sample, self.recipe) for sample in samples]
+        labels = np.asarray(labels).tolist()
         masks = [None] * len(labels) if masks is None else masks
         if not len(data) == len(labels) == len(masks):
             raise DataError(f"{len(data)} images, {len(labels)} labels, {len(masks)} masks: as many of each are needed")
@@ -276,9 +284,14 @@ class MadCLIP:
 
         Returns:
             Image scores [B] and anomaly maps [B, H, W], both in 0..1, float32 on the CPU.
+
+        Raises:
+            DataError: The pixels have another shape, or values outside 0..1.
         """
         head = self._fitted()
-        height, width = pixels.shape[-2:]
+        height, width = _checked_batch(pixels)
+        if not len(pixels):
+            return torch.zeros(0), torch.zeros(0, height, width)
         fitted = torch.stack([fit_pixels(image, self.recipe.image_size, self.recipe.aspect) for image in pixels])
         scores, maps, _ = self._score_fitted(head, fitted)
         if (height, width) == tuple(maps.shape[-2:]):
@@ -446,14 +459,15 @@ class MadCLIP:
         from madclip.storage import load_released
 
         recipe = Recipe.preset("released", image_size=image_size, image_score=image_score)
-        return load_released(cls(recipe, backbone=backbone, objective=objective, device=device), Path(checkpoint))
+        detector = cls(recipe, backbone=backbone, objective=objective, device=device, dtype="float32")
+        return load_released(detector, Path(checkpoint))
 
 
-def open_backbone(recipe: Recipe, backbone: str | Path | Backbone, device: str) -> Backbone:
+def open_backbone(recipe: Recipe, backbone: str | Path | Backbone, device: str, dtype: str) -> Backbone:
     """The backbone as the recipe wants it; one that is loaded already must agree with the recipe."""
     wanted = None if recipe.backbone_activation == "weights" else recipe.backbone_activation
     if not isinstance(backbone, Backbone):
-        return load_backbone(backbone, image_size=recipe.image_size, activation=wanted, device=device)
+        return load_backbone(backbone, image_size=recipe.image_size, activation=wanted, device=device, dtype=dtype)
     if backbone.image_size != (recipe.image_size, recipe.image_size):
         raise RecipeError(
             f"the backbone was loaded for {backbone.image_size} pixels, the recipe wants {recipe.image_size}: "
@@ -504,7 +518,7 @@ def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, recipe: 
     pixels = _read_pixels(image)
     region = None
     if mask is not None:
-        whole = read_mask(mask) if isinstance(mask, (str, Path)) else np.asarray(mask).astype(bool)
+        whole = read_mask(mask) if isinstance(mask, (str, Path)) else _mask_array(mask)
         if whole.shape != pixels.shape[1:]:
             raise DataError(f"a mask of shape {whole.shape} for an image of {pixels.shape[1:]}: they must agree")
         if whole.any() != (label == 1):
@@ -519,17 +533,38 @@ def _read_pixels(image: ImageLike) -> npt.NDArray[np.float32]:
     if isinstance(image, (str, Path)):
         return read_image(image).pixels
     if isinstance(image, torch.Tensor):
-        pixels = image.detach().cpu().float().numpy()
+        pixels, white = image.detach().cpu().float().numpy(), 255 if image.dtype == torch.uint8 else 1
     else:
-        grey = image if image.ndim == 3 else np.repeat(np.atleast_2d(image)[..., None], 3, -1)
-        pixels = np.moveaxis(grey.astype(np.float32) / (255 if image.dtype == np.uint8 else 1), -1, 0)
+        values = np.asarray(image)
+        if values.dtype.kind not in "buif":
+            raise DataError(f"a {type(image).__name__} is not an image: give a file, an array or a tensor")
+        colours = np.repeat(values[..., None], 3, -1) if values.ndim == 2 else values
+        pixels, white = np.moveaxis(colours, -1, 0).astype(np.float32), 255 if values.dtype == np.uint8 else 1
     if pixels.ndim != 3 or pixels.shape[0] != 3:
         raise DataError(
-            f"an array of shape {tuple(image.shape)} is not an image: give [H, W] or [H, W, 3], or a tensor [3, H, W]"
+            f"an array of shape {np.shape(image)} is not an image: give [H, W] or [H, W, 3], or a tensor [3, H, W]"
         )
+    if min(pixels.shape[1:]) < MIN_SIDE:
+        raise DataError(f"an image of {pixels.shape[2]} x {pixels.shape[1]} pixels; at least {MIN_SIDE} are needed")
+    pixels /= white
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
         raise DataError("an image given as an array has values outside 0..1 (or NaN): scale it, or give uint8")
     return np.ascontiguousarray(pixels)
+
+
+def _mask_array(mask: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.bool_]:
+    values = np.asarray(mask)
+    return to_mask(values, float(values.max()) if values.size else 1.0, "a mask given as an array")
+
+
+def _checked_batch(pixels: torch.Tensor) -> tuple[int, int]:
+    """Height and width of pixels [B, 3, H, W] in 0..1."""
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or min(pixels.shape[2:]) < MIN_SIDE:
+        raise DataError(f"pixels of shape {list(pixels.shape)} are not [B, 3, H, W] of at least {MIN_SIDE} a side")
+    # A comparison with NaN is false.
+    if not bool(((pixels >= 0) & (pixels <= 1)).all()):
+        raise DataError("pixels [B, 3, H, W] have values outside 0..1 (or NaN): scale them")
+    return pixels.shape[2], pixels.shape[3]
 
 
 def _try_read(image: ImageLike) -> npt.NDArray[np.float32] | DataError:

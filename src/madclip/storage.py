@@ -69,7 +69,12 @@ def save_detector(detector: MadCLIP, folder: Path) -> None:
         "format": FORMAT,
         "recipe": detector.recipe.to_dict(),
         "objective": detector.objective,
-        "backbone": {"id": spec.id, "source": spec.source, "fingerprint": detector.backbone.fingerprint},
+        "backbone": {
+            "id": spec.id,
+            "source": spec.source,
+            "fingerprint": detector.backbone.fingerprint,
+            "dtype": str(detector.backbone.dtype).removeprefix("torch."),
+        },
         "calibration": detector.calibration.to_dict() if detector.calibration else None,
         "familiarity": detector.familiarity.to_dict() if detector.familiarity else None,
         "provenance": detector.provenance,
@@ -110,7 +115,7 @@ def load_detector(kind: type[Detector], folder: Path, backbone: str | Path | Bac
         raise CheckpointError(f"{folder / _FACTS}: damaged ({error})") from error
     try:
         source = wanted["source"] if backbone is None else backbone
-        detector = kind(recipe, backbone=source, objective=facts["objective"], device=device)
+        detector = kind(recipe, backbone=source, objective=facts["objective"], device=device, dtype=wanted["dtype"])
     except CheckpointError as error:
         if backbone is not None:
             raise

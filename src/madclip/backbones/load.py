@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,7 +21,6 @@ from madclip.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAMILIES = {
@@ -44,7 +44,8 @@ def load_backbone(
         image_size: Side, or height and width, in pixels of what `encode_image` will be given.
         activation: Of the MLPs in place of the one the weights were trained with.
         device: `auto` takes CUDA, then MPS, then the CPU.
-        dtype: What the towers compute in: float32, bfloat16 or float16.
+        dtype: What the towers compute in: float32, bfloat16, float16, or `auto`: bfloat16 where the device computes
+            in it, else float32.
 
     Raises:
         CheckpointError: The weights are missing, damaged, unsafe or of another kind of model.
@@ -52,7 +53,8 @@ def load_backbone(
     """
     if activation not in (None, "gelu", "quick_gelu"):
         raise RecipeError(f"unknown activation {activation!r}: choose 'gelu', 'quick_gelu' or leave it out")
-    chosen_device, chosen_dtype = _device(device), _dtype(dtype)
+    chosen_device = _device(device)
+    chosen_dtype = _dtype(dtype, chosen_device)
     checkpoint, entry, name = find_checkpoint(source)
     return build(
         checkpoint,
@@ -178,8 +180,22 @@ def _device(device: str | torch.device) -> torch.device:
         raise RecipeError(f"device {str(device)!r} cannot be used here ({reason}): try 'auto' or 'cpu'") from None
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
-        raise RecipeError(f"unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+        raise RecipeError(f"unknown dtype {dtype!r}: choose one of auto, {', '.join(DTYPES)}")
     return chosen
+
+
+@cache
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for products of bfloat16; without them they are slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type != "cpu" or not cpuinfo.exists():
+        return False
+    flags = set(cpuinfo.read_text().split())
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
