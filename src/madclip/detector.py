@@ -546,7 +546,7 @@ def _read_pixels(image: ImageLike) -> npt.NDArray[np.float32]:
         )
     if min(pixels.shape[1:]) < MIN_SIDE:
         raise DataError(f"an image of {pixels.shape[2]} x {pixels.shape[1]} pixels; at least {MIN_SIDE} are needed")
-    pixels /= white
+    pixels = pixels / white
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
         raise DataError("an image given as an array has values outside 0..1 (or NaN): scale it, or give uint8")
     return np.ascontiguousarray(pixels)

@@ -118,13 +118,18 @@ def read_mask(path: Path | str) -> npt.NDArray[np.bool_]:
     values, maximum = _decode(path, mask=True)
     if values.ndim == 3:
         values = values[..., : 1 if values.shape[2] <= 2 else 3].max(axis=2)
+    return to_mask(values, maximum, str(path))
+
+
+def to_mask(values: npt.NDArray[Any], maximum: float, what: str) -> npt.NDArray[np.bool_]:
+    """The rule of `read_mask` on values [H, W] whose full scale is known; `what` stands first in the error."""
     found = np.unique(values)
     labels = found[found != 0]
     is_label_map = values.dtype.kind != "f" and (labels <= MAX_LABEL).all()
     if not is_label_map and not (labels == maximum).all():
         shown = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
         raise DataError(
-            f"{path}: not a mask, it has values {shown}; threshold it to 0 and {maximum:g}, "
+            f"{what}: not a mask, it has values {shown}; threshold it to 0 and {maximum:g}, "
             f"or use labels from 0 to {MAX_LABEL}"
         )
     return np.asarray(values != 0)
