@@ -92,7 +92,11 @@ def save_detector(detector: MadCLIP, folder: Path) -> None:
         if folder.exists():
             old = staging.with_name(staging.name + ".old")
             folder.rename(old)
-            staging.rename(folder)
+            try:
+                staging.rename(folder)
+            except BaseException:
+                old.rename(folder)
+                raise
             shutil.rmtree(old)
         else:
             staging.rename(folder)
@@ -159,7 +163,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: damaged (no {name} in it that makes sense)")
     if not facts["objective"].strip():
         raise CheckpointError(f"{path}: damaged (the objective is empty)")
-    if not all(isinstance(facts["backbone"].get(name), str) for name in ("id", "source", "fingerprint")):
+    if not all(isinstance(facts["backbone"].get(name), str) for name in ("id", "source", "fingerprint", "dtype")):
         raise CheckpointError(f"{path}: damaged (it does not say which backbone)")
     return facts  # type: ignore[no-any-return]
 

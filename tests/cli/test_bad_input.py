@@ -358,6 +358,7 @@ def test_other_format_versions(madclip, detector, tmp_path, version, advice):
         (["backbone", "source"], "/nowhere/clip.pt"),
         (["backbone", "source"], None),
         (["backbone", "fingerprint"], 7),
+        (["backbone", "dtype"], None),
         (["objective"], ""),
         (["objective"], 5),
         (["provenance"], None),

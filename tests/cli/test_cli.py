@@ -34,7 +34,7 @@ def test_help_and_version_are_quick_and_import_nothing_heavy(start):
         process = start("-c", code.format(option) + check)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
-        assert "madclip" in out
+        assert "anomaly detection" in out or out.startswith("madclip ")
     process = start("-c", "import sys, madclip; assert 'torch' not in sys.modules; print(madclip.__version__)")
     assert process.communicate(timeout=60)[0].strip()
     assert process.returncode == 0
