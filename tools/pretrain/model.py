@@ -163,9 +163,9 @@ class Towers(nn.Module):
         self.text = TextTower(config)
         self.early = nn.ModuleList([nn.Linear(config.width, config.embed_dim) for _ in config.taps[:-1]])
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.bias = nn.Parameter(torch.tensor(-10.0))
+        self.bias = nn.Parameter(torch.tensor(-5.0))
         self.state_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.state_bias = nn.Parameter(torch.tensor(0.0))
+        self.state_bias = nn.Parameter(torch.tensor(-4.0))
         self.dense_log_scale = nn.Parameter(torch.full((len(config.taps),), math.log(10.0)))
         self.dense_bias = nn.Parameter(torch.full((len(config.taps),), -1.0))
 
@@ -179,9 +179,13 @@ class Towers(nn.Module):
             elif name.endswith(".bias"):
                 nn.init.zeros_(parameter)
         with torch.no_grad():
-            limit = (6 / (self.vision.patch.in_features + self.config.width)) ** 0.5
+            # CLIP normalises before the first block. Were the pixels to dominate there, grey levels would be lost.
+            limit = 0.4 * (6 / (self.vision.patch.in_features + self.config.width)) ** 0.5
             nn.init.uniform_(self.vision.patch.weight, -limit, limit, generator=generator)
-            self.vision.position[1:] = 0.1 * sine_cosine(self.config.grid, self.config.width)
+            nn.init.normal_(self.vision.class_token, generator=generator)
+            self.vision.position[1:] = 0.8 * sine_cosine(self.config.grid, self.config.width)
+            for block in self.vision.blocks:
+                mimic_attention(block, generator)
         return self
 
     def working_copy(self, dtype: torch.dtype, device: torch.device) -> Towers:
@@ -203,6 +207,28 @@ class Towers(nn.Module):
         ]
         embedded.append(self.vision.embed(streams[-1][:, 1:]))
         return F.normalize(torch.stack(embedded).float(), dim=-1)
+
+
+def mimic_attention(block: Block, generator: torch.Generator) -> None:
+    """Start attention as trained towers have it: to what is alike and near, subtracting it (local contrast).
+
+    Trockman and Kolter, Mimetic Initialization of Self-Attention Layers, 2023: query-key products near 0.7 (Z + I),
+    value-output products near 0.4 (Z - I).
+    """
+    width = block.out.out_features
+    size = width // block.heads
+
+    def noise() -> torch.Tensor:
+        return torch.randn(width, width, generator=generator) * width**-0.5
+
+    for head in range(block.heads):
+        left, scale, right = torch.linalg.svd(0.7 * (noise() + torch.eye(width)))
+        rows = slice(head * size, (head + 1) * size)
+        block.qkv.weight[rows] = (left[:, :size] * scale[:size].sqrt()).T
+        block.qkv.weight[width + rows.start : width + rows.stop] = scale[:size, None].sqrt() * right[:size]
+    left, scale, right = torch.linalg.svd(0.4 * (noise() - torch.eye(width)))
+    block.qkv.weight[2 * width :] = (left * scale.sqrt()).T
+    block.out.weight.copy_((scale[:, None].sqrt() * right).T)
 
 
 def sine_cosine(grid: int, width: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ from tools.pretrain.tokenizer import learn_tokenizer
 
 from madclip.data.phantoms import MODALITIES
 
-STATE_WEIGHT, DENSE_WEIGHT = 0.5, (0.5, 0.5, 0.5, 1.0)
+STATE_WEIGHT, DENSE_WEIGHT = 0.25, (1.0, 1.0, 1.0, 2.0)
 """Of the state texts in the image loss, and of the dense loss at each tap."""
 
 
@@ -81,7 +81,8 @@ def step_loss(
     patches = towers.dense(streams)
     half = len(states.texts) // 2
     pair = states.pair.to(device)
-    direction = (pairs[half:] - pairs[:half])[pair]
+    # Of unit length: two texts are close at first, and patches would wait for them to part.
+    direction = F.normalize(pairs[half:] - pairs[:half], dim=-1)[pair]
     scores = torch.einsum("tbke,be->tbk", patches, direction)
     scores = towers.dense_log_scale.exp()[:, None, None] * scores + towers.dense_bias[:, None, None]
     areas = batch.areas.to(device)
@@ -143,6 +144,7 @@ def train(run: Run, tokenizer: Tokenizer, out: Path, *, device: str, workers: in
             if progress.step % log == 0:
                 took = time.monotonic() - began
                 line = {"step": progress.step, "samples": progress.samples, "rate": rate, "whole": whole}
+                line |= {"scale": float(run.towers.log_scale.exp()), "bias": float(run.towers.bias)}
                 line |= {"per_second": log * batch_size / took, "waited": waited / took}
                 _write(out / "log.jsonl", {k: _short(v) for k, v in (line | means).items()})
                 means, waited, began = {}, 0.0, time.monotonic()
@@ -156,7 +158,7 @@ def _update(optimiser: torch.optim.AdamW, masters: list[Any], copies: list[Any],
         copied.grad = None
     torch.nn.utils.clip_grad_norm_(masters, 1.0)
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     optimiser.step()
     with torch.no_grad():
         for master, copied in zip(masters, copies, strict=True):
@@ -187,6 +189,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=120.0, help="seconds between checkpoints")
     parser.add_argument("--log", type=int, default=25, help="steps between lines of the log")
     parser.add_argument("--reuse", type=int, default=Stream.reuse, help="times that an image is read on average")
+    parser.add_argument("--hardest", type=float, default=Stream.hardest, help="difficulty is drawn from 0 to this")
     for field in dataclasses.fields(Plan):
         kind = {"int": int, "float": float, "str": str}[str(field.type)]
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"default {field.default}")
@@ -195,7 +198,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     chosen = {f.name: v for f in dataclasses.fields(Plan) if (v := getattr(given, f.name)) is not None}
     modalities = tuple(m for m in MODALITIES if m not in given.hold_out)
-    stream = Stream(seed=given.seed, modalities=modalities, reuse=given.reuse)
+    stream = Stream(seed=given.seed, modalities=modalities, reuse=given.reuse, hardest=given.hardest)
     last = given.out / "last.safetensors"
     if last.exists() or given.origin:
         run = state.load(last if last.exists() else given.origin)
