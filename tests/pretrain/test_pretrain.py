@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tools.pretrain import data, losses, state, train
 from tools.pretrain.data import Stream
-from tools.pretrain.export import export
-from tools.pretrain.model import TowerConfig, Towers, clip_config, clip_state, patchify
+from tools.pretrain.export import export, table
+from tools.pretrain.model import Block, TowerConfig, Towers, clip_config, clip_state, mimic_attention, patchify
 from tools.pretrain.state import Plan
 from tools.pretrain.texts import encode
 from tools.pretrain.tokenizer import END, START, learn_tokenizer
@@ -211,3 +211,18 @@ def test_the_bundle_is_read_by_transformers(tmp_path: Path, tokenizer: Tokenizer
     torch.testing.assert_close(model.visual_projection.weight, weight, atol=1e-4, rtol=1e-3)
     with pytest.raises(ValueError, match="without a value"):
         export(run, tokenizer, "{{nothing}}", tmp_path / "tiny")
+
+
+def test_attention_starts_near_and_contrasting() -> None:
+    """Query-key products lean to the identity, value-output products away from it."""
+    block = Block(32, 2, 48)
+    with torch.no_grad():
+        mimic_attention(block, torch.Generator().manual_seed(0))
+    query, key, value = block.qkv.weight.chunk(3)
+    assert (query.T @ key).diagonal().mean() > 0.5
+    assert -0.6 < (value.T @ block.out.weight.T).diagonal().mean() < -0.2
+
+
+def test_the_card_shows_trained_beside_untrained() -> None:
+    rows = table([{"on": "brain", "right": 0.9, "patches8": 0.95}], [{"on": "brain", "right": 0.5}])
+    assert rows.splitlines()[-1] == "| brain | right 0.9 (0.5), patches8 0.95 |"

@@ -27,7 +27,7 @@ LIMIT = 16_000_000
 """Bytes that the folder may take."""
 
 
-def export(run: Run, tokenizer: Tokenizer, card: str, out: Path) -> int:
+def export(run: Run, tokenizer: Tokenizer, card: str, out: Path, said: dict[str, str] | None = None) -> int:
     """Write the bundle and return its size in bytes; each file is put in place as a whole.
 
     Args:
@@ -35,6 +35,7 @@ def export(run: Run, tokenizer: Tokenizer, card: str, out: Path) -> int:
         tokenizer: The one that it was trained with.
         card: Template of the model card, with fields in double braces.
         out: Folder, made where it is missing.
+        said: Values of fields that the run does not know.
 
     Raises:
         ValueError: The bundle would be larger than LIMIT.
@@ -57,7 +58,7 @@ def export(run: Run, tokenizer: Tokenizer, card: str, out: Path) -> int:
                 "unk_token": END,
             }
         ),
-        "README.md": fill(card, facts(run) | {"sha256": hashlib.sha256(weights).hexdigest()}).encode(),
+        "README.md": fill(card, facts(run) | {"sha256": hashlib.sha256(weights).hexdigest()} | (said or {})).encode(),
     }
     size = sum(map(len, files.values()))
     if size > LIMIT:
@@ -85,6 +86,20 @@ def facts(run: Run) -> dict[str, str]:
         "vision": f"{sum(p.numel() for p in run.towers.vision.parameters()):,}",
         "text": f"{sum(p.numel() for p in run.towers.text.parameters()):,}",
     }
+
+
+def table(measured: list[dict[str, object]], untrained: list[dict[str, object]]) -> str:
+    """Lines of measure.py as a table in Markdown, the untrained towers' values in brackets."""
+    before = {(row["on"], key): value for row in untrained for key, value in row.items()}
+    lines = []
+    for row in measured:
+        values = [
+            f"{key} {value}" + (f" ({before[row['on'], key]})" if (row["on"], key) in before else "")
+            for key, value in row.items()
+            if key != "on"
+        ]
+        lines.append(f"| {row['on']} | {', '.join(values)} |")
+    return "\n".join(["| on | AUROC (untrained towers of the same shape) |", "|---|---|", *lines])
 
 
 def fill(template: str, values: dict[str, str]) -> str:
@@ -129,9 +144,18 @@ def main() -> None:
         "--card", type=Path, default=Path(__file__).parent / "card.md", help="template of the model card"
     )
     parser.add_argument("--out", type=Path, default=BUNDLE)
+    parser.add_argument("--measured", type=Path, required=True, help="lines that measure.py printed of this checkpoint")
+    parser.add_argument("--untrained", type=Path, required=True, help="lines that it printed of `untrained`")
+    parser.add_argument("--history", default="", help="a sentence for the card: what preceded this run")
     given = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(given.tokenizer))
-    size = export(state.load(given.checkpoint), tokenizer, given.card.read_text(encoding="utf-8"), given.out)
+    measured, untrained = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in (given.measured, given.untrained)
+    )
+    said = {"measured": table(measured, untrained), "history": given.history}
+    card = given.card.read_text(encoding="utf-8")
+    size = export(state.load(given.checkpoint), tokenizer, card, given.out, said)
     print(f"{given.out}: {size:,} bytes")
 
 
