@@ -453,6 +453,8 @@ def test_a_full_disk(madclip, small, data, full_disk, small_detector, tmp_path, 
     madclip("predict", small_detector, image, "--out", full_disk / "r").one_line(full_disk)
     assert not list(full_disk.rglob("predictions.jsonl"))
     madclip("phantoms", full_disk / "p", "--modality", "generic").one_line(full_disk)
+    shutil.rmtree(full_disk / "r")
+    (full_disk / "filler").write_bytes(bytes(250_000))
     monkeypatch.setenv("MADCLIP_CACHE", str(full_disk / "tokens"))
     madclip("fit", data, "--out", tmp_path / "d2", *arguments).one_line(full_disk, "free some space")
     assert not list(full_disk.rglob("tokens/*.partial"))

@@ -71,7 +71,7 @@ def test_arrays_are_learned_from_as_files_are(new, small_data):
     files = new().fit(samples, folds=0)
     colour = [np.repeat(image[..., None], 3, -1) for image in grey]
     floats = [image.astype(np.float32) / 255 for image in grey]
-    tensors = [torch.from_numpy(image).float().div(255).expand(3, -1, -1) for image in grey]
+    tensors = [torch.tensor(image).float().div(255).expand(3, -1, -1) for image in grey]
     # The jitter of an image depends on its bytes, and these recipes have none.
     for given in (grey, colour, np.stack(colour), floats, tensors):
         assert same(files, new().fit(given, labels, masks, folds=0))

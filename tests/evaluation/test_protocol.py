@@ -57,11 +57,11 @@ def test_shots_in_the_test_set_are_left_out_and_named(detector, data):
     assert (whole.n_normal, whole.n_abnormal) == (6, 6)
     assert not [warning for warning in whole.warnings if "left out" in warning]
     shot = min((data / "valid" / "good" / "img").iterdir())
-    shutil.copy(shot, data / "test" / "good" / "img" / "copied_0.png")
+    shutil.copy(shot, data / "test" / "good" / "img" / "Maiercopied00_0.png")
     result = evaluate(detector, data)
     (warning,) = [warning for warning in result.warnings if "left out" in warning]
     assert "1 test images" in warning
-    assert "test/good/img/copied_0.png" in warning
+    assert "test/good/img/Maiercopied00_0.png" in warning
     assert (result.n_normal, result.n_abnormal) == (6, 6)
     assert result.metrics["image_auroc"] == whole.metrics["image_auroc"]
 
