@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 import torch
 
 from madclip.backbones import load_backbone
 from madclip.backbones.spec import Backbone
-from madclip.data.geometry import fit_mask, fit_pixels, restore_map
-from madclip.data.readers import MIN_SIDE, read_image, read_mask, to_mask
-from madclip.data.samples import Dataset, Sample, load_dataset, read_sample, scan_dataset
+from madclip.data.geometry import fit_pixels, restore_map
+from madclip.data.readers import MIN_SIDE
+from madclip.data.samples import Dataset, Sample, load_dataset, scan_dataset
 from madclip.data.shots import draw_shots
 from madclip.errors import DataError, RecipeError
 from madclip.head import scoring
@@ -26,7 +25,8 @@ from madclip.training.calibrate import Calibration, choose_pixel_threshold, pars
 from madclip.training.crossfit import can_cross_fit, cross_fit
 from madclip.training.familiarity import Familiarity
 from madclip.training.fit import History, fit_head
-from madclip.training.tokens import Shot, TokenCache, encode_patches, prepare
+from madclip.training.shots import Shot, file_digest, labelled_shot, read_pixels, read_shot
+from madclip.training.tokens import TokenCache, encode_patches, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,14 +34,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from madclip.recipe import ImageScore
+    from madclip.training.shots import ImageLike
 
 DEFAULT_BACKBONE = "tiny"
 DEFAULT_OBJECTIVE = "medical image"
 BATCH = 16
 MAX_SEED = 2**31 - 1
-
-ImageLike: TypeAlias = "str | Path | npt.NDArray[Any] | torch.Tensor"
-"""A file, an array [H, W] or [H, W, 3] (uint8, or floats in 0..1), or a tensor [3, H, W] in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -310,9 +308,10 @@ class MadCLIP:
         text = self._text if head is self.head else head.text()
         scores = head([stream.to(text.device) for stream in tokens], text)
         maps = scoring.anomaly_map(head.map_logits(scores.segmentation if self.has_masks else scores.detection))
-        rule = self.image_score
-        mean, peak = scoring.mean_score(scores.detection), maps.amax((1, 2))
-        image = {"mean": mean, "max": peak, "both": (mean + peak) / 2}[rule]
+        if self.image_score == "mean":
+            image = scoring.mean_score(scores.detection)
+        else:
+            image = maps.amax((1, 2)) if self.image_score == "max" else scoring.top_score(maps)
         return image.cpu(), maps.cpu()
 
     @overload
@@ -481,80 +480,11 @@ def open_backbone(recipe: Recipe, backbone: str | Path | Backbone, device: str, 
     return backbone
 
 
-def read_shot(sample: Sample, recipe: Recipe) -> Shot:
-    """A labelled file and its mask as the backbone will see them.
-
-    Raises:
-        DataError: Either cannot be read, they differ in size, or the mask contradicts the label.
-    """
-    image, mask = read_sample(sample)
-    return Shot(
-        fit_pixels(image.pixels, recipe.image_size, recipe.aspect),
-        sample.label,
-        None if mask is None else fit_mask(mask, recipe.image_size, recipe.aspect),
-        file_digest(sample.image),
-        sample.patient,
-    )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, by which a detector knows its shots again."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def pool(tokens: torch.Tensor) -> torch.Tensor:
     """What an image as a whole looks like: [..., T, G, d] -> [..., T x d], each tap's mean patch at unit length."""
     mean = tokens.float().mean(-2)
     unit: torch.Tensor = mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     return unit.flatten(-2)
-
-
-def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, recipe: Recipe) -> Shot:
-    """An image given directly, file or array, as the backbone will see it; errors as in `read_shot`."""
-    if isinstance(image, (str, Path)):
-        if not isinstance(mask, (str, Path, type(None))):
-            raise DataError(f"{image}: its mask must be a file as well")
-        return read_shot(Sample(Path(image), label, Path(mask) if mask else None), recipe)
-    pixels = _read_pixels(image)
-    region = None
-    if mask is not None:
-        whole = read_mask(mask) if isinstance(mask, (str, Path)) else _mask_array(mask)
-        if whole.shape != pixels.shape[1:]:
-            raise DataError(f"a mask of shape {whole.shape} for an image of {pixels.shape[1:]}: they must agree")
-        if whole.any() != (label == 1):
-            raise DataError("a mask marks the lesion of an abnormal image: it is empty there, or marks a normal image")
-        region = fit_mask(whole, recipe.image_size, recipe.aspect) if label else None
-    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return Shot(fit_pixels(pixels, recipe.image_size, recipe.aspect), label, region, digest)
-
-
-def _read_pixels(image: ImageLike) -> npt.NDArray[np.float32]:
-    """float32 [3, H, W] in 0..1."""
-    if isinstance(image, (str, Path)):
-        return read_image(image).pixels
-    if isinstance(image, torch.Tensor):
-        pixels, white = image.detach().cpu().float().numpy(), 255 if image.dtype == torch.uint8 else 1
-    else:
-        values = np.asarray(image)
-        if values.dtype.kind not in "buif":
-            raise DataError(f"a {type(image).__name__} is not an image: give a file, an array or a tensor")
-        colours = np.repeat(values[..., None], 3, -1) if values.ndim == 2 else values
-        pixels, white = np.moveaxis(colours, -1, 0).astype(np.float32), 255 if values.dtype == np.uint8 else 1
-    if pixels.ndim != 3 or pixels.shape[0] != 3:
-        raise DataError(
-            f"an array of shape {np.shape(image)} is not an image: give [H, W] or [H, W, 3], or a tensor [3, H, W]"
-        )
-    if min(pixels.shape[1:]) < MIN_SIDE:
-        raise DataError(f"an image of {pixels.shape[2]} x {pixels.shape[1]} pixels; at least {MIN_SIDE} are needed")
-    pixels = pixels / white
-    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-        raise DataError("an image given as an array has values outside 0..1 (or NaN): scale it, or give uint8")
-    return np.ascontiguousarray(pixels)
-
-
-def _mask_array(mask: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.bool_]:
-    values = np.asarray(mask)
-    return to_mask(values, float(values.max()) if values.size else 1.0, "a mask given as an array")
 
 
 def _checked_batch(pixels: torch.Tensor) -> tuple[int, int]:
@@ -569,7 +499,7 @@ def _checked_batch(pixels: torch.Tensor) -> tuple[int, int]:
 
 def _try_read(image: ImageLike) -> npt.NDArray[np.float32] | DataError:
     try:
-        return _read_pixels(image)
+        return read_pixels(image)
     except DataError as error:
         return error
 

@@ -13,7 +13,7 @@ from madclip.errors import RecipeError
 AdapterActivation = Literal["relu", "leaky_relu"]
 AdapterNorm = Literal["none", "layer_norm"]
 Position = Literal["end", "front", "middle"]
-ImageScore = Literal["mean", "max", "by_task", "both"]
+ImageScore = Literal["mean", "max", "top", "by_task"]
 Loss = Literal["siglip", "softmax"]
 Jitter = Literal["per_image", "per_class"]
 Aspect = Literal["stretch", "pad"]
@@ -64,8 +64,8 @@ class Recipe:
         loss: Of the detection head: SigLIP, or softmax (e).
         temperature: t of the SigLIP term; S is multiplied by it.
         bias: b of the SigLIP term, added.
-        image_score: `mean` of the detection head's patches, `max` of the map, `by_task` (released code: `max` where
-            the detector was trained with masks, else `mean`), or `both` (their average).
+        image_score: `mean` of the detection head's patches, `max` of the map, `top` (mean of the highest 1 % of the
+            map's pixels), or `by_task` (released code: `max` where the detector was trained with masks, else `mean`).
         align_corners: Of the bilinear interpolation of maps.
         smoothing: Of the focal term's target (released code: 1e-5).
         variants: Augmented copies of every shot, by name.
@@ -98,7 +98,7 @@ class Recipe:
     loss: Loss = "siglip"
     temperature: float = 1.0
     bias: float = 0.0
-    image_score: ImageScore = "mean"
+    image_score: ImageScore = "top"
     align_corners: bool = False
     smoothing: float = 0.0
     variants: tuple[str, ...] = ALL_VARIANTS
@@ -106,9 +106,9 @@ class Recipe:
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 0.0
-    schedule: Schedule = "constant"
+    schedule: Schedule = "cosine"
     batch_size: int = 16
-    epochs: int = 60
+    epochs: int = 6
     average: float = 0.0
 
     def __post_init__(self) -> None:
@@ -233,7 +233,14 @@ def _check_ranges(recipe: Recipe) -> None:
 
 PRESETS: dict[str, Recipe] = {
     "madclip": Recipe(),
-    "paper": Recipe(name="paper", shared_contexts=True, variants=PAPER_VARIANTS),
+    "paper": Recipe(
+        name="paper",
+        shared_contexts=True,
+        image_score="mean",
+        variants=PAPER_VARIANTS,
+        schedule="constant",
+        epochs=60,
+    ),
     "released": Recipe(
         name="released",
         normalise=False,
@@ -246,6 +253,8 @@ PRESETS: dict[str, Recipe] = {
         align_corners=True,
         smoothing=1e-5,
         jitter="per_class",
+        schedule="constant",
+        epochs=60,
     ),
 }
 """`released`: the released code, number for number. `paper`: the paper's equations, CLIP used as it was pre-trained.

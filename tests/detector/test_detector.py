@@ -11,7 +11,7 @@ from madclip import MadCLIP, Prediction
 from madclip.data.samples import load_dataset
 from madclip.errors import DataError, RecipeError
 from madclip.training.crossfit import can_cross_fit, fold_members
-from madclip.training.tokens import Shot
+from madclip.training.shots import Shot
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_batches_and_order_do_not_matter(detector, images, batch):
 
 
 @pytest.mark.parametrize("side", [64, 100, 33])
-@pytest.mark.parametrize("rule", ["mean", "max", "both"])
+@pytest.mark.parametrize("rule", ["mean", "max", "top"])
 def test_score_says_what_predict_says(detector, small_detector, small_backbone, side, rule):
     recipe = dataclasses.replace(detector.recipe, image_score=rule)
     chosen = MadCLIP.load(small_detector, backbone=small_backbone)

@@ -9,7 +9,8 @@ from madclip import MadCLIP, Recipe, load_backbone
 from madclip.head.head import Head
 from madclip.head.prompts import fixed_text_features
 from madclip.training.fit import fit_head
-from madclip.training.tokens import Shot, encode_patches, prepare
+from madclip.training.shots import Shot
+from madclip.training.tokens import encode_patches, prepare
 
 RELEASED = Recipe.preset("released", image_size=56)
 

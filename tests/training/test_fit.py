@@ -11,7 +11,8 @@ from madclip import Recipe, load_backbone
 from madclip.errors import CheckpointError
 from madclip.head.head import Head
 from madclip.training.fit import epoch_order, fit_head
-from madclip.training.tokens import Shot, TokenCache, prepare
+from madclip.training.shots import Shot
+from madclip.training.tokens import TokenCache, prepare
 
 RECIPE = Recipe(variants=("identity", "flip-horizontal"), epochs=3, batch_size=4, image_size=64)
 

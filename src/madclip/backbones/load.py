@@ -193,7 +193,7 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for products of bfloat16; without them they are slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
     if device.type != "cpu" or not cpuinfo.exists():
         return False

@@ -13,9 +13,9 @@ import torch
 from madclip.data.geometry import fit_mask, restore_map
 from madclip.data.readers import read_image, read_mask
 from madclip.data.samples import Dataset, Sample, load_dataset
-from madclip.detector import file_digest
 from madclip.errors import DataError
 from madclip.evaluation.result import EvaluationResult, evaluate_scores
+from madclip.training.shots import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,7 @@ def evaluate(
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
     samples, warnings = _unseen(detector, dataset)
     if detector.provenance.get("select") == "test-best":
-        warnings.append("The epoch was selected on these test images, as published: every number here is optimistic.")
+        warnings.append("The epoch was selected on test images, as published: every number here is optimistic.")
     if objective is not None and objective.casefold() != detector.objective.casefold():
         warnings.append(f"The detector was fitted for {detector.objective!r}, not for {objective!r}.")
     # Maps wait on the disk, as the backbone's square: metrics need all scores before the first map.

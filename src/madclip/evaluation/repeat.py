@@ -7,6 +7,7 @@ import os
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
+from madclip.backbones.spec import Backbone
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError
 from madclip.evaluation.compare import mean_interval
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from madclip.backbones import Backbone
     from madclip.data.samples import Dataset
     from madclip.recipe import Recipe
 
@@ -63,6 +63,7 @@ def repeat(
         "format": FORMAT,
         "data": data.root.name,
         "recipe": recipe.to_dict(),
+        "backbone": backbone.fingerprint if isinstance(backbone, Backbone) else str(backbone),
         "objective": objective,
         "shots": shots if isinstance(shots, int) else list(shots),
         "select": select,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from madclip.head.head import Head
     from madclip.recipe import Recipe
-    from madclip.training.tokens import Shot, TrainingSet
+    from madclip.training.shots import Shot
+    from madclip.training.tokens import TrainingSet
 
     Scorer = Callable[[Head, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
     """Image scores [B] and maps [B, S, S] from a head and the patch tokens of the taps, each [B, G, d]."""

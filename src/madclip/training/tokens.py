@@ -23,30 +23,12 @@ if TYPE_CHECKING:
 
     from madclip.backbones.spec import Backbone
     from madclip.recipe import Recipe
+    from madclip.training.shots import Shot
 
 FORMAT = 1
 DEFAULT_LIMIT = 20 * 2**30
 MEMORY_BUDGET = 2 * 2**30
 _LIMIT_FILE = "limit.json"
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A training image as the backbone will see it.
-
-    Attributes:
-        pixels: [3, S, S] in 0..1.
-        label: 0 normal, 1 abnormal.
-        mask: [S, S] bool, or None where an abnormal image has none.
-        digest: SHA-256 of the image file's bytes (or of the array's), hexadecimal.
-        patient: Whose image it is; None where that is not known.
-    """
-
-    pixels: torch.Tensor
-    label: int
-    mask: torch.Tensor | None
-    digest: str
-    patient: str | None = None
 
 
 @dataclass(frozen=True)
