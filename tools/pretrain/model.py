@@ -162,10 +162,11 @@ class Towers(nn.Module):
         self.vision = VisionTower(config)
         self.text = TextTower(config)
         self.early = nn.ModuleList([nn.Linear(config.width, config.embed_dim) for _ in config.taps[:-1]])
+        self.probes = nn.ModuleList([nn.Linear(config.width, 1) for _ in config.taps])
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.bias = nn.Parameter(torch.tensor(-5.0))
         self.state_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.state_bias = nn.Parameter(torch.tensor(-4.0))
+        self.state_bias = nn.Parameter(torch.tensor([-3.0, 0.0]))
         self.dense_log_scale = nn.Parameter(torch.full((len(config.taps),), math.log(10.0)))
         self.dense_bias = nn.Parameter(torch.full((len(config.taps),), -1.0))
 
@@ -191,13 +192,18 @@ class Towers(nn.Module):
     def working_copy(self, dtype: torch.dtype, device: torch.device) -> Towers:
         """What forward and backward run on; tables that are looked up stay float32, for their gradients are sums."""
         copied = copy.deepcopy(self).to(device)
-        for module in (*copied.vision.blocks, *copied.text.blocks, *copied.early, copied.vision.patch):
+        for module in (*copied.vision.blocks, *copied.text.blocks, *copied.early, *copied.probes, copied.vision.patch):
             module.to(dtype)
         for tower in (copied.vision, copied.text):
             tower.norm_post.to(dtype)
             tower.projection.to(dtype)
         copied.vision.norm_pre.to(dtype)
         return copied
+
+    def probe(self, streams: list[torch.Tensor]) -> torch.Tensor:
+        """Lesion logits of patches from a plain linear layer at every tap, float32: [T, B, K]."""
+        tokens = [F.layer_norm(stream[:, 1:], stream.shape[-1:]) for stream in streams]
+        return torch.stack([probe(t)[..., 0] for probe, t in zip(self.probes, tokens, strict=True)]).float()
 
     def dense(self, streams: list[torch.Tensor]) -> torch.Tensor:
         """Unit patch embeddings at every tap, float32: [T, B, K, e]."""

@@ -48,6 +48,7 @@ class States:
         match: [B, 2 P] bool, whether a text is true of an image.
         known: [B, 2 P] float, 0 where a text speaks of another modality's state.
         pair: [B], which pair the patches of an image are compared with.
+        generic: [2 P] bool, whether a text names no modality.
         contexts: [2 P, CONTEXTS, w], or None.
     """
 
@@ -55,6 +56,7 @@ class States:
     match: torch.Tensor
     known: torch.Tensor
     pair: torch.Tensor
+    generic: torch.Tensor
     contexts: torch.Tensor | None
 
 
@@ -87,6 +89,7 @@ def draw_states(batch: Batch, modalities: tuple[str, ...], width: int, generator
         match=torch.cat([same & ~ill, same & ill], dim=1),
         known=torch.ones(count, len(texts)),
         pair=pair,
+        generic=(torch.arange(kinds + GENERIC) >= kinds).repeat(2),
         contexts=contexts if drawn else None,
     )
 

@@ -26,8 +26,10 @@ from tools.pretrain.tokenizer import learn_tokenizer
 
 from madclip.data.phantoms import MODALITIES
 
-STATE_WEIGHT, DENSE_WEIGHT = 0.25, (1.0, 1.0, 1.0, 2.0)
-"""Of the state texts in the image loss, and of the dense loss at each tap."""
+CAPTION_WEIGHT, STATE_WEIGHT, TEXT_WEIGHT, DENSE_WEIGHT = 0.5, 0.25, 0.5, (1.0, 1.0, 1.0, 2.0)
+"""Of images against captions and states, of patches against texts, and of the dense losses at each tap."""
+RAMP = 500
+"""Steps until texts count fully: texts that mean nothing yet would collapse the vision tower onto one point."""
 
 
 class Asked:
@@ -57,7 +59,7 @@ def schedule(plan: Plan, progress: Progress) -> tuple[float, bool, bool]:
 
 
 def step_loss(
-    towers: Towers, batch: Batch, states: States, tokenizer: Tokenizer
+    towers: Towers, batch: Batch, states: States, tokenizer: Tokenizer, ramp: float = 1.0
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of one step and what is logged of it."""
     config = towers.config
@@ -75,7 +77,8 @@ def step_loss(
     similar = images @ captions.T
     logits = towers.log_scale.exp() * similar + towers.bias
     caption = losses.siglip(logits, match, known)
-    logits = towers.state_log_scale.exp() * (images @ pairs.T) + towers.state_bias
+    bias = towers.state_bias[states.generic.to(device).long()]
+    logits = towers.state_log_scale.exp() * (images @ pairs.T) + bias
     whole = losses.siglip(logits, states.match.to(device), states.known.to(device))
 
     patches = towers.dense(streams)
@@ -87,9 +90,13 @@ def step_loss(
     scores = towers.dense_log_scale.exp()[:, None, None] * scores + towers.dense_bias[:, None, None]
     areas = batch.areas.to(device)
     dense = losses.dense(scores, areas)
-    total = caption + STATE_WEIGHT * whole + (dense * dense.new_tensor(DENSE_WEIGHT)).sum()
+    probed = losses.dense(towers.probe(streams), areas)
+    each = dense.new_tensor(DENSE_WEIGHT)
+    texts = CAPTION_WEIGHT * caption + STATE_WEIGHT * whole + TEXT_WEIGHT * (dense * each).sum()
+    total = (probed * each).sum() + ramp * texts
     found = match[torch.arange(len(match), device=device), similar.argmax(dim=1)]
     logged = {"caption": caption, "state": whole, "retrieved": found.float().mean()}
+    logged |= {f"probe{tap}": value for tap, value in zip(config.taps, probed, strict=True)}
     logged |= {f"dense{tap}": value for tap, value in zip(config.taps, dense, strict=True)}
     return total, {name: value.detach() for name, value in logged.items()}
 
@@ -133,7 +140,7 @@ def train(run: Run, tokenizer: Tokenizer, out: Path, *, device: str, workers: in
             waited += time.monotonic() - now
             random = torch.Generator().manual_seed(derived_seed("texts", run.stream.seed, progress.step))
             states = draw_states(batch, run.stream.modalities, config.text_width, random)
-            loss, logged = step_loss(working, batch, states, tokenizer)
+            loss, logged = step_loss(working, batch, states, tokenizer, min(1.0, (progress.step + 1) / RAMP))
             loss.backward()
             _update(run.optimiser, masters, copies, rate)
             progress.step += 1
