@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
-from collections.abc import Callable, Iterator  # noqa: TC003  (typer reads annotations)
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from madclip.console import (
+    bar,
+    bars,
+    gigabytes,
+    parse_bytes,
+    parse_equal_shots,
+    parse_recipe,
+    parse_select,
+    parse_shots,
+    print_facts,
+    print_table,
+)
 from madclip.errors import DataError, MadCLIPError, RecipeError
 
 app = typer.Typer(
@@ -91,22 +100,22 @@ def fit(
 
     check_target(out)
     dataset = load_dataset(data)
-    count = _shots(shots)
+    count = parse_shots(shots)
     if shot_list is not None:
         source, _, name = shot_list.partition(":")
-        listed = published_shots(source, name, _same_counts(shots), dataset.shot_pool)
+        listed = published_shots(source, name, parse_equal_shots(shots), dataset.shot_pool)
         dataset, count = replace(dataset, samples=(*listed, *dataset.split("test"))), None
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
     detector = MadCLIP(
-        _recipe(recipe, change), backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device
+        parse_recipe(recipe, change), backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device
     )
     state = out.with_name(out.name + ".fit-state")
-    with _bar("tokens") as on_image, _bar("fit") as on_step:
+    with bar("tokens") as on_image, bar("fit") as on_step:
         fit_selected(
             detector,
             dataset,
-            _select(select),
+            parse_select(select),
             shots=count,
             seed=seed,
             folds=folds,
@@ -128,7 +137,7 @@ def fit(
         "loss": detector.history.epochs[-1] if detector.history.epochs else None,
         **{k: v for k, v in detector.provenance.items() if k not in ("shots", "calibrated_on")},
     }
-    _print(
+    print_facts(
         as_json,
         facts,
         f"{out}: learned from {facts['normal']} normal and {facts['abnormal']} abnormal images "
@@ -157,7 +166,7 @@ def predict(
     images = expand_inputs(inputs)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     rows, failed = [], []
-    with PredictionFolder(out, maps=maps, overlays=overlays) as folder, _bar("predict") as progress:  # type: ignore[arg-type]
+    with PredictionFolder(out, maps=maps, overlays=overlays) as folder, bar("predict") as progress:  # type: ignore[arg-type]
         for done, (image, result) in enumerate(zip(images, model.predict_iter(images), strict=True), 1):
             if isinstance(result, DataError):
                 failed.append(folder.fail(image, result))
@@ -167,7 +176,7 @@ def predict(
     summary = f"{out}: {len(rows)} images scored, {len(failed)} failed"
     for row in failed:
         typer.echo(f"failed: {row['error']}".encode("utf-8", "backslashreplace"), err=True)
-    _print(as_json, {"out": str(out), "predictions": rows, "failed": failed}, summary)
+    print_facts(as_json, {"out": str(out), "predictions": rows, "failed": failed}, summary)
     if failed:
         raise typer.Exit(2)
 
@@ -190,17 +199,17 @@ def evaluate(
     if pixel_size not in ("native", "recipe"):
         raise RecipeError(f"--pixel-size is native or recipe, not {pixel_size!r}")
     model = MadCLIP.load(detector, backbone=backbone, device=device)
-    with _bar("evaluate") as on_image:
+    with bar("evaluate") as on_image:
         result = measure(model, data, pixel_size=pixel_size, objective=objective, on_image=on_image)  # type: ignore[arg-type]
     if report is not None:
         from madclip.report import write_report
 
         write_report(result, report)
     if as_json:
-        _print(True, result.to_json(), "")
+        print_facts(True, result.to_json(), "")
         return
     typer.echo(f"{data}: {result.n_normal} normal and {result.n_abnormal} abnormal images")
-    _table(
+    print_table(
         ["metric", "value", "95 % interval"],
         [
             [name, f"{e.value:.3f}", "" if e.low is None else f"{e.low:.3f} to {e.high:.3f}"]
@@ -240,19 +249,19 @@ def repeat(
 
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
-    counts = _shots(shots)
+    counts = parse_shots(shots)
     if counts is None or seeds < 1:
         raise RecipeError("repeat needs a number of shots, and at least one seed")
-    with _bars() as progress:
+    with bars() as progress:
         summary = run(
             load_dataset(data),
             out,
-            recipe=_recipe(recipe, change),
+            recipe=parse_recipe(recipe, change),
             backbone=backbone or DEFAULT_BACKBONE,
             objective=objective,
             shots=counts,
             seeds=range(seeds),
-            select=_select(select),
+            select=parse_select(select),
             progress=progress,
             folds=folds,
             operating_point=operating_point,
@@ -260,7 +269,7 @@ def repeat(
             device=device,
         )
     if as_json:
-        _print(True, summary, "")
+        print_facts(True, summary, "")
         return
     rows = []
     for name, found in summary.items():
@@ -269,7 +278,7 @@ def repeat(
             spread = "" if found["std"] is None else f"{found['std']:.3f}"
             each = " ".join("-" if value is None else f"{value:.3f}" for value in found["values"])
             rows.append([name, f"{found['mean']:.3f}", spread, ci, each])
-    _table(["metric", "mean", "std", "95 % interval of the mean", "runs"], rows)
+    print_table(["metric", "mean", "std", "95 % interval of the mean", "runs"], rows)
 
 
 @app.command()
@@ -289,7 +298,7 @@ def phantoms(
 
     write_phantoms(out, modality, normal, abnormal, seed, difficulty, size, shots=shots)
     facts = {"out": str(out), "modality": modality, "valid": 2 * shots, "test": normal + abnormal, "seed": seed}
-    _print(as_json, facts, f"{out}: {facts['valid']} images in valid/, {facts['test']} in test/")
+    print_facts(as_json, facts, f"{out}: {facts['valid']} images in valid/, {facts['test']} in test/")
 
 
 @app.command()
@@ -301,7 +310,7 @@ def backbones(as_json: Json = False) -> None:
 
     rows = [{**asdict(entry), "folder": str(entry.folder) if entry.hub else None} for entry in catalogue()]
     if as_json:
-        _print(True, {"backbones": rows}, "")
+        print_facts(True, {"backbones": rows}, "")
         return
     use = {True: "yes", False: "no", None: "not known"}
     shown = [
@@ -313,7 +322,7 @@ def backbones(as_json: Json = False) -> None:
         ]
         for r in rows
     ]
-    _table(["id", "blocks x width, input", "licence", "commercial use"], shown)
+    print_table(["id", "blocks x width, input", "licence", "commercial use"], shown)
     typer.echo(
         "\nA name is fetched from its hub once and then works offline. To use a file downloaded by hand, put it in"
     )
@@ -345,7 +354,7 @@ def import_released(
         device=device,
     )
     detector.save(out)
-    _print(as_json, {"detector": str(out), **detector.provenance}, f"{out}: imported {checkpoint}")
+    print_facts(as_json, {"detector": str(out), **detector.provenance}, f"{out}: imported {checkpoint}")
 
 
 @app.command()
@@ -360,7 +369,7 @@ def cache(
     tokens = TokenCache()
     freed = tokens.clear() if clear else 0
     if limit is not None:
-        tokens.limit = _bytes(limit)
+        tokens.limit = parse_bytes(limit)
     facts = {
         "folder": str(tokens.folder),
         "images": len(tokens.entries()),
@@ -368,11 +377,11 @@ def cache(
         "limit": tokens.limit,
         "freed": freed,
     }
-    _print(
+    print_facts(
         as_json,
         facts,
-        f"{facts['folder']}: tokens of {facts['images']} images, {_gigabytes(tokens.size())} of "
-        f"{_gigabytes(tokens.limit)} allowed" + (f"; {_gigabytes(freed)} set free" if clear else ""),
+        f"{facts['folder']}: tokens of {facts['images']} images, {gigabytes(tokens.size())} of "
+        f"{gigabytes(tokens.limit)} allowed" + (f"; {gigabytes(freed)} set free" if clear else ""),
     )
 
 
@@ -384,7 +393,7 @@ def data_check(
     """Report counts, sizes, masks, duplicates, and images or patients on both sides of a split."""
     from madclip.data.check import check_dataset
 
-    with _bar("read") as progress:
+    with bar("read") as progress:
         report = check_dataset(data, progress=progress)
     lines = [f"{report.root}: layout {report.layout}, patients from {report.patients_from}"]
     lines += [
@@ -397,7 +406,7 @@ def data_check(
         lines += [f"    {name}" for name in problem.files[:10]]
         if len(problem.files) > 10:
             lines.append(f"    ... and {len(problem.files) - 10} more (--json lists all)")
-    _print(as_json, report.to_dict(), "\n".join(lines))
+    print_facts(as_json, report.to_dict(), "\n".join(lines))
     if not report.ok:
         raise typer.Exit(2)
 
@@ -415,17 +424,17 @@ def demo(
     from madclip.demo import run_demo
 
     typer.echo(TINY_NOTE, err=True)
-    with _bars() as progress:
+    with bars() as progress:
         runs = list(run_demo(out, data=data, shots=shots, test=test, objective=objective, progress=progress))
     if as_json:
         keys = ("name", "seconds", "detector", "report", "sheet")
         facts = [{k: str(v) if isinstance(v := getattr(r, k), Path) else v for k in keys} for r in runs]
         measured = [run.result.to_json(images=False) for run in runs]
-        _print(True, {"runs": [{**f, "metrics": m} for f, m in zip(facts, measured, strict=True)]}, "")
+        print_facts(True, {"runs": [{**f, "metrics": m} for f, m in zip(facts, measured, strict=True)]}, "")
         return
     columns = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "dice": "Dice"}
     rows = [[r.name, *(_estimate(r.result.metrics[key]) for key in columns), f"{r.seconds:.0f} s"] for r in runs]
-    _table(["images", *columns.values(), "time"], rows)
+    print_table(["images", *columns.values(), "time"], rows)
     typer.echo(
         f"{shots} normal and {shots} abnormal images each; 95 % intervals in brackets. The images are procedural "
         "phantoms and the backbone is small: the numbers say that it works, not how well it would on yours."
@@ -440,92 +449,6 @@ def _estimate(estimate: Any) -> str:
     if estimate.value is None:
         return "-"
     return f"{estimate.value:.3f}" + ("" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]")
-
-
-def _recipe(name: str, changes: list[str] | None) -> Any:
-    from madclip.recipe import Recipe, parse_field
-
-    return Recipe.preset(name, **dict(parse_field(text) for text in changes or []))
-
-
-def _shots(text: str) -> int | tuple[int, int] | None:
-    if text == "all":
-        return None
-    parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise RecipeError(f"--shots is a number, NORMAL,ABNORMAL, or all, not {text!r}")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
-
-
-def _select(text: str) -> Any:
-    if text not in ("last", "val", "test-best"):
-        raise RecipeError(f"--select is last, val or test-best, not {text!r}")
-    return text
-
-
-def _same_counts(text: str) -> int:
-    shots = _shots(text)
-    if not isinstance(shots, int):
-        raise RecipeError(f"a published list has 2, 4, 8 or 16 images of each class; --shots {text} does not say which")
-    return shots
-
-
-def _bytes(text: str) -> int:
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    number = text.strip().upper().rstrip("BKMGT")
-    unit = text.strip().upper()[len(number) :]
-    try:
-        size = int(float(number) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = -1
-    if size < 0:
-        raise RecipeError(f"--limit is a size such as 500MB or 5GB, not {text!r}")
-    return size
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
-
-
-def _print(as_json: bool, facts: dict[str, Any], text: str) -> None:
-    shown = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) if as_json else text
-    # Names of files need not be valid Unicode; a lone surrogate escaped like this is JSON still.
-    typer.echo(shown.encode("utf-8", "backslashreplace").decode())
-
-
-def _table(head: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, ["-" * width for width in widths], *rows]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[..., None]]:
-    """One progress bar; call it with (done, total) or (done, total, loss)."""
-    with _bars() as progress:
-        yield progress(what)
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[str], Callable[..., None]]]:
-    """Progress bars on standard error, shown only to people: give each a name, then call it as `_bar` says."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=not console.is_terminal) as bar:
-
-        def add(what: str) -> Callable[..., None]:
-            task = bar.add_task(what, total=None, loss="", visible=False)
-
-            def advance(done: int, total: int, loss: float | None = None) -> None:
-                shown = "" if loss is None else f"loss {loss:.3f}"
-                bar.update(task, completed=done, total=total, loss=shown, visible=True)
-
-            return advance
-
-        yield add
 
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
