@@ -32,13 +32,7 @@ from madclip.data.samples import load_dataset
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-UNRELATED = (("a red car", "a blue house"), ("monday", "friday"), ("a dog", "a boat"), ("paper", "stone"))
-SYNONYMS = (
-    ("healthy {}", "sick {}"),
-    ("{} of a well person", "{} of an ill person"),
-    ("good {}", "bad {}"),
-    ("{} with nothing wrong", "{} with disease"),
-)
+UNRELATED = (("a red car", "a blue shirt"), ("tuesday", "december"), ("a lamp", "a bridge"), ("paint", "iron"))
 SEED = 1_000_000
 """Of the phantoms that are measured on; pre-training draws with seeds of 2**62 and above."""
 
@@ -84,7 +78,8 @@ def on_phantoms(towers: Towers, tokenizer: Tokenizer, modality: str, count: int)
 
     right = direction(towers, tokenizer, with_names(NORMAL_STATES[1:7]), with_names(ABNORMAL_STATES[:7]))
     result = {"right": auroc(drawn.labels, images @ right)}
-    pairs = [direction(towers, tokenizer, with_names([n]), with_names([a])) for n, a in SYNONYMS]
+    synonyms = zip(NORMAL_STATES[7:13], ABNORMAL_STATES[7:13], strict=True)
+    pairs = [direction(towers, tokenizer, with_names([n]), with_names([a])) for n, a in synonyms]
     result["synonyms"] = float(np.mean([auroc(drawn.labels, images @ pair) for pair in pairs]))
     pairs = [direction(towers, tokenizer, [n], [a]) for n, a in UNRELATED]
     # Which of two unrelated texts is "abnormal" is anybody's guess: what counts is the distance from a half.

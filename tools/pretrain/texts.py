@@ -10,6 +10,8 @@ import torch
 from madclip.data.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenizers import Tokenizer
     from tools.pretrain.data import Batch
 
@@ -33,6 +35,13 @@ HEALTHY = (
     "normal structure",
     "no lesion",
 )
+EVERYDAY = (
+    "dog cat bird fish horse car truck bus train plane boat house room table chair door window tree flower grass sky "
+    "sea river mountain street food apple paper stone glass monday friday summer money music book game king song city"
+).split()  # noqa: SIM905
+"""Words that are true of no phantom."""
+UNRELATED = 8
+"""Texts of such words at each step: they match no image, so that they come to say nothing about health."""
 GENERIC = 4
 """Pairs of texts that name no modality, drawn at each step."""
 CONTEXTS = 8
@@ -44,17 +53,17 @@ class States:
     """Pairs of state texts and how they belong to the images of a batch.
 
     Attributes:
-        texts: Normal ones first, then the abnormal ones in the same order: [2 P].
-        match: [B, 2 P] bool, whether a text is true of an image.
-        known: [B, 2 P] float, 0 where a text speaks of another modality's state.
+        texts: Normal ones first, then the P abnormal ones in the same order, then unrelated ones: [N].
+        pairs: P.
+        match: [B, N] bool, whether a text is true of an image.
         pair: [B], which pair the patches of an image are compared with.
-        generic: [2 P] bool, whether a text names no modality.
-        contexts: [2 P, CONTEXTS, w], or None.
+        generic: [N] bool, whether a text names no modality.
+        contexts: [N, CONTEXTS, w], or None.
     """
 
     texts: list[str]
+    pairs: int
     match: torch.Tensor
-    known: torch.Tensor
     pair: torch.Tensor
     generic: torch.Tensor
     contexts: torch.Tensor | None
@@ -63,7 +72,7 @@ class States:
 def draw_states(batch: Batch, modalities: tuple[str, ...], width: int, generator: torch.Generator) -> States:
     """One pair of each modality and GENERIC pairs; an image's patches get either its modality's or a generic one."""
 
-    def pick(options: tuple[str, ...]) -> str:
+    def pick(options: Sequence[str]) -> str:
         return options[int(torch.randint(len(options), (), generator=generator))]
 
     normal, abnormal = [], []
@@ -82,14 +91,17 @@ def draw_states(batch: Batch, modalities: tuple[str, ...], width: int, generator
     pair = torch.where(specific, batch.modality, generic)
     dotted = torch.rand((), generator=generator) < 0.5
     drawn = CONTEXTS if torch.rand((), generator=generator) < 0.5 else 0
-    texts = [text + "." if dotted else text for text in (*normal, *abnormal)]
+    unrelated = [f"a {pick(EVERYDAY)} and a {pick(EVERYDAY)}" for _ in range(UNRELATED // 2)]
+    unrelated += [pick(EVERYDAY) for _ in range(UNRELATED // 2)]
+    texts = [text + "." if dotted else text for text in (*normal, *abnormal, *unrelated)]
+    nothing = torch.zeros(count, UNRELATED, dtype=torch.bool)
     contexts = 0.02 * torch.randn(len(texts), CONTEXTS, width, generator=generator)
     return States(
         texts=texts,
-        match=torch.cat([same & ~ill, same & ill], dim=1),
-        known=torch.ones(count, len(texts)),
+        pairs=kinds + GENERIC,
+        match=torch.cat([same & ~ill, same & ill, nothing], dim=1),
         pair=pair,
-        generic=(torch.arange(kinds + GENERIC) >= kinds).repeat(2),
+        generic=torch.cat([(torch.arange(kinds + GENERIC) >= kinds).repeat(2), nothing[0]]),
         contexts=contexts if drawn else None,
     )
 

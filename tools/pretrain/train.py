@@ -79,13 +79,13 @@ def step_loss(
     caption = losses.siglip(logits, match, known)
     bias = towers.state_bias[states.generic.to(device).long()]
     logits = towers.state_log_scale.exp() * (images @ pairs.T) + bias
-    whole = losses.siglip(logits, states.match.to(device), states.known.to(device))
+    whole = losses.siglip(logits, states.match.to(device), torch.ones_like(logits))
 
     patches = towers.dense(streams)
-    half = len(states.texts) // 2
+    half = states.pairs
     pair = states.pair.to(device)
     # Of unit length: two texts are close at first, and patches would wait for them to part.
-    direction = F.normalize(pairs[half:] - pairs[:half], dim=-1)[pair]
+    direction = F.normalize(pairs[half : 2 * half] - pairs[:half], dim=-1)[pair]
     scores = torch.einsum("tbke,be->tbk", patches, direction)
     scores = towers.dense_log_scale.exp()[:, None, None] * scores + towers.dense_bias[:, None, None]
     areas = batch.areas.to(device)
