@@ -151,7 +151,7 @@ def train(run: Run, tokenizer: Tokenizer, out: Path, *, device: str, workers: in
             if progress.step % log == 0:
                 took = time.monotonic() - began
                 line = {"step": progress.step, "samples": progress.samples, "rate": rate, "whole": whole}
-                line |= {"scale": float(run.towers.log_scale.exp()), "bias": run.towers.bias.item()}
+                line |= {"scale": run.towers.log_scale.exp().item(), "bias": run.towers.bias.item()}
                 line |= {"per_second": log * batch_size / took, "waited": waited / took}
                 _write(out / "log.jsonl", {k: _short(v) for k, v in (line | means).items()})
                 means, waited, began = {}, 0.0, time.monotonic()
