@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="madclip")
+    parser.add_argument("--folds", type=int, default=4, help="0: no calibration, a quarter of the time")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
     seeds = list(range(given.seeds))
@@ -124,7 +125,7 @@ def main() -> None:
                 objective=objective,
                 shots=given.shots,
                 seeds=seeds,
-                folds=4 if kind == "tiny" else 0,
+                folds=given.folds,
             )
             seconds[kind] = (time.perf_counter() - start) / len(seeds)
             runs[kind] = [json.loads((where / f"seed-{seed}" / "evaluation.json").read_text()) for seed in seeds]

@@ -308,10 +308,7 @@ class MadCLIP:
         text = self._text if head is self.head else head.text()
         scores = head([stream.to(text.device) for stream in tokens], text)
         maps = scoring.anomaly_map(head.map_logits(scores.segmentation if self.has_masks else scores.detection))
-        if self.image_score == "mean":
-            image = scoring.mean_score(scores.detection)
-        else:
-            image = maps.amax((1, 2)) if self.image_score == "max" else scoring.top_score(maps)
+        image = scoring.mean_score(scores.detection) if self.image_score == "mean" else maps.amax((1, 2))
         return image.cpu(), maps.cpu()
 
     @overload

@@ -251,7 +251,7 @@ def test_batches_and_order_do_not_matter(detector, images, batch):
 
 
 @pytest.mark.parametrize("side", [64, 100, 33])
-@pytest.mark.parametrize("rule", ["mean", "max", "top"])
+@pytest.mark.parametrize("rule", ["mean", "max", "by_task"])
 def test_score_says_what_predict_says(detector, small_detector, small_backbone, side, rule):
     recipe = dataclasses.replace(detector.recipe, image_score=rule)
     chosen = MadCLIP.load(small_detector, backbone=small_backbone)

@@ -76,9 +76,3 @@ def anomaly_map(logits: torch.Tensor) -> torch.Tensor:
 def mean_score(scores: torch.Tensor) -> torch.Tensor:
     """Image score of the detection head: mean over taps and patches of softmax(S)[1]; [T, B, G, 2] -> [B] in 0..1."""
     return (scores[..., 1] - scores[..., 0]).sigmoid().mean((0, 2))
-
-
-def top_score(maps: torch.Tensor, share: float = 0.01) -> torch.Tensor:
-    """Image score of the map: mean of its highest pixels, one in a hundred; [B, height, width] -> [B] in 0..1."""
-    pixels = maps.flatten(1)
-    return pixels.topk(max(1, round(share * pixels.shape[1])), dim=1).values.mean(1)
