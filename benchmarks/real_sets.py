@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -113,9 +113,7 @@ def main() -> None:
         folder, _, objective = rest.rpartition(":")
         data = load_dataset(folder)
         runs: dict[str, list[dict[str, Any]]] = {}
-        seconds: dict[str, float] = {}
         for kind, source in backbones.items():
-            start = time.perf_counter()
             where = given.out / f"{name}-{kind}-{given.recipe}-{given.shots}"
             repeat(
                 data,
@@ -127,9 +125,8 @@ def main() -> None:
                 seeds=seeds,
                 folds=given.folds,
             )
-            seconds[kind] = (time.perf_counter() - start) / len(seeds)
             runs[kind] = [json.loads((where / f"seed-{seed}" / "evaluation.json").read_text()) for seed in seeds]
-        lines += [f"### {name}", "", f"{SOURCES.get(name, '')} Objective: {objective}.".strip(), ""]
+        lines += [f"### {name}", "", f"{SOURCES.get(name, name)}. Objective: {objective}.", ""]
         lines += [
             "| | image AUROC | pixel AUROC | AUPRO | Dice | sensitivity | specificity |",
             "|---|---|---|---|---|---|---|",
@@ -143,11 +140,11 @@ def main() -> None:
         lines += ["| seed | paired DeLong | paired bootstrap |", "|---|---|---|"]
         for seed, first, second in zip(seeds, runs["tiny"], runs["untrained"], strict=True):
             lines.append(f"| {seed} | " + " | ".join(compare(first, second)) + " |")
-        lines += [
-            "",
-            "Seconds a draw: " + ", ".join(f"{kind} {value:.0f}" for kind, value in seconds.items()) + ".",
-            "",
-        ]
+        lines.append("")
+        for kind, results in runs.items():
+            if all("seconds" in run for run in results):
+                fit, test = (median(run["seconds"][step] for run in results) for step in ("fit", "evaluate"))
+                lines += [f"Median seconds of a draw with {kind}: fit {fit:.0f}, evaluate {test:.0f}.", ""]
         print("\n".join(lines[-14:]))
     machine = (
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ def repeat(
         path = out / f"seed-{seed}" / "evaluation.json"
         if not path.exists():
             detector = MadCLIP(recipe, backbone=backbone, objective=objective, device=device)
+            start = time.perf_counter()
             shown = progress or (lambda _: lambda *_: None)
             fit_selected(
                 detector,
@@ -87,8 +89,10 @@ def repeat(
                 **arguments,
             )
             detector.save(out / f"seed-{seed}" / "detector")
+            fitted = time.perf_counter()
             result = evaluate(detector, data, on_image=shown(f"seed {seed}: evaluate"))
-            _write(path, result.to_json())
+            seconds = {"fit": fitted - start, "evaluate": time.perf_counter() - fitted}
+            _write(path, result.to_json() | {"seconds": seconds})
         runs.append({"seed": seed, **json.loads(path.read_text())})
     names = [name for name in runs[0] if f"{name}_ci" in runs[0]]
     summary = {"plan": plan, "seeds": list(seeds)} | {name: _summarise([run[name] for run in runs]) for name in names}
