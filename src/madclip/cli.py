@@ -39,6 +39,11 @@ Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu,
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", "-b", help="Catalogue id, path or hub name; see `madclip backbones`.")
 ]
+Objective = Annotated[str, typer.Option(help='What the images show, for example "Brain".')]
+RecipeName = Annotated[str, typer.Option(help="madclip, paper or released.")]
+Folds = Annotated[int, typer.Option(help="Of the cross-fit behind thresholds and probabilities; 0: none.")]
+OperatingPoint = Annotated[str, typer.Option(help="youden, sens=0.95 or spec=0.95.")]
+SelectOption = Annotated[str, typer.Option(help="Epoch kept: last, val (held-out shots), test-best (as published).")]
 TINY_NOTE = (
     "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
     "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
@@ -69,17 +74,15 @@ def fit(
         str | None, typer.Option(help="A published list instead of a draw: mvfa:Brain, madclip:Chest, ...")
     ] = None,
     backbone: BackboneOption = None,
-    objective: Annotated[str, typer.Option(help='What the images show, for example "Brain".')] = "medical image",
-    recipe: Annotated[str, typer.Option(help="madclip, paper or released.")] = "madclip",
+    objective: Objective = "medical image",
+    recipe: RecipeName = "madclip",
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of the recipe: FIELD=VALUE.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw, the initial weights and the order.")] = 0,
-    folds: Annotated[int, typer.Option(help="Of the cross-fit behind thresholds and probabilities; 0: none.")] = 4,
-    operating_point: Annotated[str, typer.Option(help="youden, sens=0.95 or spec=0.95.")] = "youden",
-    select: Annotated[
-        str, typer.Option(help="Epoch kept: last, val (held-out shots), test-best (as published).")
-    ] = "last",
+    folds: Folds = 4,
+    operating_point: OperatingPoint = "youden",
+    select: SelectOption = "last",
     calibrate_on: Annotated[
         Path | None, typer.Option("--calibrate", help="More labelled images for thresholds and probabilities.")
     ] = None,
@@ -228,16 +231,14 @@ def repeat(
     seeds: Annotated[int, typer.Option(help="Draws of shots: seeds 0 to N - 1.")] = 3,
     shots: Annotated[str, typer.Option(help="Images of each class: 16, or NORMAL,ABNORMAL.")] = "16",
     backbone: BackboneOption = None,
-    objective: Annotated[str, typer.Option(help='What the images show, for example "Brain".')] = "medical image",
-    recipe: Annotated[str, typer.Option(help="madclip, paper or released.")] = "madclip",
+    objective: Objective = "medical image",
+    recipe: RecipeName = "madclip",
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field of the recipe: FIELD=VALUE.")
     ] = None,
-    folds: Annotated[int, typer.Option(help="Of the cross-fit behind thresholds and probabilities; 0: none.")] = 4,
-    operating_point: Annotated[str, typer.Option(help="youden, sens=0.95 or spec=0.95.")] = "youden",
-    select: Annotated[
-        str, typer.Option(help="Epoch kept: last, val (held-out shots), test-best (as published).")
-    ] = "last",
+    folds: Folds = 4,
+    operating_point: OperatingPoint = "youden",
+    select: SelectOption = "last",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
