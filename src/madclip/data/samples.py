@@ -166,11 +166,16 @@ def read_sample(sample: Sample) -> tuple[Image, npt.NDArray[np.bool_] | None]:
         DataError: Either cannot be read; sizes differ; an anomalous image's mask is empty, or a normal one's is not.
     """
     image = read_image(sample.image)
+    return image, read_sample_mask(sample, image.size)
+
+
+def read_sample_mask(sample: Sample, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
+    """Reads the mask of an image of a known height and width; result and errors as in `read_sample`."""
     if sample.mask is None:
-        return image, None
+        return None
     mask = read_mask(sample.mask)
-    if mask.shape != image.size:
-        (mask_height, mask_width), (height, width) = mask.shape, image.size
+    if mask.shape != size:
+        (mask_height, mask_width), (height, width) = mask.shape, size
         raise DataError(
             f"{sample.mask}: mask of {mask_width} x {mask_height} pixels "
             f"for an image of {width} x {height} ({sample.image})"
@@ -180,10 +185,10 @@ def read_sample(sample: Sample) -> tuple[Image, npt.NDArray[np.bool_] | None]:
             raise DataError(
                 f"{sample.mask}: marks a lesion in a normal image ({sample.image}); correct the label or the mask"
             )
-        return image, None
+        return None
     if not mask.any():
         raise DataError(f"{sample.mask}: the mask of an abnormal image is empty; remove the mask or correct the label")
-    return image, mask
+    return mask
 
 
 # Folders

@@ -12,7 +12,7 @@ import torch
 
 from madclip.data.geometry import fit_mask, restore_map
 from madclip.data.readers import read_image, read_mask
-from madclip.data.samples import Dataset, Sample, load_dataset
+from madclip.data.samples import Dataset, Sample, load_dataset, read_sample_mask
 from madclip.errors import DataError
 from madclip.evaluation.result import EvaluationResult, evaluate_scores
 from madclip.training.shots import file_digest
@@ -116,7 +116,7 @@ def _score(
         try:
             if isinstance(result, DataError):
                 raise result
-            _check_mask(sample, result.size)
+            read_sample_mask(sample, result.size)
         except DataError as error:
             failed.append(str(error))
         else:
@@ -125,20 +125,6 @@ def _score(
         if on_image:
             on_image(done, len(samples))
     return scored, failed
-
-
-def _check_mask(sample: Sample, size: tuple[int, int]) -> None:
-    if sample.mask is None:
-        return
-    mask = read_mask(sample.mask)
-    if mask.shape != size:
-        raise DataError(
-            f"{sample.mask}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for an image of {size[1]} x {size[0]}"
-        )
-    if mask.any() != (sample.label == 1):
-        raise DataError(
-            f"{sample.mask}: {'empty, but the image is abnormal' if sample.label else 'marks a normal image'}"
-        )
 
 
 def _maps(
