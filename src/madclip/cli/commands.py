@@ -9,6 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
+from madclip.cli.data import data_app
+from madclip.cli.options import (
+    TINY_NOTE,
+    BackboneOption,
+    Changes,
+    Device,
+    Folds,
+    Json,
+    Objective,
+    OperatingPoint,
+    RecipeName,
+    SelectOption,
+)
 from madclip.console import (
     bar,
     bars,
@@ -31,23 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at data sets before learning from them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
-Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, mps.")]
-BackboneOption = Annotated[
-    str | None, typer.Option("--backbone", "-b", help="Catalogue id, path or hub name; see `madclip backbones`.")
-]
-Objective = Annotated[str, typer.Option(help='What the images show, for example "Brain".')]
-RecipeName = Annotated[str, typer.Option(help="madclip, paper or released.")]
-Folds = Annotated[int, typer.Option(help="Of the cross-fit behind thresholds and probabilities; 0: none.")]
-OperatingPoint = Annotated[str, typer.Option(help="youden, sens=0.95 or spec=0.95.")]
-SelectOption = Annotated[str, typer.Option(help="Epoch kept: last, val (held-out shots), test-best (as published).")]
-TINY_NOTE = (
-    "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
-    "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
-)
 
 
 @app.callback(invoke_without_command=True)
@@ -76,9 +73,7 @@ def fit(
     backbone: BackboneOption = None,
     objective: Objective = "medical image",
     recipe: RecipeName = "madclip",
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a field of the recipe: FIELD=VALUE.")
-    ] = None,
+    change: Changes = None,
     seed: Annotated[int, typer.Option(help="Of the draw, the initial weights and the order.")] = 0,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
@@ -233,9 +228,7 @@ def repeat(
     backbone: BackboneOption = None,
     objective: Objective = "medical image",
     recipe: RecipeName = "madclip",
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a field of the recipe: FIELD=VALUE.")
-    ] = None,
+    change: Changes = None,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
     select: SelectOption = "last",
@@ -384,32 +377,6 @@ def cache(
         f"{facts['folder']}: tokens of {facts['images']} images, {gigabytes(tokens.size())} of "
         f"{gigabytes(tokens.limit)} allowed" + (f"; {gigabytes(freed)} set free" if clear else ""),
     )
-
-
-@data_app.command("check")
-def data_check(
-    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a CSV or JSONL manifest.")],
-    as_json: Json = False,
-) -> None:
-    """Report counts, sizes, masks, duplicates, and images or patients on both sides of a split."""
-    from madclip.data.check import check_dataset
-
-    with bar("read") as progress:
-        report = check_dataset(data, progress=progress)
-    lines = [f"{report.root}: layout {report.layout}, patients from {report.patients_from}"]
-    lines += [
-        f"  {split}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
-        for split, counts in report.counts.items()
-    ]
-    lines.append("  sizes: " + ", ".join(f"{size} ({n})" for size, n in list(report.sizes.items())[:5]))
-    for problem in report.problems:
-        lines.append(f"{problem.severity}: {problem.message} ({len(problem.files)})")
-        lines += [f"    {name}" for name in problem.files[:10]]
-        if len(problem.files) > 10:
-            lines.append(f"    ... and {len(problem.files) - 10} more (--json lists all)")
-    print_facts(as_json, report.to_dict(), "\n".join(lines))
-    if not report.ok:
-        raise typer.Exit(2)
 
 
 @app.command()
