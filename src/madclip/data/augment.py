@@ -45,16 +45,14 @@ def make_variants(
     if unknown or not names:
         known = ", ".join((*_GEOMETRIC, "jitter"))
         raise RecipeError(f"unknown variant {unknown[0]!r}; known: {known}" if unknown else "no variant is named")
-    images, moved = [], []
-    for name in names:
-        if name == "jitter":
-            draw = _jitter_images if jitter == "per_image" else _jitter_classes
-            images.append(draw(pixels, labels, generator))
-            moved.append(masks)
-        else:
-            images.append(_GEOMETRIC[name](pixels))
-            moved.append(None if masks is None else _GEOMETRIC[name](masks))
-    return torch.stack(images), None if masks is None else torch.stack([mask for mask in moved if mask is not None])
+    draw = _jitter_images if jitter == "per_image" else _jitter_classes
+    images = [draw(pixels, labels, generator) if name == "jitter" else _GEOMETRIC[name](pixels) for name in names]
+    return torch.stack(images), None if masks is None else move_masks(masks, names)
+
+
+def move_masks(masks: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """Masks of all named variants: float32 [B, 1, H, W] -> [V, B, 1, H, W]; jitter leaves a mask as it is."""
+    return torch.stack([masks if name == "jitter" else _GEOMETRIC[name](masks) for name in names])
 
 
 def _sample(images: torch.Tensor, theta: list[list[float]]) -> torch.Tensor:

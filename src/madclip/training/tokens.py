@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from madclip.data.augment import make_variants
+from madclip.data.augment import make_variants, move_masks
 from madclip.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -186,16 +186,15 @@ def prepare(
     for done, shot in enumerate(shots):
         jitter_seed = 2 * seed + shot.label if recipe.jitter == "per_class" else int(shot.digest[:15], 16)
         key = _key(shot.digest, jitter_seed, backbone, recipe)
-        variants, variant_masks = _variants(shot, recipe, jitter_seed)
         stream = cache.load(key) if cache else None
         if stream is None:
-            stream = _encode(backbone, recipe, variants)
+            stream = _encode(backbone, recipe, _pixels(shot, recipe, jitter_seed))
             if cache:
                 cache.store(key, stream)
         total += stream.numel() * stream.element_size()
         # Small sets are copied into memory; past the budget they stay memory-mapped and the kernel pages them.
         tokens.append(stream.clone() if total <= MEMORY_BUDGET else stream)
-        masks.append(variant_masks)
+        masks.append(_masks(shot, recipe))
         if on_image:
             on_image(done + 1, len(shots))
     labels = torch.tensor([shot.label for shot in shots])
@@ -204,19 +203,24 @@ def prepare(
     return TrainingSet(tokens, torch.stack(masks), labels, masked)
 
 
-def _variants(shot: Shot, recipe: Recipe, jitter_seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels [V, 3, S, S] and masks [V, S, S] bool."""
-    mask = torch.zeros(shot.pixels.shape[1:]) if shot.mask is None else shot.mask.float()
-    pixels, masks = make_variants(
+def _pixels(shot: Shot, recipe: Recipe, jitter_seed: int) -> torch.Tensor:
+    """Variants of a shot, [V, 3, S, S]."""
+    pixels, _ = make_variants(
         shot.pixels[None],
-        mask[None, None],
+        None,
         recipe.variants,
         labels=torch.tensor([shot.label]),
         jitter=recipe.jitter,
         generator=torch.Generator().manual_seed(jitter_seed),
     )
-    assert masks is not None  # noqa: S101
-    return pixels[:, 0], masks[:, 0, 0] > 0.5
+    return pixels[:, 0]
+
+
+def _masks(shot: Shot, recipe: Recipe) -> torch.Tensor:
+    """Masks of those variants, [V, S, S] bool; false without a mask."""
+    if shot.mask is None:
+        return torch.zeros(len(recipe.variants), *shot.pixels.shape[1:], dtype=torch.bool)
+    return move_masks(shot.mask.float()[None, None], recipe.variants)[:, 0, 0] > 0.5
 
 
 def _encode(backbone: Backbone, recipe: Recipe, pixels: torch.Tensor, batch: int = 16) -> torch.Tensor:
