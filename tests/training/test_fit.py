@@ -150,6 +150,15 @@ def test_cached_tokens_are_the_computed_ones(backbone, tmp_path):
     assert all(path.stat().st_mode & 0o077 == 0 for path in cache.entries())
 
 
+def test_tokens_that_are_cached_need_no_pixel_variants(backbone, tmp_path, monkeypatch):
+    cache = TokenCache(tmp_path / "tokens")
+    first = prepare(shots(), backbone, RECIPE, cache=cache)
+    monkeypatch.delattr("madclip.training.tokens.make_variants")
+    second = prepare(shots(), backbone, RECIPE, cache=cache)
+    assert torch.equal(first.masks, second.masks)
+    assert first.masks.any()
+
+
 def test_a_damaged_cache_file_is_computed_anew(backbone, tmp_path):
     cache = TokenCache(tmp_path / "tokens")
     first = prepare(shots(), backbone, RECIPE, cache=cache)
