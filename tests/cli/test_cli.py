@@ -107,6 +107,25 @@ def test_data_check_json(madclip, small_data):
     assert json.loads(result.out)["layout"] == "bmad"
 
 
+def test_data_sets_are_listed(madclip):
+    result = madclip("data", "sets")
+    assert (result.code, result.err) == (0, "")
+    assert "7500/83/3715" in result.out
+    names = [entry["name"] for entry in json.loads(madclip("data", "sets", "--json").out)["sets"]]
+    assert names[0] == "BrainMRI"
+    assert names[-1] == "OCTDL"
+
+
+def test_data_check_against_a_registered_set(madclip, small_data):
+    result = madclip("data", "check", small_data, "--as", "brain_ad")
+    assert result.code == 2
+    assert "instead of 3715" in result.out
+    unmeasured = madclip("data", "check", small_data, "--as", "OCTDL")
+    assert unmeasured.code == 0
+    assert "no counts are registered for OCTDL" in unmeasured.out
+    madclip("data", "check", small_data, "--as", "BrianMRI").one_line("BrianMRI", "BrainMRI")
+
+
 def test_phantoms_are_a_data_set(madclip, small, tmp_path):
     out = tmp_path / "phantoms"
     result = madclip(

@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from madclip.cli.options import Json
-from madclip.console import bar, print_facts
+from madclip.console import bar, print_facts, print_table
 
 data_app = typer.Typer(help="Look at data sets before learning from them.", no_args_is_help=True)
+
+
+@data_app.command("sets")
+def sets(as_json: Json = False) -> None:
+    """List the data sets of the paper's tables: images, tasks, licence, and where they come from."""
+    from madclip.benchmark.registry import all_sets
+
+    entries = all_sets()
+    rows = []
+    for entry in entries:
+        counts = "/".join(str(split["total"]) for split in entry.counts.values()) or "-"
+        split = "own" if entry.own_split else "published"
+        rows.append([entry.name, entry.objective, " ".join(entry.tasks), counts, split, entry.licence])
+    if as_json:
+        print_facts(as_json, {"sets": [entry.to_dict() for entry in entries]}, "")
+        return
+    print_table(["set", "objective", "tasks", "train/valid/test", "split", "licence"], rows)
+    typer.echo()
+    for entry in entries:
+        typer.echo(f"{entry.name}: {entry.obtain}. {entry.note}")
 
 
 @data_app.command("check")
 def check(
     data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a CSV or JSONL manifest.")],
+    registered_as: Annotated[
+        str | None, typer.Option("--as", help="Compare the counts with this set's; see `madclip data sets`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Report counts, sizes, masks, duplicates, and images or patients on both sides of a split."""
+    from madclip.benchmark.registry import compare_counts, registered
     from madclip.data.check import check_dataset
 
+    entry = registered(registered_as) if registered_as else None
     with bar("read") as progress:
         report = check_dataset(data, progress=progress)
+    if entry:
+        report = replace(report, problems=(*compare_counts(entry, report), *report.problems))
     lines = [f"{report.root}: layout {report.layout}, patients from {report.patients_from}"]
     lines += [
         f"  {split}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
         for split, counts in report.counts.items()
     ]
     lines.append("  sizes: " + ", ".join(f"{size} ({n})" for size, n in list(report.sizes.items())[:5]))
+    if entry and not entry.counts:
+        lines.append(f"  no counts are registered for {entry.name}")
     for problem in report.problems:
-        lines.append(f"{problem.severity}: {problem.message} ({len(problem.files)})")
+        number = f" ({len(problem.files)})" if problem.files else ""
+        lines.append(f"{problem.severity}: {problem.message}{number}")
         lines += [f"    {name}" for name in problem.files[:10]]
         if len(problem.files) > 10:
             lines.append(f"    ... and {len(problem.files) - 10} more (--json lists all)")

@@ -22,6 +22,7 @@ DARK = 1 / 8
 
 KINDS: dict[str, tuple[Severity, str]] = {
     "one_class": ("error", "one class has no images"),
+    "counts": ("error", "another number of images than the registered set has"),
     "unreadable": ("error", "images that cannot be read"),
     "unreadable_mask": ("error", "masks that cannot be read"),
     "mask_size": ("error", "masks of another size than their image"),
