@@ -70,38 +70,54 @@ def map_losses(logits: torch.Tensor, masks: torch.Tensor, *, smoothing: float = 
 
 
 class _MapLosses(torch.autograd.Function):
-    """Both terms with their gradients in one pass over the pixels, which would otherwise take most of a step."""
+    """Both terms with their gradients in one pass over the pixels, which would otherwise take most of a step.
+
+    Image by image, so that what is in between stays in the processor's cache.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, logits: torch.Tensor, masks: torch.Tensor, smoothing: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        lesion = masks.to(logits.dtype)
-        sign = 2 * lesion - 1
-        true = logits * sign
-        right = true.sigmoid()  # probability of the true class, p_t
-        wrong = 1 - right
-        if smoothing:
-            kept = right * (1 - 2 * smoothing) + 2 * smoothing
-            log, missing = kept.log(), 1 - kept
-            slope = (2 * missing * log - missing.square() / kept) * (1 - 2 * smoothing) * right * wrong
-        else:
-            log, missing = F.logsigmoid(true), wrong
-            slope = (2 * right).mul_(log).sub_(wrong).mul_(wrong).mul_(wrong)
-        focal = -(missing.square() * log).mean((1, 2, 3))
-        # p = p_t on the lesion and 1 - p_t elsewhere, so that sum(p) = sum(1 - p_t) + 2 sum(p_t m) - sum(m).
-        overlap = torch.einsum("tbhw,bhw->tb", right, lesion)
-        total = wrong.sum((-2, -1)) + 2 * overlap + 1
-        ratio = (2 * overlap + 1) / total
-        if ctx.needs_input_grad[0]:
-            # d ratio / dp = (2 m - ratio) / total; d p / d logit = p_t (1 - p_t) whichever the class.
-            dice_slope = (2 * lesion - ratio[..., None, None]).div_(total[..., None, None]).mul_(right).mul_(wrong)
-            ctx.save_for_backward(dice_slope, slope.mul_(sign))
-        return 1 - ratio.mean(-1), focal
+        terms = []
+        slopes = torch.empty(2, *logits.shape, dtype=logits.dtype, device=logits.device)
+        for image, mask in enumerate(masks):
+            *found, dice_slope, focal_slope = _image_terms(logits[:, image], mask.to(logits.dtype), smoothing)
+            terms.append(torch.stack(found))
+            slopes[0, :, image], slopes[1, :, image] = dice_slope, focal_slope
+        ctx.save_for_backward(slopes)
+        dice, focal = torch.stack(terms).mean(0)
+        return dice, focal
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        dice_slope, focal_slope = ctx.saved_tensors
-        to_dice, to_focal = (gradient[:, None, None, None] for gradient in gradients)
-        images, pixels = dice_slope.shape[1], dice_slope[0].numel()
-        return dice_slope * (-to_dice / images) + focal_slope * (to_focal / pixels), None, None
+        (slopes,) = ctx.saved_tensors
+        images = slopes.shape[2]
+        to_dice, to_focal = (gradient[:, None, None] / images for gradient in gradients)
+        out = torch.empty_like(slopes[0])
+        for image in range(images):
+            torch.mul(slopes[0, :, image], to_dice, out=out[:, image]).addcmul_(slopes[1, :, image], to_focal)
+        return out, None, None
+
+
+def _image_terms(logits: torch.Tensor, lesion: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, ...]:
+    """Dice and focal of an image [T], and the gradient of each by the logits [T, H, W]; lesion [H, W] is 0 or 1."""
+    sign = 2 * lesion - 1
+    true = logits * sign
+    right = true.sigmoid()  # probability of the true class, p_t
+    wrong = 1 - right
+    if smoothing:
+        kept = right * (1 - 2 * smoothing) + 2 * smoothing
+        log, missing = kept.log(), 1 - kept
+        slope = (2 * missing * log - missing.square() / kept) * (1 - 2 * smoothing) * right * wrong
+    else:
+        log, missing = F.logsigmoid(true), wrong
+        slope = (2 * right).mul_(log).sub_(wrong).mul_(wrong).mul_(wrong)
+    focal = -(missing.square().mul_(log)).mean((-2, -1))
+    # p = p_t on the lesion and 1 - p_t elsewhere, so that sum(p) = sum(1 - p_t) + 2 sum(p_t m) - sum(m).
+    overlap = (right * lesion).sum((-2, -1))
+    total = wrong.sum((-2, -1)) + 2 * overlap + 1
+    ratio = (2 * overlap + 1) / total
+    # d ratio / dp = (2 m - ratio) / total; d p / d logit = p_t (1 - p_t) whichever the class.
+    weight = (2 * lesion - ratio[:, None, None]).div_(-total[:, None, None])
+    return 1 - ratio, focal, weight.mul_(right).mul_(wrong), slope.mul_(sign).div_(lesion.numel())
