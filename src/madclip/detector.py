@@ -156,15 +156,7 @@ class MadCLIP:
         counts = [sum(shot.label == c for shot in chosen) for c in (0, 1)]
         if not all(counts):
             raise DataError(f"fitting needs normal and abnormal images: there are {counts[0]} and {counts[1]}")
-        provenance = {
-            "madclip": version("madclip"),
-            "torch": torch.__version__,
-            "seed": seed,
-            "normal": counts[0],
-            "abnormal": counts[1],
-            "masks": sum(shot.mask is not None and shot.label == 1 for shot in chosen),
-            "shots": sorted(shot.digest for shot in chosen),
-        }
+        provenance = fit_provenance(chosen, seed)
         run = {
             "recipe": self.recipe.to_dict(),
             "backbone": self.backbone.fingerprint,
@@ -225,10 +217,8 @@ class MadCLIP:
         labelled = isinstance(data, (str, Path, Dataset)) or any(isinstance(item, Sample) for item in data)
         if labelled and not (labels is None and masks is None):
             raise DataError("labels and masks go with images given directly; a data set brings its own")
-        if isinstance(data, (str, Path)):
-            data = load_dataset(data)
-        if isinstance(data, Dataset):
-            data = data.shot_pool if shots is None else draw_shots(data.shot_pool, shots, seed)
+        if isinstance(data, (str, Path, Dataset)):
+            data = draw_samples(data, shots, seed)
         if labels is None:
             samples = [item for item in data if isinstance(item, Sample)]
             if len(samples) != len(data):
@@ -341,25 +331,14 @@ class MadCLIP:
             native: False leaves maps as the recipe's square, not brought back to the image's size.
         """
         head = self._fitted()
-        size, aspect = self.recipe.image_size, self.recipe.aspect
-        for batch in _batched(inputs, batch_size):
-            read = [_try_read(item) for item in batch]
-            fitted = [fit_pixels(image, size, aspect) for image in read if not isinstance(image, DataError)]
-            if fitted:
-                with torch.inference_mode():
-                    scores, maps, pooled = self._score_fitted(head, torch.stack(fitted))
-                familiar = self.familiarity.familiar(pooled) if self.familiarity else [True] * len(fitted)
-                scored = zip(scores, maps, familiar, strict=True)
-            for item, image in zip(batch, read, strict=True):
-                if isinstance(image, DataError):
-                    yield image
-                    continue
-                score, one, known = next(scored)
-                source = Path(item) if isinstance(item, (str, Path)) else None
-                shape = (image.shape[1], image.shape[2])
-                final = restore_map(one, shape, aspect) if native else one.numpy()
-                plain = Prediction(float(score), final, shape, source, familiar=bool(known))
-                yield self._judged(plain) if self.calibration else plain
+
+        def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
+            scores, maps, pooled = self._score_fitted(head, pixels)
+            familiar = self.familiarity.familiar(pooled) if self.familiarity else [True] * len(pixels)
+            return scores, maps, [bool(known) for known in familiar]
+
+        for result in predict_each(inputs, self.recipe, score, batch_size=batch_size, native=native):
+            yield self._judged(result) if isinstance(result, Prediction) and self.calibration else result
 
     def _judged(self, plain: Prediction) -> Prediction:
         """The prediction with what the calibration says of its score."""
@@ -475,6 +454,59 @@ def open_backbone(recipe: Recipe, backbone: str | Path | Backbone, device: str, 
             f"load_backbone(..., activation={wanted!r})"
         )
     return backbone
+
+
+def draw_samples(data: str | Path | Dataset, shots: int | tuple[int, int] | None, seed: int) -> tuple[Sample, ...]:
+    """The samples of a data set that a method learns from: a seeded draw of its shot pool, or with None all of it."""
+    dataset = data if isinstance(data, Dataset) else load_dataset(data)
+    return tuple(dataset.shot_pool) if shots is None else draw_shots(dataset.shot_pool, shots, seed)
+
+
+def fit_provenance(shots: Sequence[Shot], seed: int) -> dict[str, Any]:
+    """Where something learned comes from: versions, seed, counts and hashes of the shots; no names of files."""
+    return {
+        "madclip": version("madclip"),
+        "torch": torch.__version__,
+        "seed": seed,
+        "normal": sum(shot.label == 0 for shot in shots),
+        "abnormal": sum(shot.label == 1 for shot in shots),
+        "masks": sum(shot.mask is not None and shot.label == 1 for shot in shots),
+        "shots": sorted(shot.digest for shot in shots),
+    }
+
+
+def predict_each(
+    inputs: Iterable[ImageLike],
+    recipe: Recipe,
+    score: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, Sequence[bool]]],
+    *,
+    batch_size: int = BATCH,
+    native: bool = True,
+) -> Iterator[Prediction | DataError]:
+    """One Prediction, or the error that its file gave, for each input in order; in constant memory.
+
+    Args:
+        inputs: Files or arrays.
+        recipe: Its square and aspect.
+        score: Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], and whether each image looks familiar.
+        batch_size: Images at once.
+        native: False leaves maps as the recipe's square, not brought back to the image's size.
+    """
+    for batch in _batched(inputs, batch_size):
+        read = [_try_read(item) for item in batch]
+        fitted = [fit_pixels(i, recipe.image_size, recipe.aspect) for i in read if not isinstance(i, DataError)]
+        if fitted:
+            with torch.inference_mode():
+                scored = zip(*score(torch.stack(fitted)), strict=True)
+        for item, image in zip(batch, read, strict=True):
+            if isinstance(image, DataError):
+                yield image
+                continue
+            value, one, familiar = next(scored)
+            source = Path(item) if isinstance(item, (str, Path)) else None
+            shape = (image.shape[1], image.shape[2])
+            final = restore_map(one, shape, recipe.aspect) if native else one.numpy()
+            yield Prediction(float(value), final, shape, source, familiar=familiar)
 
 
 def pool(tokens: torch.Tensor) -> torch.Tensor:

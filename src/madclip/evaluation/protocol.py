@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from madclip.evaluation.result import EvaluationResult, evaluate_scores
 from madclip.training.shots import file_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from madclip.detector import MadCLIP, Prediction
+    from madclip.backbones.spec import Backbone
+    from madclip.detector import Prediction
+    from madclip.recipe import Recipe
+    from madclip.training.calibrate import Calibration
 
     Scored = tuple[Sample, Prediction]
 
@@ -34,8 +37,39 @@ SHOWN = 5
 """Files that a warning names."""
 
 
+class Detector(Protocol):
+    """What can be evaluated: MadCLIP, and the methods that it is compared with."""
+
+    @property
+    def objective(self) -> str:
+        """What the images show."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of it the geometry of the maps."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """On which it stands."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What it learned from."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Where thresholds and probabilities come from."""
+
+    @property
+    def image_score(self) -> str:
+        """The rule of the image score."""
+
+    def predict_iter(self, inputs: Iterable[Path], /, *, native: bool) -> Iterator[Prediction | DataError]:
+        """A prediction or an error for each file in order."""
+
+
 def evaluate(
-    detector: MadCLIP,
+    detector: Detector,
     data: str | Path | Dataset,
     *,
     pixel_size: PixelSize = "native",
@@ -84,7 +118,7 @@ def evaluate(
         )
 
 
-def _unseen(detector: MadCLIP, dataset: Dataset) -> tuple[list[Sample], list[str]]:
+def _unseen(detector: Detector, dataset: Dataset) -> tuple[list[Sample], list[str]]:
     """Test images that the detector was neither fitted nor calibrated on, and what to say of the others."""
     pool = dataset.test_pool
     if not pool:
@@ -103,7 +137,7 @@ def _unseen(detector: MadCLIP, dataset: Dataset) -> tuple[list[Sample], list[str
 
 
 def _score(
-    detector: MadCLIP,
+    detector: Detector,
     samples: Sequence[Sample],
     spool: IO[bytes],
     on_image: Callable[[int, int], None] | None,
@@ -128,7 +162,7 @@ def _score(
 
 
 def _maps(
-    detector: MadCLIP, scored: Sequence[Scored], spool: IO[bytes], pixel_size: PixelSize
+    detector: Detector, scored: Sequence[Scored], spool: IO[bytes], pixel_size: PixelSize
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]]:
     """Maps from the spool, and masks, at the size asked for."""
     side, aspect = detector.recipe.image_size, detector.recipe.aspect
@@ -147,7 +181,7 @@ def _picture(sample: Sample) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.moveaxis((pixels * 255).round().astype(np.uint8), 0, -1))
 
 
-def _provenance(detector: MadCLIP, dataset: Dataset, pixel_size: PixelSize) -> dict[str, Any]:
+def _provenance(detector: Detector, dataset: Dataset, pixel_size: PixelSize) -> dict[str, Any]:
     from madclip import __version__
 
     spec = detector.backbone.spec

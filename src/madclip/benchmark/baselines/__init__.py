@@ -1,0 +1,26 @@
+"""Methods of comparison by name; each module is imported only when its method is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from madclip.errors import RecipeError
+
+if TYPE_CHECKING:
+    from madclip.benchmark.baselines.base import Baseline
+
+BASELINES: dict[str, str] = {}
+
+
+def load_baseline(name: str) -> type[Baseline]:
+    """The class of a method.
+
+    Raises:
+        RecipeError: No method has that name.
+    """
+    if name not in BASELINES:
+        raise RecipeError(f"unknown method {name!r}: choose one of {', '.join(BASELINES)}")
+    module, _, attribute = BASELINES[name].partition(":")
+    found: type[Baseline] = getattr(import_module(module), attribute)
+    return found
