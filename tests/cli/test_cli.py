@@ -126,6 +126,25 @@ def test_data_check_against_a_registered_set(madclip, small_data):
     madclip("data", "check", small_data, "--as", "BrianMRI").one_line("BrianMRI", "BrainMRI")
 
 
+def test_data_prepare(madclip, tmp_path):
+    source, out = tmp_path / "OCT2017", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    for first, kind in enumerate(("NORMAL", "CNV", "DME", "DRUSEN"), start=1):
+        for split, count in (("test", 18), ("train", 1)):
+            folder = source / split / kind
+            folder.mkdir(parents=True)
+            for index in range(count):
+                picture = Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8))
+                picture.save(folder / f"{kind}-{first}{split == 'train':d}{index:02}-1.jpeg")
+    options = ["--from", source, "--to", out]
+    result = madclip("data", "prepare", "OCT17", *options)
+    assert (result.code, result.err) == (0, "")
+    assert "test: 2 normal, 38 abnormal" in result.out
+    assert madclip("data", "check", out).code == 0
+    madclip("data", "prepare", "OCT17", *options).one_line(out, "not an empty folder")
+    madclip("data", "prepare", "ADNI", *options).one_line("ADNI cannot be prepared")
+
+
 def test_phantoms_are_a_data_set(madclip, small, tmp_path):
     out = tmp_path / "phantoms"
     result = madclip(
