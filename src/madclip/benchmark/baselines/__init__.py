@@ -10,7 +10,11 @@ from madclip.errors import RecipeError
 if TYPE_CHECKING:
     from madclip.benchmark.baselines.base import Baseline
 
-BASELINES: dict[str, str] = {}
+BASELINES: dict[str, str] = {
+    "patchcore": "madclip.benchmark.baselines.patchcore:PatchCore",
+    "nearest-mean": "madclip.benchmark.baselines.floors:NearestMean",
+    "logistic": "madclip.benchmark.baselines.floors:Logistic",
+}
 
 
 def load_baseline(name: str) -> type[Baseline]:
