@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from madclip import MadCLIP
 from madclip.benchmark.prepare import prepare
 from madclip.benchmark.prepare.layout import Original, split_patients
+from madclip.benchmark.registry import registered
 from madclip.data import check_dataset, load_dataset
 from madclip.errors import DataError, RecipeError
+from madclip.evaluation.protocol import evaluate
 
 RNG = np.random.default_rng(0)
 
@@ -148,3 +151,11 @@ def test_a_table_of_octdl_without_its_columns(octdl, tmp_path):
     (octdl / "OCTDL_labels.csv").write_text("file_name,disease\n")
     with pytest.raises(DataError, match="no column patient_id"):
         prepare("OCTDL", octdl, tmp_path / "out")
+
+
+def test_from_a_download_to_measures(oct2017, small_recipe, small_backbone, tmp_path):
+    prepare("OCT17", oct2017, tmp_path / "out")
+    detector = MadCLIP(small_recipe, backbone=small_backbone, objective=registered("OCT17").objective)
+    detector.fit(tmp_path / "out", shots=4, folds=0)
+    measured = evaluate(detector, tmp_path / "out")
+    assert (measured.n_normal, measured.n_abnormal) == (4, 46)
