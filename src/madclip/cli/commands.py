@@ -352,6 +352,34 @@ def import_released(
 
 
 @app.command()
+def export(
+    detector: Annotated[Path, typer.Argument(help="Folder of the detector.")],
+    data: Annotated[Path, typer.Option(help="Images to check on and to calibrate int8 with: the shots, best of all.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
+    engine: Annotated[str, typer.Option("--format", help="openvino or onnx.")] = "openvino",
+    precision: Annotated[str, typer.Option(help="fp32; for openvino bf16 and int8 as well.")] = "fp32",
+    backbone: BackboneOption = None,
+    as_json: Json = False,
+) -> None:
+    """Write one model from pixels to score and map for another engine, if it agrees with the detector."""
+    from madclip.detector import MadCLIP
+    from madclip.export.engines import export_engine
+
+    model = MadCLIP.load(detector, backbone=backbone, device="cpu")
+    facts = export_engine(model, data, out, engine=engine, precision=precision)  # type: ignore[arg-type]
+    check = facts["check"]
+    seen = "of the shots" if check["shots"] else "that are not shots"
+    rule = "calibrated threshold" if check["rule"] == "threshold" else "order of pairs, as there is no calibration"
+    print_facts(
+        as_json,
+        {"out": str(out), **facts},
+        f"{out}: {engine} in {precision}; on {check['images']} images {seen}, scores differ by up to "
+        f"{check['score']:.2g}, maps by up to {check['map']:.2g}, "
+        f"{check['changed']:.1%} of decisions change ({rule})",
+    )
+
+
+@app.command()
 def cache(
     limit: Annotated[str | None, typer.Option(help="Set the limit, for example 5GB.")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Delete all tokens.")] = False,

@@ -1,0 +1,80 @@
+"""A detector as one function of pixels, which other engines can run."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from madclip.detector import MadCLIP, open_backbone, pool
+from madclip.errors import CheckpointError, RecipeError
+from madclip.head import scoring
+from madclip.head.head import Head
+from madclip.training.tokens import encode_patches
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+class DetectorGraph(nn.Module):
+    """Pixels to scores, maps and pooled tokens; the texts are constants.
+
+    Args:
+        detector: Fitted, in float32 on the CPU (`in_float32`).
+    """
+
+    text: torch.Tensor
+
+    def __init__(self, detector: MadCLIP) -> None:
+        super().__init__()
+        if detector.head is None:
+            raise RecipeError("this detector is not fitted: call fit, or load a saved one")
+        self.backbone, self.head, self.recipe = detector.backbone, detector.head, detector.recipe
+        self.has_masks, self.mean_score = detector.has_masks, detector.image_score == "mean"
+        with torch.no_grad():
+            self.register_buffer("text", self.head.text().detach().clone())
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], pooled tokens [B, features], all float32."""
+        tokens = encode_patches(self.backbone, self.recipe, pixels)
+        scores = self.head(tokens, self.text)
+        maps = scoring.anomaly_map(self.head.map_logits(scores.segmentation if self.has_masks else scores.detection))
+        image = scoring.mean_score(scores.detection) if self.mean_score else maps.amax((1, 2))
+        return image, maps, pool(torch.stack(tokens, 1))
+
+
+def in_float32(detector: MadCLIP) -> MadCLIP:
+    """The same detector in float32 on the CPU; a backbone held in less is read again from where it came.
+
+    Raises:
+        RecipeError: The detector is not fitted.
+        CheckpointError: The backbone is not the one that the detector was fitted with any more.
+    """
+    if detector.head is None:
+        raise RecipeError("this detector is not fitted: call fit, or load a saved one")
+    held, spec = detector.backbone, detector.backbone.spec
+    if held.dtype == torch.float32:
+        backbone = held if held.device.type == "cpu" else deepcopy(held).cpu()
+    else:
+        backbone = open_backbone(detector.recipe, spec.source, "cpu", "float32")
+        if backbone.fingerprint != held.fingerprint:
+            raise CheckpointError(f"{spec.source}: not the backbone that this detector was fitted with any more")
+    same = MadCLIP(detector.recipe, backbone=backbone, objective=detector.objective)
+    same.head = Head(detector.recipe, backbone, detector.objective)
+    same.head.load_state_dict(detector.head.state_dict())
+    same.provenance, same.calibration = detector.provenance, detector.calibration
+    same.familiarity = detector.familiarity
+    return same
+
+
+def traced(graph: DetectorGraph) -> ExportedProgram:
+    """The graph as PyTorch's export sees it, for any number of images at once."""
+    size = graph.recipe.image_size
+    example = torch.zeros(2, 3, size, size)
+    with torch.no_grad():
+        graph(example)  # constants that are computed once are then there, as numbers
+        return torch.export.export(graph, (example,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}})

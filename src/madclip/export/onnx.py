@@ -1,0 +1,54 @@
+"""ONNX: one file for any runtime, float32."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from madclip.export.quiet import load_library, quiet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+    from torch.export import ExportedProgram
+
+MODEL = "model.onnx"
+
+
+def write(program: ExportedProgram, folder: Path) -> None:
+    """Write model.onnx; weights too large for one file lie beside it.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    for name in ("onnx", "onnxscript"):
+        load_library(name, "onnx")
+    import torch
+
+    with quiet():
+        made = torch.onnx.export(
+            program, dynamo=True, input_names=["pixels"], output_names=["score", "map", "pooled"], verbose=False
+        )
+        assert made is not None  # noqa: S101
+        for node in made.model.graph:
+            node.metadata_props.clear()  # stack traces, with the paths of this machine
+        made.save(folder / MODEL)
+
+
+class ONNXModel:
+    """An exported model in ONNX Runtime, on the CPU.
+
+    Args:
+        folder: Where `write` put it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        runtime = load_library("onnxruntime", "onnx")
+        with quiet():
+            self._session: Any = runtime.InferenceSession(str(folder / MODEL), providers=["CPUExecutionProvider"])
+
+    def __call__(self, pixels: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+        """Scores [B], maps [B, S, S] and pooled tokens [B, features] of pixels [B, 3, S, S] in 0..1."""
+        found: list[npt.NDArray[np.float32]] = self._session.run(None, {"pixels": pixels})
+        return found
