@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,10 +16,12 @@ from madclip.errors import DataError, RecipeError
 from madclip.export import onnx, openvino
 from madclip.export.check import agreement, require
 from madclip.export.graph import DetectorGraph, in_float32, traced
+from madclip.files import new_folder
 from madclip.training.shots import file_digest, read_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -71,39 +70,32 @@ def export_engine(
     pixels, shots = check_images(original, data)
     graph = DetectorGraph(original)
     program = traced(graph)
-    staging = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        model: Callable[[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]]
-        if engine == "onnx":
-            onnx.write(program, staging)
-            model = onnx.ONNXModel(staging)
-        else:
-            openvino.write(program, precision, pixels, staging)
-            model = openvino.OpenVINOModel(staging, precision)
-        threshold = original.calibration.threshold if original.calibration else None
-        expected = _run(lambda batch: [t.numpy() for t in original.score(torch.from_numpy(batch))], pixels)
-        found = agreement(expected, _run(model, pixels), threshold=threshold, shots=shots)
-        require(found, precision)
-        del model  # it holds its files open
-        facts = {
-            "format": engine,
-            "precision": precision,
-            "image_size": original.recipe.image_size,
-            "aspect": original.recipe.aspect,
-            "backbone": original.backbone.fingerprint,
-            "head": head_fingerprint(original),
-            "check": asdict(found),
-        }
-        (staging / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        staging.chmod(0o755)
-        staging.rename(out)
+        with new_folder(out) as staging:
+            model: Callable[[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]]
+            if engine == "onnx":
+                onnx.write(program, staging)
+                model = onnx.ONNXModel(staging)
+            else:
+                openvino.write(program, precision, pixels, staging)
+                model = openvino.OpenVINOModel(staging, precision)
+            threshold = original.calibration.threshold if original.calibration else None
+            expected = _run(lambda batch: [t.numpy() for t in original.score(torch.from_numpy(batch))], pixels)
+            found = agreement(expected, _run(model, pixels), threshold=threshold, shots=shots)
+            require(found, precision)
+            del model  # it holds its files open
+            facts = {
+                "format": engine,
+                "precision": precision,
+                "image_size": original.recipe.image_size,
+                "aspect": original.recipe.aspect,
+                "backbone": original.backbone.fingerprint,
+                "head": head_fingerprint(original),
+                "check": asdict(found),
+            }
+            (staging / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: the model cannot be written there ({error})") from error
-    finally:
-        if staging and staging.exists():
-            shutil.rmtree(staging, ignore_errors=True)
     return facts
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from madclip.errors import DataError
+from madclip.files import new_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from madclip.benchmark.registry import RegisteredSet
 
@@ -89,25 +89,20 @@ def write_set(
     for one in images:
         counts[one.split]["abnormal" if one.label else "normal"] += 1
     facts = {"format": 1, "set": entry.name, "own_split": entry.own_split, "seed": seed, "rule": RULE, "counts": counts}
-    building = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        for done, (one, name) in enumerate(zip(images, names, strict=True), start=1):
-            (building / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(one.image, building / name)
-            if progress:
-                progress(done, len(images))
-        with (building / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(("image", "label", "patient", "split"))
-            table.writerows((name, one.label, one.patient, one.split) for one, name in zip(images, names, strict=True))
-        (building / "prepared.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        building.chmod(0o755)
-        building.replace(out)
+        with new_folder(out) as building:
+            for done, (one, name) in enumerate(zip(images, names, strict=True), start=1):
+                (building / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(one.image, building / name)
+                if progress:
+                    progress(done, len(images))
+            with (building / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                table.writerow(("image", "label", "patient", "split"))
+                table.writerows(
+                    (name, one.label, one.patient, one.split) for one, name in zip(images, names, strict=True)
+                )
+            (building / "prepared.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error})") from error
-    finally:
-        if building and building.exists():
-            shutil.rmtree(building, ignore_errors=True)
     return facts
