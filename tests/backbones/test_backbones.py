@@ -58,6 +58,43 @@ class TestEveryBackbone:
         for tap, tokens in zip(kind.backbone.spec.taps, kind.backbone.encode_image(x), strict=True):
             assert close(tokens, hidden[tap]), tap
 
+    def test_image_embedding_is_that_of_transformers(self, kind):
+        if kind.reference is None:
+            pytest.skip("the stand-in has no counterpart in transformers")
+        x = pixels(2)
+        with torch.no_grad():
+            expected = kind.reference.get_image_features(x).pooler_output
+        assert close(kind.backbone.embed_image(kind.backbone.encode_image(x)[-1]), expected)
+
+    def test_a_window_of_all_patches_is_the_image(self, kind):
+        b, x = kind.backbone, pixels(2)
+        everything = torch.arange(b.grid[0] * b.grid[1])
+        windows = torch.stack([everything, everything])
+        for whole, seen in zip(b.encode_image(x), b.encode_image(x, windows=windows), strict=True):
+            assert close(seen.unflatten(0, (2, 2)), whole[:, None].expand(-1, 2, -1, -1))
+
+    def test_a_window_sees_nothing_else(self, kind):
+        b, x = kind.backbone, pixels(1)
+        other = x.clone()
+        other[..., b.spec.patch_size :, :] += 1  # all but the first row of patches
+        windows = torch.tensor([[0, 1]])
+        first, second = (b.encode_image(image, windows=windows)[-1] for image in (x, other))
+        assert first.shape == (1, b.spec.prefix_tokens + 2, b.spec.width)
+        assert torch.equal(first, second)
+
+    def test_what_is_put_back_at_a_tap_goes_on(self, kind):
+        b, x = kind.backbone, pixels(1)
+        plain = b.encode_image(x)
+        same = b.encode_image(x, after_tap=lambda tap, stream: stream)
+        assert all(torch.equal(one, other) for one, other in zip(plain, same, strict=True))
+        added = torch.zeros(b.spec.width, requires_grad=True)
+        changed = b.encode_image(x, after_tap=lambda tap, stream: stream + (tap == 1) * (1 + added))
+        assert torch.equal(changed[0], plain[0])
+        assert close(changed[1], plain[1] + 1)
+        assert not close(changed[3], plain[3])
+        changed[3].sum().backward()
+        assert bool(added.grad.any())
+
     def test_text_is_that_of_transformers(self, kind):
         if kind.reference is None:
             pytest.skip("the stand-in has no counterpart in transformers")

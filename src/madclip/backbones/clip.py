@@ -29,6 +29,12 @@ class ClipBackbone(TowerBackbone):
     def __init__(self, model: Any, *args: Any, **options: Any) -> None:
         super().__init__(model, *args, prefix=model.vision_model.embeddings.class_embedding.detach()[None], **options)
         self.text_projection: nn.Module = model.text_projection.requires_grad_(requires_grad=False)
+        self.visual_projection: nn.Module = model.visual_projection.requires_grad_(requires_grad=False)
+
+    def embed_image(self, stream: torch.Tensor) -> torch.Tensor:
+        """The class token of the last block, normed and projected: [B, 1 + G, d] -> [B, e]."""
+        embedded: torch.Tensor = self.visual_projection(self.vision_norm_post(stream[:, 0]))
+        return embedded
 
     def _pool_text(self, hidden: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         last = hidden[torch.arange(hidden.shape[0], device=hidden.device), end]

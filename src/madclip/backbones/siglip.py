@@ -28,6 +28,12 @@ class SiglipBackbone(TowerBackbone):
         width = model.vision_model.embeddings.embed_dim
         super().__init__(model, *args, prefix=torch.zeros(0, width), **options)
         self.text_head: nn.Module = model.text_model.head.requires_grad_(requires_grad=False)
+        self.vision_head: nn.Module = model.vision_model.head.requires_grad_(requires_grad=False)
+
+    def embed_image(self, stream: torch.Tensor) -> torch.Tensor:
+        """Patches pooled by the tower's attention head: [B, G, d] -> [B, e]."""
+        embedded: torch.Tensor = self.vision_head(self.vision_norm_post(stream))
+        return embedded
 
     def _pool_text(self, hidden: torch.Tensor, end: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 -- padding is read
         pooled: torch.Tensor = self.text_head(self.text_norm(hidden[:, -1]))

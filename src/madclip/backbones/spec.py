@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -96,15 +96,29 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_image(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+    def encode_image(
+        self,
+        pixels: torch.Tensor,
+        *,
+        windows: torch.Tensor | None = None,
+        after_tap: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
         """Residual streams at the taps.
 
         Args:
             pixels: [B, 3, H, W], normalised by the backbone's mean and std (or as the recipe says), at `image_size`.
+            windows: [W, K], patches by number; the tower sees each window of an image alone, in its place.
+            after_tap: Given the index of a tap and the stream there, returns the stream that the next block reads and
+                the caller gets; gradients flow through the blocks to what it adds.
 
         Returns:
-            For each tap [B, prefix + G, d], G = rows x columns of patches, in `dtype`.
+            For each tap [B, prefix + G, d], G = rows x columns of patches, in `dtype`; [B x W, prefix + K, d] with
+            windows, image by image.
         """
+
+    @abstractmethod
+    def embed_image(self, stream: torch.Tensor) -> torch.Tensor:
+        """Image embeddings from the last block's stream: [B, prefix + G, d] -> [B, e], not scaled to unit length."""
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:

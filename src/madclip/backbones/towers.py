@@ -76,6 +76,7 @@ class TowerBackbone(Backbone):
         self.patch_embedding: nn.Module = vision.embeddings.patch_embedding
         self.vision_norm: nn.Module = getattr(vision, "pre_layrnorm", nn.Identity())
         self.vision_blocks: nn.ModuleList = vision.encoder.layers
+        self.vision_norm_post: nn.Module = vision.post_layernorm
         self.token_embedding: nn.Embedding = text.embeddings.token_embedding
         self.text_blocks: nn.ModuleList = text.encoder.layers
         self.text_norm: nn.Module = text.final_layer_norm
@@ -108,8 +109,14 @@ class TowerBackbone(Backbone):
         """Stay in evaluation mode: the towers are frozen."""
         return super().train(mode=False)
 
-    def encode_image(self, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """Residual streams at the taps: pixels [B, 3, H, W] -> for each tap [B, prefix + G, d].
+    def encode_image(
+        self,
+        pixels: torch.Tensor,
+        *,
+        windows: torch.Tensor | None = None,
+        after_tap: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
+        """Residual streams at the taps: pixels [B, 3, H, W] -> for each tap [B, prefix + G, d]; see `Backbone`.
 
         Raises:
             RecipeError: The pixels are not of `image_size`.
@@ -118,13 +125,17 @@ class TowerBackbone(Backbone):
             asked = f"[B, 3, {self.image_size[0]}, {self.image_size[1]}]"
             raise RecipeError(f"pixels have shape {list(pixels.shape)}, the backbone was loaded for {asked}")
         patches = self.patch_embedding(pixels.to(self.dtype)).flatten(2).transpose(1, 2) + self.positions
+        if windows is not None:
+            patches = patches[:, windows.to(patches.device)].flatten(0, 1)
         prefix = self.prefix.expand(patches.shape[0], -1, -1)
         hidden = self.vision_norm(torch.cat([prefix, patches], dim=1))
-        streams = []
-        for block in self.vision_blocks:
+        streams: list[torch.Tensor] = []
+        for number, block in enumerate(self.vision_blocks, start=1):
             hidden = block(hidden, attention_mask=None)
-            streams.append(hidden)
-        return [streams[tap - 1] for tap in self.spec.taps]
+            for _ in range(self.spec.taps.count(number)):  # a shallow tower may have a tap twice
+                hidden = hidden if after_tap is None else after_tap(len(streams), hidden)
+                streams.append(hidden)
+        return streams
 
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Text embeddings [N, e], not scaled to unit length.

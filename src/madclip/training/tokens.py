@@ -153,13 +153,19 @@ class TokenCache:
 
 def encode_patches(backbone: Backbone, recipe: Recipe, pixels: torch.Tensor) -> list[torch.Tensor]:
     """Patch tokens at the taps, prefix tokens dropped: pixels [B, 3, S, S] in 0..1 -> T tensors [B, G, d]."""
+    streams = backbone.encode_image(backbone_pixels(backbone, recipe, pixels))
+    return [stream[:, backbone.spec.prefix_tokens :] for stream in streams]
+
+
+def backbone_pixels(backbone: Backbone, recipe: Recipe, pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels [B, 3, S, S] in 0..1 as the vision tower reads them: on its device, in its type, normalised."""
     pixels = pixels.to(backbone.device)
     if recipe.normalise:
         mean, std = (
             torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (backbone.spec.mean, backbone.spec.std)
         )
         pixels = (pixels - mean) / std
-    return [stream[:, backbone.spec.prefix_tokens :] for stream in backbone.encode_image(pixels.to(backbone.dtype))]
+    return pixels.to(backbone.dtype)
 
 
 def prepare(

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 BASELINES: dict[str, str] = {
     "patchcore": "madclip.benchmark.baselines.patchcore:PatchCore",
+    "april-gan": "madclip.benchmark.baselines.april_gan:AprilGAN",
+    "mvfa": "madclip.benchmark.baselines.mvfa:MVFA",
+    "mediclip": "madclip.benchmark.baselines.mediclip:MediCLIP",
+    "winclip": "madclip.benchmark.baselines.winclip:WinCLIP",
     "nearest-mean": "madclip.benchmark.baselines.floors:NearestMean",
     "logistic": "madclip.benchmark.baselines.floors:Logistic",
 }
