@@ -18,7 +18,6 @@ from madclip.data.readers import MIN_SIDE
 from madclip.data.samples import Dataset, Sample, load_dataset, scan_dataset
 from madclip.data.shots import draw_shots
 from madclip.errors import DataError, RecipeError
-from madclip.head import scoring
 from madclip.head.head import Head
 from madclip.recipe import Recipe
 from madclip.training.calibrate import Calibration, choose_pixel_threshold, parse_operating_point
@@ -297,8 +296,7 @@ class MadCLIP:
         """Scores [B] and maps [B, S, S] from the patch tokens of the taps, each [B, G, d]."""
         text = self._text if head is self.head else head.text()
         scores = head([stream.to(text.device) for stream in tokens], text)
-        maps = scoring.anomaly_map(head.map_logits(scores.segmentation if self.has_masks else scores.detection))
-        image = scoring.mean_score(scores.detection) if self.image_score == "mean" else maps.amax((1, 2))
+        image, maps = head.read(scores, self.image_score, has_masks=self.has_masks)
         return image.cpu(), maps.cpu()
 
     @overload

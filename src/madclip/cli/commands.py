@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from madclip.cli.bench import bench
 from madclip.cli.data import data_app
 from madclip.cli.options import (
     TINY_NOTE,
@@ -45,6 +46,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+app.command("bench")(bench)
 
 
 @app.callback(invoke_without_command=True)

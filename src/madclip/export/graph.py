@@ -10,7 +10,6 @@ from torch import nn
 
 from madclip.detector import MadCLIP, open_backbone, pool
 from madclip.errors import CheckpointError, RecipeError
-from madclip.head import scoring
 from madclip.head.head import Head
 from madclip.training.tokens import encode_patches
 
@@ -32,7 +31,7 @@ class DetectorGraph(nn.Module):
         if detector.head is None:
             raise RecipeError("this detector is not fitted: call fit, or load a saved one")
         self.backbone, self.head, self.recipe = detector.backbone, detector.head, detector.recipe
-        self.has_masks, self.mean_score = detector.has_masks, detector.image_score == "mean"
+        self.has_masks, self.image_score = detector.has_masks, detector.image_score
         with torch.no_grad():
             self.register_buffer("text", self.head.text().detach().clone())
         self.requires_grad_(requires_grad=False)
@@ -42,8 +41,7 @@ class DetectorGraph(nn.Module):
         """Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], pooled tokens [B, features], all float32."""
         tokens = encode_patches(self.backbone, self.recipe, pixels)
         scores = self.head(tokens, self.text)
-        maps = scoring.anomaly_map(self.head.map_logits(scores.segmentation if self.has_masks else scores.detection))
-        image = scoring.mean_score(scores.detection) if self.mean_score else maps.amax((1, 2))
+        image, maps = self.head.read(scores, self.image_score, has_masks=self.has_masks)
         return image, maps, pool(torch.stack(tokens, 1))
 
 

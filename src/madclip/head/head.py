@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from madclip.backbones.spec import Backbone
-    from madclip.recipe import Recipe
+    from madclip.recipe import ImageScore, Recipe
 
 GENERIC_OBJECTIVE = "medical image"
 
@@ -115,6 +115,18 @@ class Head(nn.Module):
     def map_logits(self, scores: torch.Tensor) -> torch.Tensor:
         """Log-odds of "abnormal" at every pixel: S [T, B, G, 2] -> [T, B, height, width]."""
         return scoring.map_logits(scores, self.grid, self.size, align_corners=self.recipe.align_corners)
+
+    def read(self, scores: Scores, rule: ImageScore, *, has_masks: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image scores [B] and anomaly maps [B, height, width], in 0..1.
+
+        Args:
+            scores: S of both heads.
+            rule: Of the image score; not `by_task`.
+            has_masks: Whether masks were learned from; otherwise the map is that of the detection head.
+        """
+        maps = scoring.anomaly_map(self.map_logits(scores.segmentation if has_masks else scores.detection))
+        mean, largest = scoring.mean_score(scores.detection), maps.amax((1, 2))
+        return {"mean": mean, "max": largest, "both": (mean + largest) / 2}[rule], maps
 
     def loss(self, scores: Scores, labels: torch.Tensor, masks: torch.Tensor, masked: torch.Tensor) -> Terms:
         """Loss terms of a batch.

@@ -1,0 +1,122 @@
+"""What the tables consist of: cells of set, shots, seed and method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from madclip.benchmark.baselines import BASELINES
+from madclip.benchmark.registry import registered
+from madclip.errors import RecipeError
+from madclip.recipe import PRESETS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Experiment: TypeAlias = Literal["table1", "table2", "table3", "ablations", "real"]
+
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a": ("fixed prompts", {"learned_prompts": False}),
+    "b": ('objective replaced by "medical image"', {"use_objective": False}),
+    "c": ("one branch", {"dual_branch": False}),
+    "d": ("opposite class not subtracted", {"contrast": False}),
+    "e": ("softmax loss", {"loss": "softmax"}),
+    "f": ("one head for both tasks", {"separate_heads": False}),
+}
+"""Letter of the paper's ablation: what it is, and its one switch of the recipe."""
+
+SETS = ("HIS", "Chest", "OCT17", "BrainMRI", "LiverCT", "RESC")
+"""Of Tables 1 and 2."""
+CROSS = (("Chest", "NIHChest"), ("Chest", "CheXpert"), ("BrainMRI", "ADNI"), ("OCT17", "OCTDL"), ("RESC", "OCTDL"))
+"""Table 3: shots of the first, test images of the second."""
+SHOTS: dict[Experiment, tuple[int, ...]] = {
+    "table1": (16,),
+    "table2": (2, 4, 8),
+    "table3": (16,),
+    "ablations": (16,),
+    "real": (2, 4, 8, 16),
+}
+METHODS = (*PRESETS, *BASELINES)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One fit and its evaluation.
+
+    Attributes:
+        set: Whose test images are scored; `SOURCE->TARGET` where the shots are another set's.
+        shots: Of each class.
+        seed: Of the draw and of the method.
+        method: A preset of the recipe, `PRESET-LETTER` for one of its ablations, or a baseline.
+    """
+
+    set: str
+    shots: int
+    seed: int
+    method: str
+
+    @property
+    def source(self) -> str:
+        """The set that shots come from."""
+        return self.set.partition("->")[0]
+
+    @property
+    def target(self) -> str:
+        """The set whose test images are scored."""
+        return self.set.rpartition("->")[2]
+
+
+def cells_of(
+    experiment: Experiment, sets: Sequence[str], methods: Sequence[str], seeds: int, shots: Sequence[int] = ()
+) -> list[Cell]:
+    """Every cell of an experiment, in order.
+
+    Args:
+        experiment: Which.
+        sets: Those of `real`; the other experiments bring their own.
+        methods: As in `Cell.method`. In the ablations each preset stands for itself and its six ablations.
+        seeds: Draws, from 0.
+        shots: Instead of those in `SHOTS`.
+
+    Raises:
+        RecipeError: No method has that name, or there are no seeds.
+    """
+    if seeds < 1:
+        raise RecipeError(f"{seeds} seeds: give at least 1")
+    for method in methods:
+        if method not in METHODS:
+            raise RecipeError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
+    if experiment == "ablations":
+        if wrong := [method for method in methods if method not in PRESETS]:
+            raise RecipeError(f"{wrong[0]!r} has no ablations: choose among {', '.join(PRESETS)}")
+        methods = [name for method in methods for name in (method, *(f"{method}-{letter}" for letter in ABLATIONS))]
+    names = {"real": tuple(sets), "table3": tuple("->".join(pair) for pair in CROSS)}.get(experiment, SETS)
+    return sorted(
+        Cell(name, count, seed, method)
+        for name in names
+        for count in (shots or SHOTS[experiment])
+        for seed in range(seeds)
+        for method in methods
+    )
+
+
+def tasks_of(name: str) -> tuple[str, ...]:
+    """AC and, where the set of this name has masks, AS; in Table 3 only AC. Unregistered sets: both."""
+    if "->" in name:
+        return ("AC",)
+    try:
+        return registered(name).tasks
+    except RecipeError:
+        return ("AC", "AS")
+
+
+def check_experiment(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    for known in get_args(Experiment):
+        if known == name:
+            return known  # type: ignore[no-any-return]
+    raise RecipeError(f"unknown experiment {name!r}: choose one of {', '.join(get_args(Experiment))}")

@@ -1,0 +1,160 @@
+"""`madclip bench`: the tables of the paper, and the same on any folder of data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, SelectOption
+from madclip.console import bar, parse_select, print_facts
+from madclip.errors import DataError, RecipeError
+
+
+def bench(
+    experiment: Annotated[str, typer.Argument(help="table1, table2, table3, ablations or real.")],
+    data: Annotated[Path, typer.Option(help="Folder of data sets, each in a folder of its own.")],
+    out: Annotated[Path, typer.Option(help="Folder for results; a run that was stopped goes on there.")],
+    backbone: BackboneOption = None,
+    methods: Annotated[str, typer.Option(help="Separated by commas; all: every method of comparison too.")] = "madclip",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of shots.")] = 3,
+    shots: Annotated[str | None, typer.Option(help="Instead of the experiment's own: 4,16.")] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="What the images of a set show: SET=TEXT. Registered sets bring theirs.")
+    ] = None,
+    changes: Changes = None,
+    select: SelectOption = "last",
+    workers: Annotated[int, typer.Option(min=1, help="Processes; results do not depend on it.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 1,
+    device: Device = "auto",
+    docs: Annotated[
+        Path | None, typer.Option(help="A Markdown page: the tables go between its <!-- bench --> marks.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fill the tables of the paper, of its ablations, or of your own sets: CSV, Markdown, LaTeX, HTML."""
+    from madclip.benchmark.experiments import METHODS, cells_of, check_experiment
+    from madclip.benchmark.runner import Plan, find_sets, read_cells, run
+    from madclip.benchmark.tables import render, tables_of
+    from madclip.recipe import parse_field
+
+    name = check_experiment(experiment)
+    folders = find_sets(data)
+    chosen = _methods(methods, METHODS, ablations=name == "ablations")
+    cells = cells_of(name, list(folders), chosen, seeds, _numbers(shots))
+    used = {one for cell in cells for one in (cell.source, cell.target)}
+    folders = {one: path for one, path in folders.items() if one in used}
+    missing = sorted(used - set(folders))
+    if not folders:
+        raise DataError(f"{data}: none of the sets of {name} is there ({', '.join(missing)})")
+    plan = Plan(
+        experiment=name,
+        backbone=backbone or "tiny",
+        folders=folders,
+        objectives=_objectives(folders, objective or []),
+        changes=dict(parse_field(text) for text in changes or []),
+        select=parse_select(select),
+        threads=threads,
+        device=device,
+    )
+    if backbone is None:
+        typer.echo(TINY_NOTE, err=True)
+    for one in missing:
+        typer.echo(f"{one}: not in {data}; its cells are not run", err=True)
+    with bar(name) as progress:
+        failed = run(cells, plan, out, workers=workers, on_cell=progress)
+    found = read_cells(out, cells)
+    made = tables_of(name, cells, found, notes=_notes(plan))
+    for kind in ("md", "csv", "tex", "html"):
+        (out / f"{name}.{kind}").write_text(render(made, kind), encoding="utf-8")
+    if docs:
+        _between_marks(docs, render(made, "md"))
+    facts: dict[str, Any] = {
+        "experiment": name,
+        "cells": len(cells),
+        "finished": len(found),
+        "missing_sets": missing,
+        "failed": failed,
+        "results": str(out / "results.csv"),
+    }
+    print_facts(as_json, facts, render(made, "md"))
+    for line in failed:
+        typer.echo(line, err=True)
+    if failed:
+        raise typer.Exit(2)
+
+
+def _methods(text: str, known: tuple[str, ...], *, ablations: bool) -> list[str]:
+    if text == "all":
+        from madclip.benchmark.baselines import BASELINES
+
+        return ["madclip"] if ablations else ["madclip", *BASELINES]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise RecipeError(f"no method is named: choose among {', '.join(known)}, or all")
+    return list(dict.fromkeys(names))
+
+
+def _numbers(text: str | None) -> list[int]:
+    if text is None:
+        return []
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise RecipeError(f"shots {text!r}: give whole numbers separated by commas") from error
+    if min(numbers) < 1:
+        raise RecipeError(f"shots {text!r}: at least 1 of each class is needed")
+    return numbers
+
+
+def _objectives(folders: dict[str, Path], given: list[str]) -> dict[str, str]:
+    from madclip.benchmark.registry import registered
+
+    said = dict(text.partition("=")[::2] for text in given)
+    if unknown := sorted(set(said) - set(folders)):
+        raise RecipeError(f"--objective {unknown[0]}=...: there is no such set; there are {', '.join(folders)}")
+    objectives = {}
+    for name in folders:
+        if said.get(name, "").strip():
+            objectives[name] = said[name]
+            continue
+        try:
+            objectives[name] = registered(name).objective
+        except RecipeError:
+            raise RecipeError(
+                f"{name} is not a registered set: say what it shows, --objective '{name}=Brain'"
+            ) from None
+    return objectives
+
+
+def _notes(plan: Any) -> list[str]:
+    import os
+    import platform
+
+    import torch
+
+    weights = plan.backbone
+    if weights == "tiny":
+        weights = "the small bundled `tiny`, which never saw a real image: not to be compared with ViT-L/14"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {plan.threads} threads a process"
+    notes = [f"Backbone: {weights}. {machine}, torch {torch.__version__}; pixel metrics at the recipe's size."]
+    if plan.changes:
+        notes.append("Recipe changed: " + ", ".join(f"{k}={v}" for k, v in plan.changes.items()) + ".")
+    if plan.select == "test-best":
+        notes.append("The epoch was selected on test images, as published: every number of MadCLIP is optimistic.")
+    return notes
+
+
+def _between_marks(page: Path, text: str) -> None:
+    start, end = "<!-- bench -->", "<!-- end bench -->"
+    try:
+        whole = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{page}: cannot be read ({error})") from error
+    if start not in whole or end not in whole:
+        raise DataError(f"{page}: has no {start} and {end} to write between")
+    before, _, rest = whole.partition(start)
+    partial = page.with_name(f"{page.name}.partial")
+    partial.write_text(f"{before}{start}\n{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
+    partial.replace(page)
