@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from madclip.training.crossfit import can_cross_fit, cross_fit
 from madclip.training.familiarity import Familiarity
 from madclip.training.fit import History, fit_head
 from madclip.training.shots import Shot, file_digest, labelled_shot, read_pixels, read_shot
-from madclip.training.tokens import TokenCache, encode_patches, prepare
+from madclip.training.tokens import TokenCache, TrainingSet, encode_patches, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,10 +37,15 @@ if TYPE_CHECKING:
     from madclip.recipe import ImageScore
     from madclip.training.shots import ImageLike
 
+Item = TypeVar("Item")
 DEFAULT_BACKBONE = "tiny"
 DEFAULT_OBJECTIVE = "medical image"
 BATCH = 16
 MAX_SEED = 2**31 - 1
+REFIT_RATE, REFIT_STRIDE = 0.5, 2
+"""A refit learns at half the rate, from every second variant of each shot, once."""
+READERS = 2
+"""Threads that decode images while others are computed."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class MadCLIP:
 
     Attributes:
         head: What was learned; None before `fit`.
+        engine: What computes scores, maps and pooled tokens of pixels [B, 3, S, S] in place of torch; None for torch.
         provenance: Where the detector came from: versions, seed, hashes and counts of the shots; no names of files.
     """
 
@@ -101,6 +109,7 @@ class MadCLIP:
         self.provenance: dict[str, Any] = {}
         self.calibration: Calibration | None = None
         self.familiarity: Familiarity | None = None
+        self.engine: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
 
     # Fitting
 
@@ -146,15 +155,8 @@ class MadCLIP:
             RecipeError: An argument is out of range.
             CheckpointError: `checkpoint` belongs to another fit.
         """
-        parse_operating_point(operating_point)
-        if not 0 <= seed <= MAX_SEED:
-            raise RecipeError(f"seed {seed}: give a whole number from 0 to {MAX_SEED}")
-        if folds < 0 or folds == 1:
-            raise RecipeError(f"{folds} folds: give at least 2, or 0 for none")
+        _check_fit(seed, folds, operating_point)
         chosen = self._shots(data, labels, masks, shots, seed)
-        counts = [sum(shot.label == c for shot in chosen) for c in (0, 1)]
-        if not all(counts):
-            raise DataError(f"fitting needs normal and abnormal images: there are {counts[0]} and {counts[1]}")
         provenance = fit_provenance(chosen, seed)
         run = {
             "recipe": self.recipe.to_dict(),
@@ -164,12 +166,9 @@ class MadCLIP:
             **provenance,
         }
 
-        def new_head() -> Head:
-            return Head(self.recipe, self.backbone, self.objective, seed=seed)
-
-        head = new_head()
+        head = self._new_head(seed)
         training = prepare(chosen, self.backbone, self.recipe, seed=seed, cache=cache, on_image=on_image)
-        self.provenance = provenance
+        self.provenance, self.engine = provenance, None
         self.head, self.calibration, self.familiarity = head, None, None
         self.history = fit_head(
             head,
@@ -183,14 +182,90 @@ class MadCLIP:
             on_epoch=on_epoch,
         )
         if folds and can_cross_fit(chosen):
-            held_out = cross_fit(
-                chosen, training, new_head, self._score_tokens, self.recipe, folds=folds, seed=seed, on_step=on_step
-            )
-            self._calibrate(chosen, held_out.scores, held_out.maps, operating_point)
-            plain = self.recipe.variants.index("identity")
-            pooled = torch.stack([pool(tokens[plain]) for tokens in training.tokens])
-            self.familiarity = Familiarity.fit(pooled, [shot.patient for shot in chosen])
+            self._cross_fit(chosen, training, folds, seed, operating_point, on_step)
         return self
+
+    def refit(
+        self,
+        data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
+        labels: Sequence[int] | None = None,
+        masks: Sequence[ImageLike | None] | None = None,
+        *,
+        shots: int | tuple[int, int] | None = None,
+        seed: int = 0,
+        folds: int = 0,
+        operating_point: str = "youden",
+        cache: TokenCache | None = None,
+        on_image: Callable[[int, int], None] | None = None,
+        on_step: Callable[[int, int, float], None] | None = None,
+    ) -> Self:
+        """Go on learning after shots were added, removed or relabelled: from the head as it is, in one short pass.
+
+        Much faster than `fit`. What an image said that is no longer among the shots fades, but is not
+        forgotten. Fit anew where that matters.
+
+        Args:
+            data: All images to learn from now, as for `fit`.
+            labels: As for `fit`.
+            masks: As for `fit`.
+            shots: As for `fit`; None uses all.
+            seed: Of the order of images.
+            folds: Of a cross-fit for new thresholds and probabilities, which takes as long as that of `fit`. With 0
+                they stay those of the detector before, and `evaluate` says so.
+            operating_point: Of that cross-fit.
+            cache: Where tokens are kept: those of images that were shots before are read from there.
+            on_image: As for `fit`.
+            on_step: As for `fit`.
+
+        Raises:
+            DataError: An image, a mask or the draw cannot be used.
+            RecipeError: Nothing was fitted before, or an argument is out of range.
+        """
+        _check_fit(seed, folds, operating_point)
+        before = self._fitted()
+        chosen = self._shots(data, labels, masks, shots, seed)
+        provenance = fit_provenance(chosen, seed)
+        head = self._new_head(seed)
+        head.load_state_dict(before.state_dict())
+        training = prepare(chosen, self.backbone, self.recipe, seed=seed, cache=cache, on_image=on_image)
+        recipe = self.recipe.replace(epochs=1, learning_rate=self.recipe.learning_rate * REFIT_RATE)
+        history = fit_head(head, training.every(REFIT_STRIDE), recipe, seed=seed, on_step=on_step)
+        refits = int(self.provenance.get("refits", 0)) + 1
+        self.provenance, self.engine = provenance | {"refits": refits}, None
+        self.head, self.history = head, History([*self.history.epochs, *history.epochs])
+        if folds and can_cross_fit(chosen):
+            self.calibration = None
+            self._cross_fit(chosen, training, folds, seed, operating_point, on_step)
+        elif self.calibration:
+            self.provenance["calibrated_before_refit"] = True
+        return self
+
+    def _new_head(self, seed: int) -> Head:
+        return Head(self.recipe, self.backbone, self.objective, seed=seed)
+
+    def _cross_fit(
+        self,
+        shots: Sequence[Shot],
+        training: TrainingSet,
+        folds: int,
+        seed: int,
+        operating_point: str,
+        on_step: Callable[[int, int, float], None] | None,
+    ) -> None:
+        held_out = cross_fit(
+            shots,
+            training,
+            lambda: self._new_head(seed),
+            self._score_tokens,
+            self.recipe,
+            folds=folds,
+            seed=seed,
+            on_step=on_step,
+        )
+        self._calibrate(shots, held_out.scores, held_out.maps, operating_point)
+        plain = self.recipe.variants.index("identity")
+        pooled = torch.stack([pool(tokens[plain]) for tokens in training.tokens])
+        self.familiarity = Familiarity.fit(pooled, [shot.patient for shot in shots])
 
     def _calibrate(self, shots: Sequence[Shot], scores: torch.Tensor, maps: torch.Tensor, operating_point: str) -> None:
         pixel_threshold = None
@@ -206,6 +281,20 @@ class MadCLIP:
         self.calibration = Calibration.fit(labels, scores, operating_point, pixel_threshold=pixel_threshold)
 
     def _shots(
+        self,
+        data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
+        labels: Sequence[int] | None,
+        masks: Sequence[ImageLike | None] | None,
+        shots: int | tuple[int, int] | None,
+        seed: int,
+    ) -> list[Shot]:
+        chosen = self._read_shots(data, labels, masks, shots, seed)
+        counts = [sum(shot.label == c for shot in chosen) for c in (0, 1)]
+        if not all(counts):
+            raise DataError(f"fitting needs normal and abnormal images: there are {counts[0]} and {counts[1]}")
+        return chosen
+
+    def _read_shots(
         self,
         data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
         labels: Sequence[int] | None,
@@ -288,6 +377,8 @@ class MadCLIP:
 
     def _score_fitted(self, head: Head, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores [B], maps [B, S, S] and pooled tokens [B, features] of images that are as the backbone sees them."""
+        if self.engine:
+            return self.engine(pixels)
         tokens = encode_patches(self.backbone, self.recipe, pixels)
         scores, maps = self._score_tokens(head, tokens)
         return scores, maps, pool(torch.stack(tokens, 1)).cpu()
@@ -490,21 +581,19 @@ def predict_each(
         batch_size: Images at once.
         native: False leaves maps as the recipe's square, not brought back to the image's size.
     """
-    for batch in _batched(inputs, batch_size):
-        read = [_try_read(item) for item in batch]
-        fitted = [fit_pixels(i, recipe.image_size, recipe.aspect) for i in read if not isinstance(i, DataError)]
+    for batch in _batched(_read_ahead(inputs, recipe, 2 * batch_size), batch_size):
+        fitted = [pixels for _, read in batch if not isinstance(read, DataError) for pixels in read[:1]]
         if fitted:
             with torch.inference_mode():
                 scored = zip(*score(torch.stack(fitted)), strict=True)
-        for item, image in zip(batch, read, strict=True):
-            if isinstance(image, DataError):
-                yield image
+        for item, read in batch:
+            if isinstance(read, DataError):
+                yield read
                 continue
             value, one, familiar = next(scored)
             source = Path(item) if isinstance(item, (str, Path)) else None
-            shape = (image.shape[1], image.shape[2])
-            final = restore_map(one, shape, recipe.aspect) if native else one.numpy()
-            yield Prediction(float(value), final, shape, source, familiar=familiar)
+            final = restore_map(one, read[1], recipe.aspect) if native else one.numpy()
+            yield Prediction(float(value), final, read[1], source, familiar=familiar)
 
 
 def pool(tokens: torch.Tensor) -> torch.Tensor:
@@ -524,14 +613,44 @@ def _checked_batch(pixels: torch.Tensor) -> tuple[int, int]:
     return pixels.shape[2], pixels.shape[3]
 
 
-def _try_read(image: ImageLike) -> npt.NDArray[np.float32] | DataError:
+def _check_fit(seed: int, folds: int, operating_point: str) -> None:
+    parse_operating_point(operating_point)
+    if not 0 <= seed <= MAX_SEED:
+        raise RecipeError(f"seed {seed}: give a whole number from 0 to {MAX_SEED}")
+    if folds < 0 or folds == 1:
+        raise RecipeError(f"{folds} folds: give at least 2, or 0 for none")
+
+
+def _try_read(image: ImageLike, recipe: Recipe) -> tuple[torch.Tensor, tuple[int, int]] | DataError:
+    """Pixels as the backbone sees them [3, S, S] and the image's own size, or why there are none."""
     try:
-        return read_pixels(image)
+        pixels = read_pixels(image)
     except DataError as error:
         return error
+    return fit_pixels(pixels, recipe.image_size, recipe.aspect), (pixels.shape[1], pixels.shape[2])
 
 
-def _batched(items: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
+def _read_ahead(
+    items: Iterable[ImageLike], recipe: Recipe, ahead: int
+) -> Iterator[tuple[ImageLike, tuple[torch.Tensor, tuple[int, int]] | DataError]]:
+    """Each item with what `_try_read` gives, in order; threads read at most `ahead` items further on."""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="madclip-read") as pool:
+        waiting: deque[tuple[ImageLike, Future[tuple[torch.Tensor, tuple[int, int]] | DataError]]] = deque()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(_try_read, item, recipe)))
+                if len(waiting) > ahead:
+                    first, read = waiting.popleft()
+                    yield first, read.result()
+            while waiting:
+                first, read = waiting.popleft()
+                yield first, read.result()
+        finally:
+            for _, read in waiting:
+                read.cancel()
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

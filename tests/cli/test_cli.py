@@ -256,3 +256,17 @@ def test_debug_shows_the_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["madclip", "--debug", "data", "check", str(tmp_path / "none")])
     with pytest.raises(DataError):
         cli.main()
+
+
+def test_refit_and_predict_with_an_export(madclip, small, small_data, tmp_path):
+    fitted = tmp_path / "detector"
+    assert madclip("fit", small_data, "--out", fitted, "--shots", 3, *small).code == 0
+    found = madclip("refit", fitted, small_data, "--out", tmp_path / "new", "--json")
+    facts = json.loads(found.out)
+    assert (facts["refits"], facts["normal"], facts["calibrated_before_refit"]) == (1, 4, True)
+    assert madclip("refit", fitted, small_data, "--shots", 2).code == 0
+    madclip("predict", fitted, small_data / "test", "--out", tmp_path / "p", "--engine", "onnx").one_line(
+        "madclip export"
+    )
+    done = madclip("predict", fitted, small_data / "test", "--out", tmp_path / "p", "--engine", "torch", "--json")
+    assert json.loads(done.out)["engine"] == "torch"

@@ -16,6 +16,7 @@ from madclip.cli.options import (
     BackboneOption,
     Changes,
     Device,
+    Engine,
     Folds,
     Json,
     Objective,
@@ -146,12 +147,67 @@ def fit(
 
 
 @app.command()
+def refit(
+    detector: Annotated[Path, typer.Argument(help="Folder of the detector.")],
+    data: Annotated[Path, typer.Argument(help="All images to learn from now: a folder, or a CSV or JSONL manifest.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A new folder; else the detector is replaced.")
+    ] = None,
+    shots: Annotated[str, typer.Option(help="all, images of each class: 16, or NORMAL,ABNORMAL.")] = "all",
+    seed: Annotated[int, typer.Option(help="Of the draw and the order of images.")] = 0,
+    folds: Annotated[int, typer.Option(help="Of a cross-fit for new thresholds, as long as that of fit; 0: none.")] = 0,
+    operating_point: OperatingPoint = "youden",
+    backbone: BackboneOption = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Go on learning after shots were added, removed or relabelled; a few seconds."""
+    import time
+
+    from madclip.detector import MadCLIP
+    from madclip.storage import check_target
+    from madclip.training.tokens import TokenCache
+
+    target = out or detector
+    check_target(target)
+    model = MadCLIP.load(detector, backbone=backbone, device=device)
+    start = time.perf_counter()
+    with bar("tokens") as on_image, bar("refit") as on_step:
+        model.refit(
+            data,
+            shots=parse_shots(shots),
+            seed=seed,
+            folds=folds,
+            operating_point=operating_point,
+            cache=TokenCache(),
+            on_image=on_image,
+            on_step=on_step,
+        )
+    seconds = time.perf_counter() - start
+    model.save(target)
+    facts = {
+        "detector": str(target),
+        "seconds": seconds,
+        **{k: v for k, v in model.provenance.items() if k not in ("shots", "calibrated_on")},
+    }
+    stale = model.provenance.get("calibrated_before_refit")
+    kept = "; thresholds are those from before (--folds 4 makes new ones)" if stale else ""
+    print_facts(
+        as_json,
+        facts,
+        f"{target}: refitted on {facts['normal']} normal and {facts['abnormal']} abnormal images "
+        f"in {seconds:.1f} s{kept}",
+    )
+
+
+@app.command()
 def predict(
     detector: Annotated[Path, typer.Argument(help="Folder of the detector.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, or patterns such as 'scans/*.png'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")],
     maps: Annotated[str, typer.Option(help="Raw maps as tiff (float32), npy or none.")] = "tiff",
     overlays: Annotated[bool, typer.Option(help="Draw heatmaps over the images.")] = True,
+    engine: Engine = "auto",
     backbone: BackboneOption = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -165,6 +221,7 @@ def predict(
         raise RecipeError(f"--maps is tiff, npy or none, not {maps!r}")
     images = expand_inputs(inputs)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    computed = _use_engine(model, detector, engine)
     rows, failed = [], []
     with PredictionFolder(out, maps=maps, overlays=overlays) as folder, bar("predict") as progress:  # type: ignore[arg-type]
         for done, (image, result) in enumerate(zip(images, model.predict_iter(images), strict=True), 1):
@@ -176,7 +233,7 @@ def predict(
     summary = f"{out}: {len(rows)} images scored, {len(failed)} failed"
     for row in failed:
         typer.echo(f"failed: {row['error']}".encode("utf-8", "backslashreplace"), err=True)
-    print_facts(as_json, {"out": str(out), "predictions": rows, "failed": failed}, summary)
+    print_facts(as_json, {"out": str(out), "engine": computed, "predictions": rows, "failed": failed}, summary)
     if failed:
         raise typer.Exit(2)
 
@@ -188,6 +245,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
     pixel_size: Annotated[str, typer.Option(help="native (masks' own size) or recipe (as in the paper).")] = "native",
     objective: Annotated[str | None, typer.Option(help="What the images show; warns if fitted for another.")] = None,
+    engine: Engine = "auto",
     backbone: BackboneOption = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -199,6 +257,7 @@ def evaluate(
     if pixel_size not in ("native", "recipe"):
         raise RecipeError(f"--pixel-size is native or recipe, not {pixel_size!r}")
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    computed = _use_engine(model, detector, engine)
     with bar("evaluate") as on_image:
         result = measure(model, data, pixel_size=pixel_size, objective=objective, on_image=on_image)  # type: ignore[arg-type]
     if report is not None:
@@ -206,7 +265,7 @@ def evaluate(
 
         write_report(result, report)
     if as_json:
-        print_facts(True, result.to_json(), "")
+        print_facts(True, {"engine": computed, **result.to_json()}, "")
         return
     typer.echo(f"{data}: {result.n_normal} normal and {result.n_abnormal} abnormal images")
     print_table(
@@ -357,7 +416,10 @@ def import_released(
 def export(
     detector: Annotated[Path, typer.Argument(help="Folder of the detector.")],
     data: Annotated[Path, typer.Option(help="Images to check on and to calibrate int8 with: the shots, best of all.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A new folder for the model; else DETECTOR/engines/FORMAT-PRECISION."),
+    ] = None,
     engine: Annotated[str, typer.Option("--format", help="openvino or onnx.")] = "openvino",
     precision: Annotated[str, typer.Option(help="fp32; for openvino bf16 and int8 as well.")] = "fp32",
     backbone: BackboneOption = None,
@@ -368,6 +430,7 @@ def export(
     from madclip.export.engines import export_engine
 
     model = MadCLIP.load(detector, backbone=backbone, device="cpu")
+    out = out or detector / "engines" / f"{engine}-{precision}"
     facts = export_engine(model, data, out, engine=engine, precision=precision)  # type: ignore[arg-type]
     check = facts["check"]
     seen = "of the shots" if check["shots"] else "that are not shots"
@@ -441,6 +504,22 @@ def demo(
     )
     for run in runs:
         typer.echo(f"look at {run.sheet} and {run.report}")
+
+
+def _use_engine(model: Any, folder: Path, wanted: str) -> str:
+    """Let a loaded detector compute with the engine that was asked for; says which that is."""
+    if wanted == "torch" or (wanted == "auto" and not (folder / "engines").is_dir()):
+        return "torch"
+    from madclip.export.use import choose_engine, use_engine
+
+    export, passed = choose_engine(model, folder, wanted)
+    for reason in passed:
+        typer.echo(f"note: {reason}", err=True)
+    if export is None:
+        return "torch"
+    facts = use_engine(model, export)
+    typer.echo(f"engine: {facts['format']} in {facts['precision']}", err=True)
+    return f"{facts['format']} {facts['precision']}"
 
 
 def _estimate(estimate: Any) -> str:

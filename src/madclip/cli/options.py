@@ -6,6 +6,10 @@ from typing import Annotated
 
 import typer
 
+Engine = Annotated[
+    str,
+    typer.Option(help="auto (the fastest export in DETECTOR/engines, else torch), torch, openvino, onnx, or a folder."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, mps.")]
 BackboneOption = Annotated[

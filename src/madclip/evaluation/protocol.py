@@ -95,6 +95,8 @@ def evaluate(
     samples, warnings = _unseen(detector, dataset)
     if detector.provenance.get("select") == "test-best":
         warnings.append("The epoch was selected on test images, as published: every number here is optimistic.")
+    if detector.provenance.get("calibrated_before_refit"):
+        warnings.append("Thresholds and probabilities are those of the detector before it was refitted.")
     if objective is not None and objective.casefold() != detector.objective.casefold():
         warnings.append(f"The detector was fitted for {detector.objective!r}, not for {objective!r}.")
     # Maps wait on the disk, as the backbone's square: metrics need all scores before the first map.

@@ -33,7 +33,7 @@ PRECISIONS: dict[Format, tuple[Precision, ...]] = {"openvino": ("fp32", "bf16", 
 OTHERS = 64
 """Images of a folder that holds none of the shots."""
 BATCH = 8
-_FACTS = "engine.json"
+FACTS = "engine.json"
 
 
 def export_engine(
@@ -89,11 +89,12 @@ def export_engine(
                 "precision": precision,
                 "image_size": original.recipe.image_size,
                 "aspect": original.recipe.aspect,
+                "image_score": original.image_score,
                 "backbone": original.backbone.fingerprint,
                 "head": head_fingerprint(original),
                 "check": asdict(found),
             }
-            (staging / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            (staging / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: the model cannot be written there ({error})") from error
     return facts

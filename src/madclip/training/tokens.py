@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,10 @@ class TrainingSet:
     masks: torch.Tensor
     labels: torch.Tensor
     masked: torch.Tensor
+
+    def every(self, stride: int) -> TrainingSet:
+        """Every stride-th variant of each shot, the first among them."""
+        return replace(self, tokens=[tokens[::stride] for tokens in self.tokens], masks=self.masks[:, ::stride])
 
 
 def default_folder() -> Path:

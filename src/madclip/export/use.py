@@ -1,0 +1,115 @@
+"""A detector that computes with an exported model: the same predictions, another engine underneath."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from madclip.errors import CheckpointError, DataError, MissingExtraError
+from madclip.export.engines import FACTS, PRECISIONS, Format, head_fingerprint
+from madclip.export.onnx import ONNXModel
+from madclip.export.openvino import OpenVINOModel
+
+if TYPE_CHECKING:
+    from madclip.detector import MadCLIP
+
+ENGINES = "engines"
+"""Folder in a detector's own where exports lie that `auto` finds."""
+_BEST_FIRST = [(engine, precision) for engine in ("openvino", "onnx") for precision in ("int8", "bf16", "fp32")]
+
+
+def choose_engine(detector: MadCLIP, folder: Path, wanted: str) -> tuple[Path | None, list[str]]:
+    """The export that a detector is to compute with, or None for torch; and what was wrong with others.
+
+    Args:
+        detector: As loaded.
+        folder: Where it was loaded from; exports lie in `engines/` there.
+        wanted: `torch`; `openvino` or `onnx`, the fastest precision that is there; `auto`, the fastest of all, which
+            passes over exports that do not fit and falls back on torch; or the folder of an export.
+
+    Raises:
+        CheckpointError: An export was asked for that is not there, or belongs to another detector.
+    """
+    if wanted == "torch":
+        return None, []
+    if wanted not in ("auto", *PRECISIONS):
+        path = Path(wanted)
+        if not (path / FACTS).is_file():
+            raise CheckpointError(
+                f"--engine {wanted}: give auto, torch, {', '.join(PRECISIONS)}, or an export's folder"
+            )
+        check_engine(detector, path)
+        return path, []
+    passed = []
+    for engine, precision in _BEST_FIRST:
+        path = folder / ENGINES / f"{engine}-{precision}"
+        if wanted not in ("auto", engine) or not (path / FACTS).is_file():
+            continue
+        try:
+            check_engine(detector, path)
+        except CheckpointError as error:
+            passed.append(str(error))
+        else:
+            return path, passed
+    if wanted == "auto":
+        return None, passed
+    if passed:
+        raise CheckpointError(passed[0])
+    raise CheckpointError(
+        f"{folder}: there is no {wanted} export; make one with: madclip export {folder} --data SHOTS --format {wanted}"
+    )
+
+
+def check_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
+    """What engine.json of an export says.
+
+    Raises:
+        CheckpointError: It cannot be read, or the export was made of another detector.
+    """
+    path = folder / FACTS
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        engine: Format = facts["format"]
+        known = facts["precision"] in PRECISIONS[engine]
+        same = (facts["backbone"], facts["head"]) == (detector.backbone.fingerprint, head_fingerprint(detector))
+        shape = (facts["image_size"], facts["aspect"]) == (detector.recipe.image_size, detector.recipe.aspect)
+        rule = facts["image_score"] == detector.image_score
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged or of another version ({error!r}); export again") from error
+    if not (known and same and shape and rule):
+        raise CheckpointError(
+            f"{folder}: the export of another detector, or of this one before it changed; export again"
+        )
+    return facts
+
+
+def use_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
+    """Let a detector compute with an export; its thresholds and probabilities stay as they are.
+
+    Returns:
+        What engine.json says.
+
+    Raises:
+        CheckpointError: See `check_engine`; or the model cannot be read.
+        MissingExtraError: The engine's library is missing.
+    """
+    facts = check_engine(detector, folder)
+    try:
+        model = ONNXModel(folder) if facts["format"] == "onnx" else OpenVINOModel(folder, facts["precision"])
+    except MissingExtraError:
+        raise
+    except Exception as error:  # whatever the engine raises on a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{folder}: the model cannot be read ({reason}); export again") from error
+
+    def run(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        score, maps, pooled = (torch.from_numpy(found.copy()) for found in model(pixels.float().cpu().numpy()))
+        if not bool(torch.isfinite(score).all()):
+            raise DataError(f"{folder}: the engine computed scores that are not finite; use --engine torch")
+        return score, maps, pooled
+
+    detector.engine = run
+    return facts

@@ -1,0 +1,87 @@
+"""Going on from a fitted head: what changes, what stays, and what is said about it."""
+
+import pytest
+import torch
+
+from madclip import MadCLIP
+from madclip.data.samples import load_dataset
+from madclip.errors import DataError, RecipeError
+from madclip.evaluation.protocol import evaluate
+
+
+@pytest.fixture
+def detector(small_detector, small_backbone):
+    return MadCLIP.load(small_detector, backbone=small_backbone)
+
+
+@pytest.fixture
+def shots(small_data):
+    return load_dataset(small_data).shot_pool
+
+
+@pytest.fixture
+def images(small_data):
+    return [sample.image for sample in load_dataset(small_data).test_pool]
+
+
+def scores(detector, images):
+    return torch.tensor([one.score for one in detector.predict(images)])
+
+
+def test_the_same_shots_change_little(detector, shots, images):
+    before = scores(detector, images)
+    detector.refit(shots)
+    after = scores(detector, images)
+    assert not torch.equal(before, after)
+    assert float((before - after).abs().max()) < 0.1
+
+
+def test_same_seed_same_bytes(small_detector, small_backbone, shots):
+    one, other = (MadCLIP.load(small_detector, backbone=small_backbone).refit(shots, seed=3) for _ in range(2))
+    state = other.head.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in one.head.state_dict().items())
+
+
+def test_relabelling_turns_scores_around(detector, shots, images):
+    flipped = [sample.__class__(**{**sample.__dict__, "label": 1 - sample.label, "mask": None}) for sample in shots]
+    known = torch.tensor([sample.label for sample in load_dataset(shots[0].image.parents[3]).test_pool])
+
+    def gap():
+        found = scores(detector, images)
+        return float(found[known == 1].mean() - found[known == 0].mean())
+
+    before = gap()
+    for seed in range(6):
+        detector.refit(flipped, seed=seed)
+    assert gap() < before
+
+
+def test_what_is_said_of_it(detector, shots, small_data, tmp_path, small_backbone):
+    assert detector.calibration
+    kept = detector.calibration
+    detector.refit(shots[1:])
+    assert detector.provenance["refits"] == 1
+    assert detector.provenance["normal"] + detector.provenance["abnormal"] == len(shots) - 1
+    assert detector.calibration is kept
+    assert any("before it was refitted" in line for line in evaluate(detector, small_data).warnings)
+    detector.save(tmp_path / "new")
+    again = MadCLIP.load(tmp_path / "new", backbone=small_backbone).refit(shots)
+    assert again.provenance["refits"] == 2
+
+
+def test_new_thresholds_where_they_are_asked_for(detector, shots, small_data):
+    kept = detector.calibration
+    detector.refit(shots[1:-1], folds=2)
+    assert detector.calibration
+    assert detector.calibration != kept
+    assert not any("refitted" in line for line in evaluate(detector, small_data).warnings)
+
+
+def test_refuses(detector, shots, small_backbone, small_recipe):
+    normal = [sample for sample in shots if not sample.label]
+    before = {name: value.clone() for name, value in detector.head.state_dict().items()}
+    with pytest.raises(DataError, match="needs normal and abnormal"):
+        detector.refit(normal)
+    assert all(torch.equal(value, before[name]) for name, value in detector.head.state_dict().items())
+    with pytest.raises(RecipeError, match="not fitted"):
+        MadCLIP(small_recipe, backbone=small_backbone).refit(shots)

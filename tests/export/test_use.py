@@ -1,0 +1,97 @@
+"""Predicting with an export: the same predictions, and never with that of another detector."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from madclip import MadCLIP
+from madclip.data.samples import load_dataset
+from madclip.errors import CheckpointError
+from madclip.evaluation.protocol import evaluate
+from madclip.export.engines import FACTS, export_engine
+from madclip.export.use import choose_engine, use_engine
+
+
+@pytest.fixture(scope="module")
+def folder(small_detector, small_data, tmp_path_factory):
+    """A detector's folder with its exports beside it."""
+    folder = tmp_path_factory.mktemp("exported") / "detector"
+    shutil.copytree(small_detector, folder)
+    detector = MadCLIP.load(folder, device="cpu")
+    for engine in ("openvino", "onnx"):
+        export_engine(detector, small_data, folder / "engines" / f"{engine}-fp32", engine=engine)
+    return folder
+
+
+@pytest.fixture
+def detector(folder):
+    return MadCLIP.load(folder, device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_the_same_predictions(engine, folder, detector, small_data):
+    images = [sample.image for sample in load_dataset(small_data).test_pool]
+    expected = detector.predict(images)
+    path, passed = choose_engine(detector, folder, engine)
+    assert passed == []
+    assert use_engine(detector, path)["format"] == engine
+    for one, other in zip(expected, detector.predict(images), strict=True):
+        assert other.score == pytest.approx(one.score, abs=1e-4)
+        np.testing.assert_allclose(other.anomaly_map, one.anomaly_map, atol=1e-4)
+        assert (other.verdict, other.familiar) == (one.verdict, one.familiar)
+        assert other.p_value == one.p_value
+    assert evaluate(detector, small_data).metrics["image_auroc"].value is not None
+
+
+@pytest.mark.slow
+def test_auto_takes_the_fastest_that_fits(folder, detector, tmp_path):
+    assert choose_engine(detector, folder, "auto")[0] == folder / "engines" / "openvino-fp32"
+    assert choose_engine(detector, folder, "torch") == (None, [])
+    assert choose_engine(detector, tmp_path, "auto") == (None, [])
+    own = folder / "engines" / "onnx-fp32"
+    assert choose_engine(detector, tmp_path, str(own))[0] == own
+
+
+@pytest.mark.slow
+def test_an_export_of_what_the_detector_was_before_is_not_used(folder, detector):
+    with torch.no_grad():
+        detector.head.adapters.shared.add_(1e-3)
+    found, passed = choose_engine(detector, folder, "auto")
+    assert found is None
+    assert len(passed) == 2
+    assert "export again" in passed[0]
+    with pytest.raises(CheckpointError, match="before it changed"):
+        choose_engine(detector, folder, "onnx")
+
+
+def test_what_is_not_there(small_detector, tmp_path):
+    detector = MadCLIP.load(small_detector, device="cpu")
+    with pytest.raises(CheckpointError, match="madclip export"):
+        choose_engine(detector, tmp_path, "openvino")
+    with pytest.raises(CheckpointError, match="give auto, torch"):
+        choose_engine(detector, tmp_path, "tensorrt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["facts", "model"])
+def test_damaged(damage, folder, detector, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "engines" / "openvino-fp32", copy)
+    if damage == "facts":
+        (copy / FACTS).write_text(json.dumps({"format": "openvino"}))
+    else:
+        (copy / "model.xml").write_text("<net>")
+    with pytest.raises(CheckpointError, match="export again"):
+        use_engine(detector, copy)
+
+
+@pytest.mark.slow
+def test_a_new_detector_takes_the_exports_of_the_old_with_it(folder, detector, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    detector.save(copy)
+    assert not (copy / "engines").exists()
