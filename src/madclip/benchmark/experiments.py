@@ -73,7 +73,7 @@ def cells_of(
 
     Args:
         experiment: Which.
-        sets: Those of `real`; the other experiments bring their own.
+        sets: Those of `real` and of the ablations; the tables bring their own.
         methods: As in `Cell.method`. In the ablations each preset stands for itself and its six ablations.
         seeds: Draws, from 0.
         shots: Instead of those in `SHOTS`.
@@ -90,7 +90,8 @@ def cells_of(
         if wrong := [method for method in methods if method not in PRESETS]:
             raise RecipeError(f"{wrong[0]!r} has no ablations: choose among {', '.join(PRESETS)}")
         methods = [name for method in methods for name in (method, *(f"{method}-{letter}" for letter in ABLATIONS))]
-    names = {"real": tuple(sets), "table3": tuple("->".join(pair) for pair in CROSS)}.get(experiment, SETS)
+    crossed = tuple("->".join(pair) for pair in CROSS)
+    names = {"table1": SETS, "table2": SETS, "table3": crossed}.get(experiment, tuple(sets))
     return sorted(
         Cell(name, count, seed, method)
         for name in names

@@ -1,6 +1,7 @@
 """Runs the cells of an experiment, each once: a run that was stopped goes on, and any number of workers gives the same.
 
-A finished cell is one file, renamed into place; `results.csv` is made of these files alone.
+A finished cell is one file, renamed into place; `results.csv` is made of these files alone. Nothing in them names an image
+or a patient.
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ import hashlib
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from madclip.benchmark.experiments import ABLATIONS, Cell
-from madclip.benchmark.registry import registered
+from madclip.benchmark.registry import all_sets, registered
 from madclip.errors import CheckpointError, DataError, MadCLIPError, RecipeError
+from madclip.recipe import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    import torch
 
     from madclip.backbones.spec import Backbone
     from madclip.data.samples import Dataset
@@ -30,8 +37,10 @@ if TYPE_CHECKING:
     from madclip.evaluation.selection import Select
 
 FORMAT = 1
-COLUMNS = ("experiment", "set", "shots", "seed", "method", "metric", "value", "low", "high")
+COLUMNS = ("experiment", "set", "shots", "seed", "method", "select", "metric", "value", "low", "high")
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
+REMEMBERED = 2 * 2**30
+"""Bytes of test tokens that a process keeps for the next cell of the same set."""
 
 
 @dataclass(frozen=True)
@@ -60,39 +69,71 @@ class Plan:
     threads: int = 1
     device: str = "auto"
 
+    def image_size(self) -> int:
+        """Side in pixels of what the backbone sees."""
+        from madclip.recipe import Recipe
+
+        return Recipe(**self.changes).image_size
+
     def facts(self) -> dict[str, Any]:
-        """What must be the same for a run to go on; folders may move."""
-        facts = asdict(self)
-        facts["folders"] = sorted(self.folders)
-        plain: dict[str, Any] = json.loads(json.dumps({"format": FORMAT} | facts))
+        """What must be the same for a run to go on. Folders may move, and sets may join."""
+        backbone = _backbone(self.backbone, self.image_size(), None, self.device)
+        sets = {name: _load(folder) for name, folder in self.folders.items()}
+        facts = asdict(self) | {
+            "format": FORMAT,
+            "fingerprint": backbone.fingerprint,
+            "dtype": str(backbone.dtype),
+            "device": str(backbone.device),
+            "sets": {
+                name: {
+                    "objective": self.objectives[name],
+                    "shot_pool": len(data.shot_pool),
+                    "test_pool": len(data.test_pool),
+                }
+                for name, data in sets.items()
+            },
+        }
+        del facts["folders"], facts["objectives"], facts["backbone"]
+        plain: dict[str, Any] = json.loads(json.dumps(facts))
         return plain
 
 
-def find_sets(root: Path) -> dict[str, Path]:
-    """Data sets below a folder, by registered name or by the folder's own.
+def find_sets(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Data sets below a folder, by registered name or by the folder's own; and why other folders are none, by name.
 
     Raises:
-        DataError: There is none.
+        DataError: There is none, or one twice.
     """
     from madclip.data.samples import load_dataset
 
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     found: dict[str, Path] = {}
+    others: dict[str, str] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         try:
             load_dataset(folder)
             name = registered(folder.name).name
         except RecipeError:
             name = folder.name
-        except DataError:
+        except DataError as error:
+            others[folder.name] = str(error)
             continue
         if name in found:
             raise DataError(f"{folder} and {found[name]} are both {name}: keep one of them in {root}")
         found[name] = folder
     if not found:
         raise DataError(f"{root}: no folder in it is a data set; `madclip data check FOLDER` says why")
-    return found
+    return found, others
+
+
+def own_splits(folders: dict[str, Path]) -> set[str]:
+    """Sets that were prepared here from originals whose split was not published."""
+    return {
+        name
+        for name, folder in folders.items()
+        if (folder / "prepared.json").exists() and any(name == one.name and one.own_split for one in all_sets())
+    }
 
 
 def run(
@@ -117,7 +158,7 @@ def run(
 
     Raises:
         CheckpointError: `out` holds another experiment.
-        DataError: It cannot be written.
+        DataError: It cannot be written, or a process was ended from outside.
     """
     _check_plan(out, plan)
     there = [cell for cell in cells if {cell.source, cell.target} <= set(plan.folders)]
@@ -137,7 +178,10 @@ def run(
 
 
 def read_cells(out: Path, cells: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
-    """What was measured in the cells that are finished: `metrics` and, for every test image, `labels` and `scores`.
+    """What was measured in the cells that are finished.
+
+    `metrics` as value, low, high; of every test image in one order `labels`, `scores` and, where patients are known,
+    `groups`, their numbers; `images`, a digest of that order.
 
     Raises:
         CheckpointError: A file is damaged.
@@ -159,14 +203,32 @@ def _each(cells: Sequence[Cell], plan: Plan, out: Path, workers: int) -> Iterato
         for cell in cells:
             yield cell, _try_cell(cell, plan, out)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
         running = {pool.submit(_try_cell, cell, plan, out): cell for cell in cells}
         try:
             for future in as_completed(running):
                 yield running[future], future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process was ended from outside, perhaps for want of memory: the same command goes on; "
+                "try fewer --workers"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for its next cell for ever."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _try_cell(cell: Cell, plan: Plan, out: Path) -> MadCLIPError | None:
@@ -189,13 +251,19 @@ def _run_cell(cell: Cell, plan: Plan, out: Path) -> None:
 
     source, target = _load(plan.folders[cell.source]), _load(plan.folders[cell.target])
     detector = _fit(cell, plan, source)
-    result = evaluate(detector, target, pixel_size=plan.pixel_size)
+    with _remembered(detector.backbone, cell.target):
+        result = evaluate(detector, target, pixel_size=plan.pixel_size)
     values = result.to_json(images=False)
+    patients = [row.patient for row in result.rows]
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
+    names = json.dumps([row.name for row in result.rows])
     facts = {
         "cell": asdict(cell),
         "metrics": {name: [values.get(name), *(values.get(f"{name}_ci") or (None, None))] for name in METRICS},
         "labels": [row.label for row in result.rows],
         "scores": [row.score for row in result.rows],
+        "groups": None if None in numbers else [numbers[patient] for patient in patients],
+        "images": hashlib.sha256(names.encode()).hexdigest(),
         "provenance": result.provenance,
         "warnings": result.warnings,
     }
@@ -212,8 +280,7 @@ def _fit(cell: Cell, plan: Plan, data: Dataset) -> Any:
 
     objective, cache_ = plan.objectives[cell.source], TokenCache()
     if cell.method in BASELINES:
-        size = plan.changes.get("image_size", Recipe().image_size)
-        backbone = _backbone(plan.backbone, size, None, plan.device)
+        backbone = _backbone(plan.backbone, plan.image_size(), None, plan.device)
         baseline = load_baseline(cell.method)(backbone, objective=objective)
         return baseline.fit(data, shots=cell.shots, seed=cell.seed, cache=cache_)
     preset, _, letter = cell.method.partition("-")
@@ -231,6 +298,43 @@ def _backbone(source: str, image_size: int, activation: Any, device: str) -> Bac
     from madclip.backbones import load_backbone
 
     return load_backbone(source, image_size=image_size, activation=activation, device=device, dtype="auto")
+
+
+_memory: dict[tuple[str, ...], list[torch.Tensor]] = {}
+
+
+@contextmanager
+def _remembered(backbone: Backbone, name: str) -> Iterator[None]:
+    """Within it, the backbone does not encode again what it encoded for another cell of the set of this name."""
+    import torch
+
+    plain = backbone.encode_image
+    if _memory and next(iter(_memory))[0] != name:
+        _memory.clear()
+    room = REMEMBERED - sum(stream.nbytes for streams in _memory.values() for stream in streams)
+
+    def encode(
+        pixels: torch.Tensor, *, windows: torch.Tensor | None = None, after_tap: Any = None
+    ) -> list[torch.Tensor]:
+        nonlocal room
+        if after_tap is not None or backbone.device.type != "cpu":
+            return plain(pixels, windows=windows, after_tap=after_tap)
+        tensors = [tensor.contiguous() for tensor in (pixels, windows) if tensor is not None]
+        digests = [hashlib.sha256(tensor.view(torch.uint8).numpy().data).hexdigest() for tensor in tensors]
+        key = (name, backbone.fingerprint, *digests)
+        if (known := _memory.get(key)) is not None:
+            return list(known)
+        streams = plain(pixels, windows=windows)
+        if (size := sum(stream.nbytes for stream in streams)) <= room:
+            room -= size
+            _memory[key] = list(streams)
+        return streams
+
+    backbone.encode_image = encode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del backbone.encode_image
 
 
 @cache
@@ -252,20 +356,29 @@ def _path(out: Path, cell: Cell) -> Path:
 def _check_plan(out: Path, plan: Plan) -> None:
     path = out / "plan.json"
     facts = plan.facts()
-    if not path.exists():
-        _write(path, json.dumps(facts, indent=1) + "\n")
-        return
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: damaged; choose another folder") from error
-    if changed := sorted(key for key in facts if known.get(key) != facts[key]):
-        raise CheckpointError(f"{out}: holds another experiment ({', '.join(changed)} differ); choose another folder")
+    if path.exists():
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            sets = known.pop("sets")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{path}: damaged; choose another folder") from error
+        changed = [key for key in facts if key != "sets" and known.get(key) != facts[key]]
+        changed += [name for name in facts["sets"] if sets.get(name, facts["sets"][name]) != facts["sets"][name]]
+        if changed:
+            differ = ", ".join(sorted(changed))
+            raise CheckpointError(f"{out}: holds another experiment ({differ} differ); choose another folder")
+        facts["sets"] = dict(sorted((sets | facts["sets"]).items()))
+    _write(path, json.dumps(facts, indent=1) + "\n")
+
+
+def selected(method: str, plan: Plan) -> str:
+    """How the epoch was selected; nothing where a method selects none."""
+    return plan.select if method.partition("-")[0] in PRESETS else ""
 
 
 def _write_csv(out: Path, plan: Plan, found: dict[Cell, dict[str, Any]]) -> None:
     rows = [
-        (plan.experiment, cell.set, cell.shots, cell.seed, cell.method, metric, *values)
+        (plan.experiment, cell.set, cell.shots, cell.seed, cell.method, selected(cell.method, plan), metric, *values)
         for cell, facts in sorted(found.items())
         for metric, values in facts["metrics"].items()
         if values[0] is not None

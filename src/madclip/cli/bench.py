@@ -11,6 +11,57 @@ from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json
 from madclip.console import bar, parse_select, print_facts
 from madclip.errors import DataError, RecipeError
 
+benchmark_app = typer.Typer(help="Measure how fast this machine is.", no_args_is_help=True)
+
+
+@benchmark_app.callback()
+def _benchmark() -> None:
+    """Measure how fast this machine is."""
+
+
+@benchmark_app.command("speed")
+def speed(
+    backbone: Annotated[
+        str, typer.Option("--backbone", "-b", help="As for fit; random-vit-l-14: its shape with random weights.")
+    ] = "tiny",
+    only: Annotated[list[str] | None, typer.Option(help="A row; can be repeated.")] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="A Markdown page: the table goes between its <!-- speed BACKBONE --> marks.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time a fit step, tokens, prediction by each engine, refit and start, beside the rate of matrix products."""
+    from dataclasses import asdict
+
+    from madclip.benchmark.speed import ROWS, Row, markdown, measure_all
+
+    names = list(only or ROWS)
+    rows = []
+    with bar("measure") as progress:
+        for row in measure_all(names, backbone):
+            rows.append(row)
+            progress(len(rows), len(names))
+    if docs:
+        _between_marks(docs, f"speed {backbone}", f"{_machine(rows)}\n\n{markdown(rows)}")
+    shown = [asdict(row) if isinstance(row, Row) else {"name": row[0], "reason": row[1]} for row in rows]
+    print_facts(as_json, {"rows": shown}, f"{_machine(rows)}\n\n{markdown(rows)}")
+
+
+def _machine(rows: list[Any]) -> str:
+    import os
+    import platform
+
+    import torch
+
+    measured = [row for row in rows if not isinstance(row, tuple)]
+    rates = "".join(
+        f"; {kind} matrix products at {sum(known) / len(known):.0f} GFLOP/s"
+        for kind in ("fp32", "bf16")
+        if (known := [rate for row in measured if (rate := getattr(row, f"matmul_gflops_{kind}"))])
+    )
+    threads = measured[0].threads if measured else torch.get_num_threads()
+    return f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}{rates}."
+
 
 def bench(
     experiment: Annotated[str, typer.Argument(help="table1, table2, table3, ablations or real.")],
@@ -69,7 +120,7 @@ def bench(
     for kind in ("md", "csv", "tex", "html"):
         (out / f"{name}.{kind}").write_text(render(made, kind), encoding="utf-8")
     if docs:
-        _between_marks(docs, render(made, "md"))
+        _between_marks(docs, "bench", render(made, "md"))
     facts: dict[str, Any] = {
         "experiment": name,
         "cells": len(cells),
@@ -146,8 +197,8 @@ def _notes(plan: Any) -> list[str]:
     return notes
 
 
-def _between_marks(page: Path, text: str) -> None:
-    start, end = "<!-- bench -->", "<!-- end bench -->"
+def _between_marks(page: Path, name: str, text: str) -> None:
+    start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
     try:
         whole = page.read_text(encoding="utf-8")
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from madclip.cli.bench import bench
+from madclip.cli.bench import bench, benchmark_app
 from madclip.cli.data import data_app
 from madclip.cli.options import (
     TINY_NOTE,
@@ -48,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command("bench")(bench)
+app.add_typer(benchmark_app, name="benchmark")
 
 
 @app.callback(invoke_without_command=True)

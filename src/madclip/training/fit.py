@@ -97,7 +97,7 @@ def fit_head(
         for pairs in order[state.step - epoch * batches :]:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * _schedule(recipe, state.step / total)
-            terms = _step(head, optimiser, data, pairs)
+            terms = training_step(head, optimiser, data, pairs)
             state.advance(terms, recipe.average, batches)
             if on_step:
                 on_step(state.step, total, sum(terms.values()))
@@ -115,7 +115,10 @@ def _schedule(recipe: Recipe, progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else 1.0
 
 
-def _step(head: Head, optimiser: torch.optim.Optimizer, data: TrainingSet, pairs: torch.Tensor) -> dict[str, float]:
+def training_step(
+    head: Head, optimiser: torch.optim.Optimizer, data: TrainingSet, pairs: torch.Tensor
+) -> dict[str, float]:
+    """One step on a batch of pairs (shot, variant) [M, 2]; its loss terms, summed over taps."""
     device = next(head.parameters()).device
     shots, variants = pairs.unbind(1)
     tokens = torch.stack([data.tokens[i][v] for i, v in pairs.tolist()]).to(device)
