@@ -9,13 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from madclip.benchmark.experiments import ABLATIONS, Cell, cells_of, tasks_of
-from madclip.benchmark.runner import Plan, find_sets, read_cells, run
-from madclip.benchmark.tables import Table, render, tables_of
+from madclip.benchmark import runner
+from madclip.benchmark.experiments import ABLATIONS, SHOTS, Cell, cells_of, tasks_of
+from madclip.benchmark.published import _numbers
+from madclip.benchmark.runner import Plan, find_sets, own_splits, read_cells, run
+from madclip.benchmark.tables import Run, Table, mean_difference, render, tables_of
 from madclip.errors import CheckpointError, DataError, RecipeError
+from madclip.evaluation.compare import paired_bootstrap
 from madclip.recipe import Recipe
 
 CHANGES = {"image_size": 64, "variants": ("identity",), "epochs": 1}
@@ -33,7 +37,7 @@ def root(tmp_path_factory):
 
 
 def plan(root, **changes):
-    folders = find_sets(root)
+    folders, _ = find_sets(root)
     given = {"experiment": "real", "backbone": "stand-in", "folders": folders, "changes": CHANGES}
     return Plan(**given | {"objectives": dict.fromkeys(folders, "Brain")} | changes)
 
@@ -50,7 +54,8 @@ class TestCells:
         assert tasks_of("BrainMRI->ADNI") == ("AC",)
 
     def test_ablations_change_one_field_each(self):
-        cells = cells_of("ablations", [], ["madclip"], 1)
+        cells = cells_of("ablations", ["mine"], ["madclip"], 1)
+        assert {cell.set for cell in cells} == {"mine"}
         assert {cell.method for cell in cells} == {"madclip", *(f"madclip-{letter}" for letter in "abcdef")}
         plain = Recipe().to_dict()
         for _, changes in ABLATIONS.values():
@@ -71,7 +76,16 @@ class TestCells:
 
 class TestRun:
     def test_sets_by_registered_name_or_folder(self, root):
-        assert list(find_sets(root)) == ["BrainMRI", "mine"]
+        found, others = find_sets(root)
+        assert list(found) == ["BrainMRI", "mine"]
+        assert list(others) == ["empty"]
+
+    def test_own_splits_are_those_prepared_here(self, tmp_path):
+        for name in ("OCT17", "OCTDL", "BrainMRI"):
+            (tmp_path / name).mkdir()
+        for name in ("OCT17", "BrainMRI"):
+            (tmp_path / name / "prepared.json").write_text("{}")
+        assert own_splits({path.name: path for path in tmp_path.iterdir()}) == {"OCT17"}
 
     def test_no_sets(self, tmp_path):
         with pytest.raises(DataError, match="no folder in it is a data set"):
@@ -102,6 +116,39 @@ class TestRun:
         run([], plan(root), tmp_path)
         with pytest.raises(CheckpointError, match="select differ"):
             run([], plan(root, select="val"), tmp_path)
+        with pytest.raises(CheckpointError, match="mine differ"):
+            run([], plan(root, objectives={"BrainMRI": "Brain", "mine": "Chest"}), tmp_path)
+
+    def test_sets_may_join(self, root, tmp_path):
+        whole = plan(root)
+        run([], plan(root, folders={"mine": whole.folders["mine"]}), tmp_path)
+        run([], whole, tmp_path)
+        run([], plan(root, folders={"mine": whole.folders["mine"]}), tmp_path)
+        assert list(json.loads((tmp_path / "plan.json").read_text())["sets"]) == ["BrainMRI", "mine"]
+
+    def test_test_images_are_encoded_once_and_it_makes_no_difference(self, root, tmp_path, monkeypatch):
+        cells = cells_of("real", ["BrainMRI"], ["madclip", "nearest-mean", "winclip"], 1, [2])
+        run(cells, plan(root), tmp_path / "one")
+        assert runner._memory
+        kept = len(runner._memory)
+        run(cells_of("real", ["BrainMRI"], ["nearest-mean"], 2, [2]), plan(root), tmp_path / "more")
+        assert len(runner._memory) == kept
+        run(cells_of("real", ["mine"], ["nearest-mean"], 1, [2]), plan(root), tmp_path / "other")
+        assert {key[0] for key in runner._memory} == {"mine"}
+        runner._memory.clear()
+        monkeypatch.setattr(runner, "REMEMBERED", 0)
+        run(cells, plan(root), tmp_path / "two")
+        assert not runner._memory
+        assert (tmp_path / "one/results.csv").read_bytes() == (tmp_path / "two/results.csv").read_bytes()
+
+    def test_what_the_pairing_needs(self, root, tmp_path):
+        cells = cells_of("real", ["mine"], ["nearest-mean"], 2, [2])
+        run(cells, plan(root), tmp_path)
+        one, other = read_cells(tmp_path, cells).values()
+        assert one["images"] == other["images"]
+        # Two slices a patient.
+        assert len(one["groups"]) == 10
+        assert len(set(one["groups"])) == 6
 
     def test_a_cell_that_fails_is_said_and_the_rest_goes_on(self, root, tmp_path):
         cells = [Cell("mine", 99, 0, "nearest-mean"), Cell("mine", 2, 0, "nearest-mean")]
@@ -135,8 +182,9 @@ def test_killed_and_resumed(root, tmp_path):
     while not list(out.glob("cells/*.json")):
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    assert not list(out.glob("results.csv"))
     first = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.json")}
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["finished"] == 8
@@ -146,49 +194,96 @@ def test_killed_and_resumed(root, tmp_path):
         assert "nearest-mean" in (out / f"real.{kind}").read_text()
 
 
+def measured(image, pixel=None, **facts):
+    plain = {"labels": [0, 1], "scores": [0.2, 0.8], "groups": None, "images": "a"}
+    return plain | {"metrics": {"image_auroc": [image, None, None], "pixel_auroc": [pixel, None, None]}} | facts
+
+
 class TestTables:
     def test_published_and_ours_stand_apart(self):
         cells = cells_of("table1", [], ["madclip"], 2)
-        found = {
-            Cell("BrainMRI", 16, seed, "madclip"): {
-                "metrics": {"image_auroc": [value, None, None], "pixel_auroc": [None] * 3}
-            }
-            for seed, value in enumerate((0.8, 0.9))
-        }
-        (table,) = tables_of("table1", cells, found)
-        row = next(row for row in table.rows if row[:2] == ("BrainMRI", "AC"))
-        # Mean 85, Student's t of two draws: 12.706 x 7.07 / sqrt(2).
-        assert row[4] == "85.0 [21.5, 148.5]"
-        from madclip.benchmark.published import published
+        found = {Cell("BrainMRI", 16, seed, "madclip"): measured(v) for seed, v in enumerate((0.8, 0.9))}
+        (table,) = tables_of(Run("table1", cells, found))
+        assert table.head[4:6] == ("ours, tiny", "published, ViT-L/14")
+        row = next(row for row in table.rows if row[2:4] == ("BrainMRI", "AC"))
+        # Mean 85, Student's t of two draws: 12.706 x 7.07 / sqrt(2); the paper says 95.90.
+        assert row[4:] == ("85.0 [21.5, 148.5]", "95.90", "-10.9 [-74.4, +52.6]")
+        assert next(row for row in table.rows if row[2] == "HIS")[4:6] == ("not run", "90.14")
+        # One set is no average of six.
+        assert next(row for row in table.rows if row[2:4] == ("Average", "AC"))[4:6] == ("not run", "94.08")
 
-        theirs = published("table1", "BrainMRI", "MadCLIP", 16, "AC")
-        assert row[5] == f"{theirs:.2f}"
-        assert row[6].startswith(f"{85 - theirs:+.1f}")
-        assert next(row for row in table.rows if row[0] == "HIS")[4] == "not run"
+    def test_every_published_number_of_our_methods_is_shown(self):
+        for experiment in ("table1", "table2", "table3"):
+            cells = cells_of(experiment, [], ["madclip", "patchcore", "april-gan", "mvfa", "mediclip"], 1)
+            (table,) = tables_of(Run(experiment, cells, {}))
+            shown = [row[5] for row in table.rows if row[5] != "-"]
+            names = {"madclip", "patchcore", "april-gan", "mvfa", "mediclip"}
+            theirs = [
+                v for k, v in _numbers().items() if k[0] == experiment and k[2] in names and k[3] in SHOTS[experiment]
+            ]
+            assert sorted(shown) == sorted(f"{value:.2f}" for value in theirs)
+
+    def test_an_average_is_of_all_sets_draw_by_draw(self):
+        cells = cells_of("table1", [], ["madclip"], 2)
+        found = {cell: measured(0.8 + 0.1 * cell.seed, 0.9) for cell in cells}
+        (table,) = tables_of(Run("table1", cells, found))
+        average = {row[3]: row[4] for row in table.rows if row[2] == "Average"}
+        assert average == {"AC": "85.0 [21.5, 148.5]", "AS": "90.0 [90.0, 90.0]"}
+
+    def test_numbers_selected_on_test_images_are_marked_each(self):
+        cells = cells_of("table1", [], ["madclip", "patchcore"], 1)
+        table, paired = tables_of(Run("table1", cells, {cell: measured(0.9) for cell in cells}, test_best=True))
+        row = {row[0]: row for row in table.rows if row[2:4] == ("HIS", "AC")}
+        assert (row["madclip"][4], row["madclip"][6]) == ("90.0†", "-0.1†")
+        assert row["patchcore"][4] == "90.0"
+        assert all(cell.endswith("†") for row in paired.rows for cell in row[2:])
+        assert any("†" in note for note in table.notes)
+
+    def test_own_splits_are_marked(self):
+        cells = cells_of("table3", [], ["madclip"], 1)
+        (table,) = tables_of(Run("table3", cells, {}, own_splits={"OCTDL"}))
+        assert {row[2] for row in table.rows if row[2].endswith("*")} == {"OCT17->OCTDL*", "RESC->OCTDL*"}
+        assert any("own split" in note for note in table.notes)
 
     def test_drop_of_an_ablation(self):
-        cells = cells_of("ablations", [], ["madclip"], 1)
-        metric = {"pixel_auroc": [None] * 3}
+        cells = cells_of("ablations", ["HIS", "mine"], ["madclip"], 1)
+        values = {"madclip": (0.9, 0.7), "madclip-a": (0.85, 0.71)}
         found = {
-            Cell("HIS", 16, 0, "madclip"): {"metrics": metric | {"image_auroc": [0.9, None, None]}},
-            Cell("HIS", 16, 0, "madclip-a"): {"metrics": metric | {"image_auroc": [0.85, None, None]}},
+            Cell(name, 16, 0, method): measured(value)
+            for method, two in values.items()
+            for name, value in zip(("HIS", "mine"), two, strict=True)
         }
-        (table,) = tables_of("ablations", cells, found)
-        assert next(row for row in table.rows if row[1] == "a" and row[3] == "AC")[4] == "+5.0"
+        mean, each = tables_of(Run("ablations", cells, found))
+        # 5 points lost on one set, one gained on the other.
+        assert next(row for row in mean.rows if row[1] == "a" and row[3] == "AC")[4:] == ("+2.0", "2", "+1.28")
+        assert next(row for row in each.rows if row[1] == "a" and row[3] == "AC")[4:] == ("+5.0", "-1.0")
+        assert next(row for row in mean.rows if row[1] == "b")[4] == "not run"
 
     def test_paired_with_the_reference(self):
         labels, good, bad = [0, 0, 1, 1] * 10, [0.1, 0.2, 0.8, 0.9] * 10, [0.1, 0.9, 0.2, 0.8] * 10
-        metrics = {"image_auroc": [0.5, None, None], "pixel_auroc": [None] * 3}
         cells = [Cell("x", 2, 0, "madclip"), Cell("x", 2, 0, "winclip")]
-        found = {
-            cell: {"metrics": metrics, "labels": labels, "scores": scores}
-            for cell, scores in zip(cells, (good, bad), strict=True)
-        }
-        *_, paired = tables_of("real", cells, found)
-        assert paired.rows == (("x", "winclip", "+50.0", "1 of 1"),)
+        same = {"labels": labels, "groups": None, "images": "a"}
+        found = {cell: measured(0.5, scores=s, **same) for cell, s in zip(cells, (good, bad), strict=True)}
+        *_, paired = tables_of(Run("real", cells, found))
+        assert paired.rows[0][:3] == ("x", "winclip", "+50.0")
+        found[cells[1]]["images"] = "b"
+        assert len(tables_of(Run("real", cells, found))) == 1
+
+    def test_one_draw_is_the_paired_bootstrap_and_patients_are_drawn_whole(self):
+        generator = np.random.default_rng(0)
+        labels = np.repeat([0, 1], 30)
+        one, other = (labels + generator.normal(size=60) for _ in range(2))
+        groups = [i // 3 for i in range(60)]
+        pair = tuple({"labels": labels.tolist(), "groups": groups, "scores": s.tolist()} for s in (one, other))
+        draws, (low, high) = mean_difference([pair])
+        expected = paired_bootstrap(labels, one, other, patients=groups)
+        assert draws == pytest.approx([100 * expected.value])
+        assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))
+        assert mean_difference([pair, pair])[1] == pytest.approx((low, high))
 
     @pytest.mark.parametrize(
-        ("kind", "expected"), [("md", r"a\|b"), ("csv", "a|b"), ("tex", r"50\% \& \_x"), ("html", "50% &amp; _x&lt;")]
+        ("kind", "expected"),
+        [("md", r"a\|b"), ("csv", "a|b"), ("tex", r"50\% \& \_x$<$"), ("html", "50% &amp; _x&lt;")],
     )
     def test_formats_escape(self, kind, expected):
         text = render([Table("t", ("head",), (("a|b",), ("50% & _x<",)), ("note",))], kind)
@@ -207,26 +302,39 @@ class TestCommand:
         result = self.call(*words, "--backbone", "stand-in", "--set", "image_size=64")
         assert result.exit_code == 0
         assert "LiverCT: not in" in result.stderr
-        assert "| BrainMRI | AC | 2 | nearest-mean |" in result.stdout
-        assert "| HIS | AC | 2 | nearest-mean | not run |" in result.stdout
+        assert "| nearest-mean | 2 | BrainMRI | AC |" in result.stdout
+        assert "| nearest-mean | 2 | HIS | AC | not run |" in result.stdout
 
     def test_writes_a_page_between_its_marks(self, root, tmp_path):
         page = tmp_path / "page.md"
-        page.write_text("before\n<!-- bench -->\nold\n<!-- end bench -->\nafter\n")
+        page.write_text("before\n<!-- bench -->\nstale words\n<!-- end bench -->\nafter\n")
         words = ["real", "--data", root, "--out", tmp_path / "out", "--methods", "nearest-mean", "--seeds", 1]
         words += ["--shots", 2, "--backbone", "stand-in", "--set", "image_size=64", "--docs", page]
         assert self.call(*words, "--objective", "mine=Chest").exit_code == 0
         text = page.read_text()
         assert text.startswith("before\n")
         assert text.endswith("after\n")
-        assert "old" not in text
+        assert "stale words" not in text
         assert "nearest-mean" in text
+
+    def test_objectives_may_be_listed(self, tmp_path, root):
+        data = tmp_path / "data"
+        data.mkdir()
+        (data / "mine").symlink_to(root / "mine")
+        (data / "objectives.csv").write_text("set,objective\nmine,Chest\n")
+        words = ["real", "--data", data, "--out", tmp_path / "out", "--methods", "nearest-mean", "--seeds", 1]
+        words += ["--shots", 2, "--backbone", "stand-in", "--set", "image_size=64"]
+        assert self.call(*words).exit_code == 0
+        assert json.loads((tmp_path / "out/plan.json").read_text())["sets"]["mine"]["objective"] == "Chest"
+        (data / "objectives.csv").write_text("name\nmine\n")
+        assert "columns set and objective" in str(self.call(*words).exception)
 
     @pytest.mark.parametrize(
         ("words", "message"),
         [
             (["what"], "unknown experiment"),
             (["real"], "say what it shows"),
+            (["ablations"], "say what it shows"),
             (["real", "--objective", "nobody=x"], "no such set"),
             (["real", "--shots", "two"], "whole numbers"),
             (["table1", "--methods", ","], "no method"),

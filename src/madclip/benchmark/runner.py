@@ -1,7 +1,7 @@
 """Runs the cells of an experiment, each once: a run that was stopped goes on, and any number of workers gives the same.
 
-A finished cell is one file, renamed into place; `results.csv` is made of these files alone. Nothing in them names an image
-or a patient.
+A finished cell is one file, renamed into place; `results.csv` is made of these files alone, none of
+which names an image or a patient.
 """
 
 from __future__ import annotations

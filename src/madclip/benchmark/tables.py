@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections import defaultdict
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from madclip.benchmark.experiments import ABLATIONS, Cell, tasks_of
 from madclip.benchmark.published import published
-from madclip.benchmark.registry import registered
-from madclip.errors import DataError, RecipeError
-from madclip.evaluation.compare import mean_interval, paired_delong
+from madclip.errors import DataError
+from madclip.evaluation.compare import mean_interval
+from madclip.evaluation.intervals import resamples, weighted_auroc
+from madclip.recipe import PRESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 TASK_METRIC = {"AC": "image_auroc", "AS": "pixel_auroc"}
 PUBLISHED_AS = {
@@ -29,6 +32,12 @@ PUBLISHED_AS = {
     "mediclip": "MediCLIP",
 }
 """Names of our methods in the paper's tables."""
+
+NOT_RUN = "not run"
+STAR, DAGGER = "*", "†"
+PERCENT = "AUROC in percent, mean over draws of shots with Student's 95 % interval over the draws."
+OWN_SPLIT = f"{STAR} own split: no rule was published, so images were split here, by patient where patients are known."
+TEST_BEST = f"{DAGGER} the epoch was selected on the test images, as was published: optimistic."
 
 Format = Literal["md", "csv", "tex", "html"]
 
@@ -50,157 +59,229 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def tables_of(
-    experiment: str, cells: Sequence[Cell], found: dict[Cell, dict[str, Any]], *, notes: Sequence[str] = ()
-) -> list[Table]:
-    """All tables of an experiment; cells that were not run are shown as such.
+@dataclass(frozen=True)
+class Run:
+    """Everything that tables are made of.
 
-    Args:
+    Attributes:
         experiment: Its name.
         cells: All of it.
         found: Those that are finished, from `read_cells`.
+        backbone: In a word, for the heads of columns.
+        test_best: Whether MadCLIP's epochs were selected on test images; every number of theirs is marked.
+        own_splits: Sets that were split here.
+    """
+
+    experiment: str
+    cells: Sequence[Cell]
+    found: dict[Cell, dict[str, Any]]
+    backbone: str = "tiny"
+    test_best: bool = False
+    own_splits: Collection[str] = ()
+
+    def auroc(self, name: str, task: str, shots: int, method: str) -> dict[int, float]:
+        """AUROC in percent of each draw."""
+        metric = TASK_METRIC[task]
+        return {
+            cell.seed: 100 * facts["metrics"][metric][0]
+            for cell, facts in self.found.items()
+            if (cell.set, cell.shots, cell.method) == (name, shots, method) and facts["metrics"][metric][0] is not None
+        }
+
+    def average(self, names: Sequence[str], task: str, shots: int, method: str) -> dict[int, float]:
+        """Mean over sets of each draw that all of them have."""
+        each = [self.auroc(name, task, shots, method) for name in names if task in tasks_of(name)]
+        seeds = set.intersection(*(set(draws) for draws in each)) if each else set()
+        return {seed: fmean(draws[seed] for draws in each) for seed in sorted(seeds)}
+
+    def mark(self, *methods: str) -> str:
+        """Behind a number of these methods."""
+        return DAGGER if self.test_best and any(method.partition("-")[0] in PRESETS for method in methods) else ""
+
+    def title(self, name: str) -> str:
+        """A set, and whether its split is our own."""
+        return name + (STAR if any(part in self.own_splits for part in name.split("->")) else "")
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the marks mean."""
+        own = any(STAR in self.title(cell.set) for cell in self.cells)
+        return (OWN_SPLIT,) * own + (TEST_BEST,) * self.test_best
+
+
+def tables_of(run: Run, *, notes: Sequence[str] = ()) -> list[Table]:
+    """All tables of an experiment; cells that were not run are shown as such.
+
+    Args:
+        run: The experiment.
         notes: Shown below the first table: with which backbone, on what machine.
     """
-    if experiment == "ablations":
-        made = [_ablations(cells, found)]
-    elif experiment == "real":
-        made = [*_by_shots(cells, found), *_paired(cells, found)]
+    if run.experiment == "ablations":
+        made = _ablations(run)
+    elif run.experiment == "real":
+        made = [*_by_shots(run), *_paired(run)]
     else:
-        made = [_beside_published(experiment, cells, found)]
+        made = [_beside_published(run), *_paired(run)]
     first, *rest = made
-    return [Table(first.title, first.head, first.rows, (*first.notes, *notes)), *rest]
+    return [Table(first.title, first.head, first.rows, (*first.notes, *run.marks, *notes)), *rest]
 
 
-def _values(found: dict[Cell, dict[str, Any]], task: str) -> dict[tuple[str, int, str], dict[int, float]]:
-    """By set, shots and method, the AUROC of each seed in percent."""
-    values: dict[tuple[str, int, str], dict[int, float]] = defaultdict(dict)
-    for cell, facts in found.items():
-        value = facts["metrics"][TASK_METRIC[task]][0]
-        if value is not None:
-            values[cell.set, cell.shots, cell.method][cell.seed] = 100 * value
-    return values
-
-
-def _ours(draws: dict[int, float]) -> str:
-    if not draws:
-        return "not run"
-    estimate = mean_interval(list(draws.values()))
-    assert estimate.value is not None  # noqa: S101
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.1f}"
-    return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
-
-
-def _beside_published(experiment: str, cells: Sequence[Cell], found: dict[Cell, dict[str, Any]]) -> Table:
+def _beside_published(run: Run) -> Table:
     rows = []
-    own: set[str] = set()
-    for name, shots, method in dict.fromkeys((cell.set, cell.shots, cell.method) for cell in cells):
-        for task in tasks_of(name):
-            draws = _values(found, task)[name, shots, method]
-            theirs = published(experiment, name, PUBLISHED_AS.get(method, method), shots, task)  # type: ignore[arg-type]
-            difference = "-"
-            if theirs is not None and draws:
-                difference = _signed({seed: value - theirs for seed, value in draws.items()})
-            mark = "*" if _own_split(name) else ""
-            own |= {mark} - {""}
-            shown = "-" if theirs is None else f"{theirs:.2f}"
-            rows.append((name + mark, task, str(shots), method, _ours(draws), shown, difference))
-    head = ("set", "task", "shots", "method", "ours", "published (ViT-L/14)", "ours minus published")
-    notes: tuple[str, ...] = ("AUROC in percent, mean over draws of shots with Student's 95 % interval.",)
-    if own:
-        notes += ("* own split: none was published, so ours is another sample of the same originals.",)
-    return Table(f"{experiment}: ours beside the published numbers", head, tuple(rows), notes)
+    sets = list(dict.fromkeys(cell.set for cell in run.cells))
+    for shots, method in dict.fromkeys((cell.shots, cell.method) for cell in run.cells):
+        for name in (*sets, "Average"):
+            for task in ("AC", "AS") if name == "Average" and "->" not in sets[0] else tasks_of(name):
+                draws = (
+                    run.average(sets, task, shots, method)
+                    if name == "Average"
+                    else run.auroc(name, task, shots, method)
+                )
+                called = PUBLISHED_AS.get(method, method)
+                theirs = published(run.experiment, name, called, shots, task)  # type: ignore[arg-type]
+                difference = "-"
+                if theirs is not None and draws:
+                    difference = _number([value - theirs for value in draws.values()], "+") + run.mark(method)
+                shown = "-" if theirs is None else f"{theirs:.2f}"
+                ours = _number(draws.values()) + run.mark(method) if draws else NOT_RUN
+                rows.append((method, str(shots), run.title(name), task, ours, shown, difference))
+    ours = f"ours, {run.backbone}"
+    head = ("method", "shots", "set", "task", ours, "published, ViT-L/14", "ours minus published")
+    notes = (PERCENT, "Published numbers come without an interval: that of the difference is of our draws alone.")
+    return Table(f"{run.experiment}: ours and the published numbers", head, tuple(rows), notes)
 
 
-def _own_split(name: str) -> bool:
-    try:
-        return any(registered(part).own_split for part in name.split("->"))
-    except RecipeError:
-        return False
-
-
-def _by_shots(cells: Sequence[Cell], found: dict[Cell, dict[str, Any]]) -> list[Table]:
+def _by_shots(run: Run) -> list[Table]:
     made = []
-    shots = sorted({cell.shots for cell in cells})
-    methods = list(dict.fromkeys(cell.method for cell in cells))
-    for name in dict.fromkeys(cell.set for cell in cells):
-        for task in tasks_of(name):
-            values = _values(found, task)
-            if task == "AS" and not any(values[name, count, method] for count in shots for method in methods):
+    shots = sorted({cell.shots for cell in run.cells})
+    methods = list(dict.fromkeys(cell.method for cell in run.cells))
+    head = (f"method, on {run.backbone}", *(f"{count} shots" for count in shots))
+    for name in dict.fromkeys(cell.set for cell in run.cells):
+        for task, what in (("AC", "images"), ("AS", "pixels")):
+            values = {(m, count): run.auroc(name, task, count, m) for m in methods for count in shots}
+            if task not in tasks_of(name) or (task == "AS" and not any(values.values())):
                 continue
-            rows = tuple((method, *(_ours(values[name, count, method]) for count in shots)) for method in methods)
-            what = "images" if task == "AC" else "pixels"
-            head = ("method", *(f"{count} shots" for count in shots))
-            note = "AUROC in percent, mean over draws of shots with Student's 95 % interval."
-            made.append(Table(f"{name}, {what}", head, rows, (note,)))
+            rows = tuple(
+                (m, *(_number(v.values()) + run.mark(m) if (v := values[m, count]) else NOT_RUN for count in shots))
+                for m in methods
+            )
+            made.append(Table(f"{run.title(name)}, {what}", head, rows, (PERCENT,)))
     return made
 
 
-def _paired(cells: Sequence[Cell], found: dict[Cell, dict[str, Any]], reference: str = "madclip") -> list[Table]:
-    """Every method against MadCLIP on the same shots and test images, at the most shots."""
-    most = max(cell.shots for cell in cells)
-    methods = [m for m in dict.fromkeys(cell.method for cell in cells) if m != reference]
+def _paired(run: Run) -> list[Table]:
+    """Every method against the first of MadCLIP's presets on the same shots and test images, at the most shots."""
+    methods = list(dict.fromkeys(cell.method for cell in run.cells))
+    reference = next((preset for preset in PRESETS if preset in methods), None)
+    most = max(cell.shots for cell in run.cells)
     rows = []
-    for name in dict.fromkeys(cell.set for cell in cells):
+    for name in dict.fromkeys(cell.set for cell in run.cells):
         for method in methods:
-            differences, clear = {}, 0
-            for cell in (c for c in found if (c.set, c.shots, c.method) == (name, most, method)):
-                ours = found.get(Cell(name, most, cell.seed, reference))
-                if ours is None or ours["labels"] != found[cell]["labels"]:
-                    continue
-                paired = paired_delong(ours["labels"], ours["scores"], found[cell]["scores"])
-                if paired.value is None or paired.low is None or paired.high is None:
-                    continue
-                differences[cell.seed] = 100 * paired.value
-                clear += not paired.low <= 0 <= paired.high
-            if differences:
-                rows.append((name, method, _signed(differences), f"{clear} of {len(differences)}"))
+            pairs = [] if reference in (None, method) else _pairs(run.found, name, most, str(reference), method)
+            if not pairs:
+                continue
+            draws, resampled = mean_difference(pairs)
+            mark = run.mark(str(reference), method)
+            rows.append((run.title(name), method, _number(draws, "+") + mark, _interval(*resampled) + mark))
     if not rows:
         return []
-    head = ("set", "against", f"{reference} minus it", "draws with a clear difference")
+    head = ("set", "method", f"{reference} minus it, over draws of shots", "over test images")
     note = (
-        f"Image AUROC, points, {most} shots, same test images. A draw is clear where the paired DeLong interval "
-        "excludes 0; it speaks of these shots, the interval over draws of any."
+        f"Image AUROC in points, {most} shots of each class, on {run.backbone}: same shots, same test images, mean "
+        "over draws. The first interval is Student's over draws of shots; the second is the paired bootstrap over test "
+        "images (patients where they are known) with the shots as they were drawn."
     )
     return [Table(f"{reference} against each method", head, tuple(rows), (note,))]
 
 
-def _ablations(cells: Sequence[Cell], found: dict[Cell, dict[str, Any]]) -> Table:
-    """Drop of the mean over sets when one switch is changed, from draw to draw."""
-    rows = []
-    for preset in dict.fromkeys(cell.method.partition("-")[0] for cell in cells):
+def _pairs(
+    found: dict[Cell, dict[str, Any]], name: str, shots: int, first: str, second: str
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Draws of which both methods scored the same test images."""
+    both = [
+        (found.get(Cell(name, shots, c.seed, first)), f)
+        for c, f in sorted(found.items())
+        if (c.set, c.shots, c.method) == (name, shots, second)
+    ]
+    pairs = [(one, other) for one, other in both if one is not None and one["images"] == other["images"]]
+    return [pair for pair in pairs if pair[0]["images"] == pairs[0][0]["images"] and len({*pair[0]["labels"]}) == 2]
+
+
+def mean_difference(
+    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, repetitions: int = 2000, level: float = 0.95
+) -> tuple[list[float], tuple[float, float]]:
+    """Image AUROC of the first minus the second of each pair, in points, and the interval of their mean.
+
+    Args:
+        pairs: Cells of the same test images, one pair a draw of shots.
+        repetitions: Bootstrap replicates; each resamples the images (patients where known) of all draws alike.
+        level: Coverage that the interval aims at.
+    """
+    labels, groups = pairs[0][0]["labels"], pairs[0][0]["groups"]
+
+    def difference(weights: Any) -> Any:
+        return [
+            100 * (weighted_auroc(labels, one["scores"], weights) - weighted_auroc(labels, other["scores"], weights))
+            for one, other in pairs
+        ]
+
+    draws = [float(value[0]) for value in difference(np.ones((1, len(labels))))]
+    means = [np.mean(difference(weights), 0) for weights in resamples(labels, groups, repetitions, 0)]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return draws, (float(low), float(high))
+
+
+def _ablations(run: Run) -> list[Table]:
+    """Drop of the mean over sets when one switch is changed, from draw to draw; and that of each set."""
+    sets = list(dict.fromkeys(cell.set for cell in run.cells))
+    shots = min(cell.shots for cell in run.cells)
+    presets = list(dict.fromkeys(cell.method.partition("-")[0] for cell in run.cells))
+    rows, each = [], []
+    for preset in presets:
         for letter, (what, _) in ABLATIONS.items():
             for task in ("AC", "AS"):
-                values = _values(found, task)
-                drops: dict[int, list[float]] = defaultdict(list)
-                for (name, shots, method), draws in list(values.items()):
-                    if method == f"{preset}-{letter}":
-                        for seed, value in draws.items():
-                            if seed in values[name, shots, preset]:
-                                drops[seed].append(values[name, shots, preset][seed] - value)
+                drops = {name: _drops(run, [name], task, shots, preset, letter) for name in sets}
+                ran = [name for name in sets if drops[name]]
+                mean = _drops(run, ran, task, shots, preset, letter)
                 theirs = published("ablations", "Average", letter, None, task)
-                ours = {seed: sum(of) / len(of) for seed, of in drops.items()}
+                shown = "-" if theirs is None else f"{theirs:+.2f}"
+                mark = run.mark(preset)
                 rows.append(
-                    (
-                        preset,
-                        letter,
-                        what,
-                        task,
-                        _signed(ours) if ours else "not run",
-                        "-" if theirs is None else f"{theirs:+.2f}",
-                    )
+                    (preset, letter, what, task, _number(mean, "+") + mark if mean else NOT_RUN, str(len(ran)), shown)
                 )
-    head = ("recipe", "", "change", "task", "drop, ours", "drop, published (ViT-L/14)")
-    notes = ("Points of AUROC lost by the change, mean over sets and draws, with Student's 95 % interval over draws.",)
-    return Table("Ablations", head, tuple(rows), notes)
+                cells = (_number(drops[name], "+") + mark if drops[name] else "-" for name in sets)
+                each.append((preset, letter, what, task, *cells))
+    head = ("recipe", "letter", "change", "task", f"drop, ours, {run.backbone}", "sets", "drop, published, ViT-L/14")
+    points = (
+        "Points of AUROC lost by the change, mean over draws of shots, with Student's 95 % interval over the draws."
+    )
+    where = f"Ours: {shots} shots; sets {', '.join(map(run.title, sets))}. Published: mean of the paper's six sets."
+    of_each = (*head[:4], *(f"{run.title(name)}, {run.backbone}" for name in sets))
+    return [
+        Table("Ablations", head, tuple(rows), (points, where)),
+        Table("Ablations, each set", of_each, tuple(each), (points, "- has no masks, or was not run.")),
+    ]
 
 
-def _signed(draws: dict[int, float]) -> str:
-    estimate = mean_interval(list(draws.values()))
-    assert estimate.value is not None  # noqa: S101
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:+.1f}"
-    return f"{estimate.value:+.1f} [{estimate.low:+.1f}, {estimate.high:+.1f}]"
+def _drops(run: Run, names: Sequence[str], task: str, shots: int, preset: str, letter: str) -> list[float]:
+    plain = run.average(names, task, shots, preset)
+    changed = run.average(names, task, shots, f"{preset}-{letter}")
+    return [plain[seed] - changed[seed] for seed in plain if seed in changed]
+
+
+def _number(draws: Collection[float], sign: str = "") -> str:
+    """Mean of draws with Student's interval."""
+    estimate = mean_interval(list(draws))
+    text = f"{estimate.value:{sign}.1f}"
+    return (
+        text
+        if estimate.low is None or estimate.high is None
+        else f"{text} {_interval(estimate.low, estimate.high, sign)}"
+    )
+
+
+def _interval(low: float, high: float, sign: str = "+") -> str:
+    return f"[{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def render(tables: Sequence[Table], kind: Format) -> str:
@@ -211,7 +292,8 @@ def render(tables: Sequence[Table], kind: Format) -> str:
     """
     if kind not in WRITERS:
         raise DataError(f"no format {kind!r}: {', '.join(WRITERS)}")
-    return "\n\n".join(WRITERS[kind](table) for table in tables) + "\n"
+    body = "\n\n".join(WRITERS[kind](table) for table in tables) + "\n"
+    return f'<!doctype html>\n<meta charset="utf-8">\n{body}' if kind == "html" else body
 
 
 def _markdown(table: Table) -> str:
@@ -232,15 +314,26 @@ def _csv(table: Table) -> str:
 
 
 def _latex(table: Table) -> str:
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", ">": r"$>$"}
+    special = {c: f"\\{c}" for c in "&%$#_{}"} | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+    special |= {">": "$>$", "<": "$<$", DAGGER: r"\dag{}"}
+
+    def escaped(text: str) -> str:
+        return "".join(special.get(c, c) for c in text)
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(special.get(c, c) for c in cell) for cell in cells) + r" \\"
+        # A bracket after \\ would be read as its argument.
+        return "{}" * cells[0].startswith("[") + " & ".join(map(escaped, cells)) + r" \\"
 
     return "\n".join(
         [
             r"\begin{table}",
-            r"\caption{" + line([table.title, *table.notes]).removesuffix(r" \\").replace(" & ", ". ") + "}",
+            r"\caption{"
+            + " ".join(escaped(f"{part.removesuffix('.')}.") for part in (table.title, *table.notes))
+            + "}",
             r"\begin{tabular}{" + "l" * len(table.head) + "}",
             r"\hline",
             line(table.head),

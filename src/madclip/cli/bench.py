@@ -86,12 +86,12 @@ def bench(
 ) -> None:
     """Fill the tables of the paper, of its ablations, or of your own sets: CSV, Markdown, LaTeX, HTML."""
     from madclip.benchmark.experiments import METHODS, cells_of, check_experiment
-    from madclip.benchmark.runner import Plan, find_sets, read_cells, run
-    from madclip.benchmark.tables import render, tables_of
+    from madclip.benchmark.runner import Plan, find_sets, own_splits, read_cells, run
+    from madclip.benchmark.tables import Run, render, tables_of
     from madclip.recipe import parse_field
 
     name = check_experiment(experiment)
-    folders = find_sets(data)
+    folders, others = find_sets(data)
     chosen = _methods(methods, METHODS, ablations=name == "ablations")
     cells = cells_of(name, list(folders), chosen, seeds, _numbers(shots))
     used = {one for cell in cells for one in (cell.source, cell.target)}
@@ -103,7 +103,7 @@ def bench(
         experiment=name,
         backbone=backbone or "tiny",
         folders=folders,
-        objectives=_objectives(folders, objective or []),
+        objectives=_objectives(data, folders, objective or []),
         changes=dict(parse_field(text) for text in changes or []),
         select=parse_select(select),
         threads=threads,
@@ -111,12 +111,16 @@ def bench(
     )
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
+    for one, reason in others.items():
+        typer.echo(f"{one}: not a data set ({reason})", err=True)
     for one in missing:
         typer.echo(f"{one}: not in {data}; its cells are not run", err=True)
     with bar(name) as progress:
         failed = run(cells, plan, out, workers=workers, on_cell=progress)
     found = read_cells(out, cells)
-    made = tables_of(name, cells, found, notes=_notes(plan))
+    label = "tiny" if plan.backbone == "tiny" else Path(plan.backbone).name
+    shown = Run(name, cells, found, label, plan.select == "test-best", own_splits(folders))
+    made = tables_of(shown, notes=_notes(plan))
     for kind in ("md", "csv", "tex", "html"):
         (out / f"{name}.{kind}").write_text(render(made, kind), encoding="utf-8")
     if docs:
@@ -159,12 +163,14 @@ def _numbers(text: str | None) -> list[int]:
     return numbers
 
 
-def _objectives(folders: dict[str, Path], given: list[str]) -> dict[str, str]:
+def _objectives(data: Path, folders: dict[str, Path], given: list[str]) -> dict[str, str]:
+    """Of each set: as typed, else as objectives.csv says, else as registered."""
     from madclip.benchmark.registry import registered
 
     said = dict(text.partition("=")[::2] for text in given)
     if unknown := sorted(set(said) - set(folders)):
         raise RecipeError(f"--objective {unknown[0]}=...: there is no such set; there are {', '.join(folders)}")
+    said = _listed_objectives(data / "objectives.csv") | said
     objectives = {}
     for name in folders:
         if said.get(name, "").strip():
@@ -174,9 +180,22 @@ def _objectives(folders: dict[str, Path], given: list[str]) -> dict[str, str]:
             objectives[name] = registered(name).objective
         except RecipeError:
             raise RecipeError(
-                f"{name} is not a registered set: say what it shows, --objective '{name}=Brain'"
+                f"{name} is not a registered set: say what it shows, --objective '{name}=Brain', or give "
+                f"{data / 'objectives.csv'} with columns set,objective"
             ) from None
     return objectives
+
+
+def _listed_objectives(path: Path) -> dict[str, str]:
+    import csv
+
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {row["set"]: row["objective"] for row in csv.DictReader(file)}
+    except (KeyError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: needs the columns set and objective ({error})") from error
 
 
 def _notes(plan: Any) -> list[str]:
@@ -187,13 +206,14 @@ def _notes(plan: Any) -> list[str]:
 
     weights = plan.backbone
     if weights == "tiny":
-        weights = "the small bundled `tiny`, which never saw a real image: not to be compared with ViT-L/14"
+        weights = (
+            "bundled tiny, a vision tower of 4.5 M parameters that never saw a real image: not comparable with ViT-L/14"
+        )
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {plan.threads} threads a process"
     notes = [f"Backbone: {weights}. {machine}, torch {torch.__version__}; pixel metrics at the recipe's size."]
+    notes.append("MadCLIP is fitted without the cross-fit behind thresholds: no number here depends on it.")
     if plan.changes:
         notes.append("Recipe changed: " + ", ".join(f"{k}={v}" for k, v in plan.changes.items()) + ".")
-    if plan.select == "test-best":
-        notes.append("The epoch was selected on test images, as published: every number of MadCLIP is optimistic.")
     return notes
 
 
