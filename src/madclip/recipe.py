@@ -103,12 +103,12 @@ class Recipe:
     smoothing: float = 0.0
     variants: tuple[str, ...] = ALL_VARIANTS
     jitter: Jitter = "per_image"
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 0.0
     schedule: Schedule = "cosine"
     batch_size: int = 16
-    epochs: int = 6
+    epochs: int = 3
     average: float = 0.0
 
     def __post_init__(self) -> None:
@@ -238,6 +238,7 @@ PRESETS: dict[str, Recipe] = {
         shared_contexts=True,
         image_score="mean",
         variants=PAPER_VARIANTS,
+        learning_rate=1e-3,
         schedule="constant",
         epochs=60,
     ),
@@ -253,6 +254,7 @@ PRESETS: dict[str, Recipe] = {
         align_corners=True,
         smoothing=1e-5,
         jitter="per_class",
+        learning_rate=1e-3,
         schedule="constant",
         epochs=60,
     ),

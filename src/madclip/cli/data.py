@@ -36,18 +36,19 @@ def sets(as_json: Json = False) -> None:
 
 @data_app.command("prepare")
 def prepare_set(
-    name: Annotated[str, typer.Argument(help="OCT17 or OCTDL; see `madclip data sets`.")],
+    name: Annotated[str, typer.Argument(help="A set of `madclip data sets`.")],
     source: Annotated[Path, typer.Option("--from", help="The unpacked original download.")],
     out: Annotated[Path, typer.Option("--to", help="A new or empty folder.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the split by patient.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Build a set of the paper's tables from its original download, split by patient."""
+    """Build a set of the paper's tables from its original download, with the published split or one by patient."""
     from madclip.benchmark.prepare import prepare
 
     with bar("copy") as progress:
         facts = prepare(name, source, out, seed=seed, progress=progress)
-    lines = [f"{out}: {facts['set']}, our own split, seed {seed}"]
+    whose = "our own split" if facts["own_split"] else "the published split"
+    lines = [f"{out}: {facts['set']}, {whose}, seed {seed}"]
     lines += [
         f"  {split}: {counts['normal']} normal, {counts['abnormal']} abnormal"
         for split, counts in facts["counts"].items()

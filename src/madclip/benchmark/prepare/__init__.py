@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from madclip.benchmark.prepare import oct2017, octdl
+from madclip.benchmark.prepare import adni, brain, chest, chexpert, histology, liver, nih, oct2017, octdl, resc
 from madclip.benchmark.prepare.layout import write_set
 from madclip.benchmark.registry import registered
 from madclip.errors import DataError
@@ -15,11 +15,30 @@ if TYPE_CHECKING:
 
     from madclip.benchmark.prepare.layout import Original
 
-ORIGINALS: dict[str, Callable[[Path, int], Sequence[Original]]] = {
-    "OCT17": oct2017.read_originals,
-    "OCTDL": octdl.read_originals,
+
+class Source(Protocol):
+    """What a module of an original has."""
+
+    RULE: str
+    """How images, labels and splits come about."""
+
+    def read_originals(self, source: Path, seed: int) -> Sequence[Original]:
+        """Every image of the download with its split."""
+
+
+ORIGINALS: dict[str, Source] = {
+    "BrainMRI": brain,
+    "LiverCT": liver,
+    "RESC": resc,
+    "OCT17": oct2017,
+    "Chest": chest,
+    "HIS": histology,
+    "NIHChest": nih,
+    "CheXpert": chexpert,
+    "ADNI": adni,
+    "OCTDL": octdl,
 }
-"""By registered name: reads (download, seed) and gives every image its split."""
+"""By registered name."""
 
 
 def prepare(
@@ -32,7 +51,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Build a registered set from its original download.
 
-    Images are copied as they are; `manifest.csv` names patients and splits, `prepared.json` says how they were split.
+    Files that are images already are copied; `manifest.csv` names patients and splits, `prepared.json` states the rule.
 
     Args:
         name: A registered set or an alias of it.
@@ -49,13 +68,10 @@ def prepare(
         DataError: The set cannot be prepared, the download has another structure, or the folder cannot be written.
     """
     entry = registered(name)
-    if entry.name not in ORIGINALS:
-        raise DataError(
-            f"{entry.name} cannot be prepared from its original (only {', '.join(ORIGINALS)} can); "
-            f"lay it out as {entry.layout}, or get it ready made: {entry.obtain}"
-        )
     source = Path(source)
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; unpack the download of {entry.name} first")
-    originals = ORIGINALS[entry.name](source, seed)
-    return write_set(originals, Path(out), entry, seed=seed, progress=progress)
+    original = ORIGINALS[entry.name]
+    return write_set(
+        original.read_originals(source, seed), Path(out), entry, original.RULE, seed=seed, progress=progress
+    )

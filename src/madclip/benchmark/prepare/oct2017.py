@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from madclip.benchmark.prepare.layout import Original, split_patients
+from madclip.benchmark.prepare.layout import SPLIT_RULE, Original, split_patients
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+RULE = f"{SPLIT_RULE} Normal images of train/ go to train, save those of patients in valid or test."
 CLASSES = ("NORMAL", "CNV", "DME", "DRUSEN")
 _NAME = re.compile(rf"^(?:{'|'.join(CLASSES)})-(?P<patient>\d+)-\d+$")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from madclip.benchmark.prepare.layout import Original, split_patients
+from madclip.benchmark.prepare.layout import SPLIT_RULE, Original, split_patients
 from madclip.errors import DataError
 
+RULE = SPLIT_RULE
 NORMAL = "NO"
 DISEASES = (NORMAL, "AMD", "DME", "ERM", "RAO", "RVO", "VID")
 LABELS = "OCTDL_labels.csv"

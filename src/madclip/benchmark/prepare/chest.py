@@ -1,0 +1,70 @@
+"""Chest from RSNA's pneumonia challenge: `stage_2_detailed_class_info.csv`, `stage_2_train_images/ID.dcm`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from madclip.benchmark.prepare.layout import SPLIT_RULE, Original, split_patients
+from madclip.benchmark.prepare.tables import find_table, read_rows
+from madclip.benchmark.prepare.volumes import to_grey
+from madclip.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+RULE = f"Normal against lung opacity and any other finding. {SPLIT_RULE}"
+TABLE = "stage_2_detailed_class_info.csv"
+CLASSES = {"Normal": 0, "Lung Opacity": 1, "No Lung Opacity / Not Normal": 1}
+MOST_PIXELS = 8192 * 8192
+
+
+def read_originals(source: Path, seed: int) -> list[Original]:
+    """Every image of the table; none is opened here.
+
+    Raises:
+        DataError: The table or an image is missing, or a row names no known class.
+    """
+    images = {path.stem: path for path in source.rglob("*.dcm")}
+    found: dict[str, Original] = {}
+    for where, row in read_rows(find_table(source, TABLE), ("patientId", "class")):
+        patient, kind = row["patientId"], row["class"]
+        if kind not in CLASSES:
+            raise DataError(f"{where}: the class is one of {', '.join(CLASSES)}, not {kind!r}")
+        image = images.get(patient)
+        if not image:
+            raise DataError(f"{where}: no image {patient}.dcm; is the download complete?")
+        label = CLASSES[kind]
+        if patient in found and found[patient].label != label:
+            raise DataError(f"{where}: {patient} has another class further up")
+        found[patient] = Original(image, label, patient, "", f"{image.stem}.png", partial(read_dicom, image))
+    return split_patients(found.values(), seed)
+
+
+def read_dicom(path: Path) -> npt.NDArray[np.uint8]:
+    """Grey values of a DICOM radiograph, 8 bits as stored or scaled to that, dark where air is: [H, W].
+
+    Raises:
+        DataError: Not a single grey image, too large, or damaged.
+        MissingExtraError: pydicom is not installed.
+    """
+    try:
+        import pydicom
+    except ImportError as error:
+        raise MissingExtraError("DICOM files need pydicom: pip install 'madclip[originals]'") from error
+    try:
+        dataset = pydicom.dcmread(path)
+        pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames", 1) or 1)
+        values = dataset.pixel_array if pixels <= MOST_PIXELS else None
+    except Exception as error:  # whatever pydicom makes of a damaged file
+        raise DataError(f"{path}: not a DICOM image ({' '.join(str(error).split())[:120]})") from error
+    if values is None:
+        raise DataError(f"{path}: {pixels} pixels are more than {MOST_PIXELS}")
+    if values.ndim != 2:
+        raise DataError(f"{path}: an image of shape {values.shape} is not grey")
+    grey = values if values.dtype == np.uint8 else to_grey(values.astype(np.float32))
+    return 255 - grey if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else grey
