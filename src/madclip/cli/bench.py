@@ -80,7 +80,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 1,
     device: Device = "auto",
     docs: Annotated[
-        Path | None, typer.Option(help="A Markdown page: the tables go between its <!-- bench --> marks.")
+        Path | None, typer.Option(help="A Markdown page: the tables replace what its marks enclose.")
     ] = None,
     as_json: Json = False,
 ) -> None:
