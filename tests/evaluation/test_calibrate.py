@@ -212,8 +212,20 @@ def test_copies_of_a_patient_do_not_make_others_unfamiliar():
     patients = rng.normal(size=(6, 1, 16)) * 0.3 + 1
     shots = (patients + 1e-3 * rng.normal(size=(6, 2, 16))).reshape(12, 16)
     groups = np.repeat(list("abcdef"), 2).tolist()
-    assert Familiarity.fit(shots, groups).limit > 10 * Familiarity.fit(shots, level=0.5).limit
+    nearest = Familiarity.fit(shots[::2]).distance(patients.reshape(6, 16) + 0.3 * rng.normal(size=(6, 16))).min()
+    assert Familiarity.fit(shots, groups).limit > nearest > 1e-3
+    assert Familiarity.fit(shots, groups, level=0.5).limit == pytest.approx(
+        Familiarity.fit(shots[::2], level=0.5).limit, rel=0.01
+    )
     with pytest.raises(DataError, match="three shots"):
         Familiarity.fit(shots[:4], ["a"] * 4)
     with pytest.raises(DataError, match="not a finite number"):
         Familiarity.fit(np.full((4, 3), np.nan))
+
+
+def test_shots_that_happen_to_lie_close_do_not_make_the_rest_unfamiliar():
+    rng = np.random.default_rng(5)
+    kind = rng.normal(size=32)
+    pairs = np.repeat(kind + 0.3 * rng.normal(size=(4, 32)), 2, axis=0)  # each with a near double
+    found = Familiarity.fit(pairs + 1e-3 * rng.normal(size=pairs.shape))
+    assert np.mean(found.familiar(kind + 0.3 * rng.normal(size=(500, 32)))) > 0.9

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 FORMAT = 1
+MOST_PAIRS = 0.95
+"""Share of the pairs of shots whose distance is familiar, whatever the bound says."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Familiarity:
         """Learn the limit from each shot's distance to the nearest shot of another patient.
 
         The limit is the upper prediction bound, Student's t on the logarithm, that one image in 1 / level of the same
-        kind would pass. It widens by itself where shots are few: four say little about what a fifth may look like.
+        kind would pass; and never less than what separates most pairs of shots, for a draw of few that happen to lie
+        close says little about what the next may look like.
 
         Args:
             features: [n, d], one row per shot, both classes.
@@ -56,12 +59,14 @@ class Familiarity:
             distance[row, [i == row or (group is not None and other == group) for i, other in enumerate(known)]] = (
                 np.inf
             )
+        apart = distance[np.isfinite(distance)]
         nearest = distance.min(1) if len(rows) else np.zeros(0)
         nearest = np.log(np.maximum(nearest[np.isfinite(nearest)], 1e-6))
         if len(nearest) < 3:
             raise DataError("familiarity needs at least three shots of different patients")
         reach = float(t.ppf(1 - level, len(nearest) - 1)) * math.sqrt(1 + 1 / len(nearest))
         limit = math.exp(float(nearest.mean()) + reach * float(nearest.std(ddof=1)))
+        limit = max(limit, float(np.quantile(apart, MOST_PAIRS)))
         return cls(tuple(tuple(row) for row in rows.tolist()), min(limit, 2.0))
 
     def to_dict(self) -> dict[str, Any]:
