@@ -215,7 +215,7 @@ def test_copies_of_a_patient_do_not_make_others_unfamiliar():
     nearest = Familiarity.fit(shots[::2]).distance(patients.reshape(6, 16) + 0.3 * rng.normal(size=(6, 16))).min()
     assert Familiarity.fit(shots, groups).limit > nearest > 1e-3
     assert Familiarity.fit(shots, groups, level=0.5).limit == pytest.approx(
-        Familiarity.fit(shots[::2], level=0.5).limit, rel=0.01
+        Familiarity.fit(shots[::2], level=0.5).limit, rel=0.1
     )
     with pytest.raises(DataError, match="three shots"):
         Familiarity.fit(shots[:4], ["a"] * 4)
