@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from madclip.training.shots import Shot
     from madclip.training.tokens import TokenCache
 
-EPOCHS = 50
+EPOCHS = 20
 KEPT = 0.8
 """Share of the stream that stays at a tap; the adapters of both tasks give the rest in equal parts."""
 
@@ -42,8 +42,8 @@ class Features(NamedTuple):
 class MVFA(Baseline):
     """Adapters that change the stream as it goes on through the frozen tower; texts and a memory of normal patches.
 
-    The paper trains 50 epochs on the shots and their augmented copies; here, as every method of comparison, on the
-    shots as they are. Its loss takes the mean probability of the patches as a logit; here it is taken as it is.
+    The paper trains 50 epochs on the shots and their augmented copies; here 20, since each goes through the tower, and,
+    as every method of comparison, on the shots as they are. Its loss takes the mean probability of the patches as a logit; here it is taken as it is.
     """
 
     name: ClassVar[str] = "mvfa"
