@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
     from madclip.data.samples import Sample
 
-RULES = ("mean", "max")
+RULES = ("both", "mean", "max")
 
 
 def measure(detector: MadCLIP, rest: list[Sample]) -> dict[str, float | None]:

@@ -103,14 +103,10 @@ class Head(nn.Module):
             text: [e, 2], from `text`.
         """
         towards = scoring.directions(text, contrast=self.recipe.contrast)
-        detection, segmentation = [], []
-        for tap, stream in enumerate(tokens):
-            features = self.adapters(tap, stream)
-            detection.append(scoring.patch_scores(features[:, DETECTION], towards))
-            if self.recipe.separate_heads:
-                segmentation.append(scoring.patch_scores(features[:, SEGMENTATION], towards))
-        both = torch.stack(detection)
-        return Scores(both, torch.stack(segmentation) if segmentation else both)
+        # Heads last but one, as they lie in memory.
+        features = (self.adapters(tap, stream).movedim(1, 3) for tap, stream in enumerate(tokens))
+        scores = torch.stack([scoring.patch_scores(each, towards) for each in features]).unbind(-2)
+        return Scores(scores[DETECTION], scores[SEGMENTATION if self.recipe.separate_heads else DETECTION])
 
     def map_logits(self, scores: torch.Tensor) -> torch.Tensor:
         """Log-odds of "abnormal" at every pixel: S [T, B, G, 2] -> [T, B, height, width]."""

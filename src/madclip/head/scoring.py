@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +33,47 @@ def patch_scores(features: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
     Returns:
         [..., 2]: S_n, S_ab.
     """
-    length = torch.linalg.vector_norm(features, dim=-1, dtype=torch.float32).clamp_min(1e-12)
     towards = towards.to(features.dtype)
+    rows = features.reshape(len(features), -1, features.shape[-1])
+    if torch.is_grad_enabled() and rows.requires_grad:
+        scores, _ = _PatchScores.apply(rows, towards)  # type: ignore[no-untyped-call]
+    else:
+        scores, _ = _project(rows, towards)
+    found: torch.Tensor = scores.mT.reshape(*features.shape[1:-1], 2)
+    return found
+
+
+def _project(rows: torch.Tensor, towards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [R, M, e] of unit length on both directions [2, e]: [2, M], and their lengths [R, M]."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    length = torch.linalg.vector_norm(rows, dim=-1, dtype=wide).clamp_min(1e-12)
     # Projected before scaled: the same numbers, without a scaled copy of the features.
-    if len(features) == 1:
-        features, length = features.expand(2, *features.shape[1:]), length.expand(2, *length.shape[1:])
-    return torch.stack([features[b] @ towards[b] / length[b] for b in (0, 1)], dim=-1)
+    return torch.bmm(rows.expand(2, -1, -1), towards[:, :, None])[..., 0] / length, length
+
+
+class _PatchScores(torch.autograd.Function):
+    """`_project` with its gradient in two passes over the features, which would otherwise take ten."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, towards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores, length = _project(rows, towards)
+        ctx.save_for_backward(rows, towards, scores, length)
+        ctx.mark_non_differentiable(length)
+        return scores, length
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, towards, scores, length = ctx.saved_tensors
+        # s = r . t / |r|: ds/dr = t / |r| - s r / |r|^2, ds/dt = r / |r|.
+        outward = gradients[0] / length
+        inward = -outward * scores / length
+        if len(rows) == 1:
+            inward = inward.sum(0, keepdim=True)
+        to_rows = rows * inward[..., None].to(rows.dtype)
+        for branch in (0, 1):
+            to_rows[branch % len(rows)].addr_(outward[branch].to(rows.dtype), towards[branch])
+        to_towards = torch.bmm(outward[:, None].to(rows.dtype), rows.expand(2, -1, -1))[:, 0]
+        return to_rows, to_towards
 
 
 def map_logits(

@@ -43,7 +43,8 @@ class MVFA(Baseline):
     """Adapters that change the stream as it goes on through the frozen tower; texts and a memory of normal patches.
 
     The paper trains 50 epochs on the shots and their augmented copies; here 20, since each goes through the tower, and,
-    as every method of comparison, on the shots as they are. Its loss takes the mean probability of the patches as a logit; here it is taken as it is.
+    as every method of comparison, on the shots as they are. Its loss takes the mean probability of the patches as a
+    logit; here it is taken as it is.
     """
 
     name: ClassVar[str] = "mvfa"
