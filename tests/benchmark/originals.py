@@ -93,25 +93,32 @@ def oct17(root):
 
 
 def chest(root):
-    """RSNA: DICOM files, some patients in several rows."""
+    """RSNA: DICOM files compressed as JPEG, some patients in several rows, images without a label."""
+    import io
+
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGBaseline8Bit, generate_uid
 
     rows = []
-    for index in range(40):
-        patient = f"0004cfab-{index:04d}"
-        kind = ("Normal", "Lung Opacity", "Normal", "No Lung Opacity / Not Normal")[index % 4]
-        rows += [(patient, kind)] * (2 if kind == "Lung Opacity" else 1)
+    for index in range(90):
+        patient = f"0004cfab-14fd-4e49-80ba-63a80b6b{index:04x}"
+        kind = ("Normal", "Lung Opacity", "Normal", "No Lung Opacity / Not Normal", "Normal")[index % 5]
+        part = "test" if index >= 85 else "train"
+        if part == "train":
+            rows += [(patient, kind)] * (2 if kind == "Lung Opacity" else 1)
         dataset = Dataset()
         dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
         dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", generate_uid()
         dataset.PatientID, dataset.Modality, dataset.PhotometricInterpretation = patient, "CR", "MONOCHROME2"
         dataset.Rows = dataset.Columns = 16
         dataset.BitsAllocated = dataset.BitsStored = 8
         dataset.HighBit, dataset.SamplesPerPixel, dataset.PixelRepresentation = 7, 1, 0
-        dataset.PixelData = RNG.integers(0, 255, (16, 16), dtype=np.uint8).tobytes()
-        path = root / "stage_2_train_images" / f"{patient}.dcm"
+        jpeg = io.BytesIO()
+        Image.fromarray(RNG.integers(0, 255, (16, 16), dtype=np.uint8)).save(jpeg, "JPEG")
+        dataset.PixelData = encapsulate([jpeg.getvalue()])
+        path = root / f"stage_2_{part}_images" / f"{patient}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         dataset.save_as(path, enforce_file_format=True)
     table(root / "stage_2_detailed_class_info.csv", ("patientId", "class"), rows)
@@ -136,40 +143,39 @@ def histology(root):
 
 
 def nih(root):
-    """ChestX-ray14: two folders of images, a table, the published test list."""
-    rows, listed = [], []
-    for index in range(45):
-        name = f"{index:08d}_000.png"
-        picture(root / f"images_{1 + index % 2:03d}" / "images" / name)
-        finding = ("No Finding", "Cardiomegaly|Emphysema")[index % 2]
-        rows.append((name, finding, "0", str(index), "58", "M", "PA"))
-        if index >= 5:
-            listed.append(name)
+    """ChestX-ray14: two folders of images, the table, both published lists; patients have several images."""
+    rows, lists = [], {"train_val": [], "test": []}
+    for index in range(90):
+        patient, follow_up = divmod(index, 2)
+        name = f"{patient + 1:08d}_{follow_up:03d}.png"
+        picture(root / f"images_{1 + patient // 23:03d}" / "images" / name)
+        finding = ("No Finding", "Cardiomegaly|Emphysema")[patient % 2]
+        rows.append((name, finding, follow_up, patient + 1, "58", "M", "PA", "2682", "2749", "0.143", "0.143", ""))
+        lists["test" if patient < 20 else "train_val"].append(name)
     head = (
-        "Image Index",
-        "Finding Labels",
-        "Follow-up #",
-        "Patient ID",
-        "Patient Age",
-        "Patient Gender",
-        "View Position",
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
     )
-    table(root / "Data_Entry_2017.csv", head, rows)
-    (root / "test_list.txt").write_text("\n".join(listed))
+    table(root / "Data_Entry_2017.csv", head.split(","), rows)
+    table(root / "BBox_List_2017.csv", ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"), [])
+    for name, images in lists.items():
+        (root / f"{name}_list.txt").write_text("\n".join(images))
 
 
 def chexpert(root):
     """CheXpert: both tables; lateral views, uncertain findings, devices."""
-    from madclip.benchmark.prepare.chexpert import FINDINGS
-
-    head = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *FINDINGS, "Support Devices")
+    findings = (
+        "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,"
+        "Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
+    )
+    head = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *findings.split(",")]
     for part, count in (("train", 40), ("valid", 6)):
         rows = []
         for index in range(count):
             for number, view in ((1, "frontal"), (2, "lateral")):
                 file = f"{part}/patient{part == 'valid':d}{index:04d}/study1/view{number}_{view}.jpg"
                 picture(root / file)
-                values = [""] * len(FINDINGS)
+                values = [""] * 12
                 if index % 2:
                     values[3] = "1.0"
                 elif index == 2:
@@ -180,17 +186,24 @@ def chexpert(root):
 
 
 def adni(root):
-    """ADNI: the archive's list and a folder per subject."""
+    """ADNI: the archive's list and a folder per subject; sagittal scans, brighter towards the head."""
+    import nibabel
+
     rows = []
-    for index in range(18):
+    for index in range(27):
         group, number, subject = ("CN", "AD", "MCI")[index % 3], f"I{45000 + index}", f"002_S_{index:04d}"
-        rows.append((number, subject, group, "M", "74", "sc", "MRI", "MP-RAGE", "Original"))
-        folder = root / "ADNI" / subject / "MP-RAGE" / "2005-09-28_10_00_00.0" / number
-        volume(
-            folder / f"ADNI_{subject}_MR_MP-RAGE_br_raw_2005_{number}.nii", RNG.normal(300, 80, (16, 20, 40)), np.int16
+        rows.append(
+            (number, subject, group, "M", "74", "sc", "MRI", "MP-RAGE", "Original", "9/28/2005", "NiFTI", "11/24/2026")
         )
-    head = ("Image Data ID", "Subject", "Group", "Sex", "Age", "Visit", "Modality", "Description", "Type")
-    table(root / "list_11_24_2026.csv", head, rows)
+        folder = root / "ADNI" / subject / "MP-RAGE" / "2005-09-28_10_00_00.0" / number
+        folder.mkdir(parents=True)
+        # Stored from front to back, from head to foot, from left to right.
+        values = RNG.normal(300, 20, (20, 40, 16)) + 100 * np.arange(40)[::-1, None]
+        affine = np.array([[0, 0, 1.2, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+        path = folder / f"ADNI_{subject}_MR_MP-RAGE_br_raw_20050928100000_1_S9000_{number}.nii"
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), affine), path)
+    head = "Image Data ID,Subject,Group,Sex,Age,Visit,Modality,Description,Type,Acq Date,Format,Downloaded"
+    table(root / "MPRAGE_11_24_2026.csv", head.split(","), rows)
 
 
 def octdl(root):

@@ -109,7 +109,7 @@ def broken(root, name):
         next(root.rglob("*_labelMark/3.bmp")).unlink()
         return "no label"
     if name == "Chest":
-        path = next(root.rglob("*.dcm"))
+        path = next((root / "stage_2_train_images").iterdir())
         path.write_bytes(b"not DICOM")
         return path.name
     if name == "HIS":
@@ -121,7 +121,7 @@ def broken(root, name):
         for path in files:
             path.unlink()
         return "line"
-    path = next(root.rglob("*.nii"))
+    path = next(root.rglob("*_I45000.nii"))
     path.write_bytes(b"\0" * 400)
     return path.name
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from madclip.benchmark.prepare.layout import SPLIT_RULE, Original, split_patients
+from madclip.benchmark.prepare.layout import VALID_PER_CLASS, Original
 from madclip.benchmark.prepare.tables import find_table, read_rows
 from madclip.benchmark.prepare.volumes import to_grey
+from madclip.benchmark.registry import registered
 from madclip.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import numpy.typing as npt
 
-RULE = f"Normal against lung opacity and any other finding. {SPLIT_RULE}"
+RULE = (
+    "Normal against lung opacity and any other finding. In an order drawn from the seed, normal images go to train and "
+    "images of both classes in proportion to valid, as large a share of the download as BMAD's numbers are of the "
+    f"whole one, with at least {VALID_PER_CLASS} images of each class in valid; all others go to test. The challenge "
+    "gives every image a patient of its own, so images of one person cannot be kept together."
+)
 TABLE = "stage_2_detailed_class_info.csv"
 CLASSES = {"Normal": 0, "Lung Opacity": 1, "No Lung Opacity / Not Normal": 1}
 MOST_PIXELS = 8192 * 8192
@@ -27,7 +35,7 @@ def read_originals(source: Path, seed: int) -> list[Original]:
     """Every image of the table; none is opened here.
 
     Raises:
-        DataError: The table or an image is missing, or a row names no known class.
+        DataError: The table or an image is missing, a row names no known class, or there are too few images.
     """
     images = {path.stem: path for path in source.rglob("*.dcm")}
     found: dict[str, Original] = {}
@@ -39,10 +47,36 @@ def read_originals(source: Path, seed: int) -> list[Original]:
         if not image:
             raise DataError(f"{where}: no image {patient}.dcm; is the download complete?")
         label = CLASSES[kind]
+        # The table has one row for each box, so the same image may come again.
         if patient in found and found[patient].label != label:
             raise DataError(f"{where}: {patient} has another class further up")
         found[patient] = Original(image, label, patient, "", f"{image.stem}.png", partial(read_dicom, image))
-    return split_patients(found.values(), seed)
+    return split_images(found.values(), seed)
+
+
+def split_images(originals: Iterable[Original], seed: int) -> list[Original]:
+    """Give every image `train`, `valid` or `test` by `RULE`; the order of the images does not matter.
+
+    Raises:
+        DataError: Too few images of a class are left for valid and test.
+    """
+    published = {split: counts["total"] for split, counts in registered("Chest").counts.items()}
+    images = sorted(originals, key=lambda one: one.patient)
+    order = np.random.default_rng(seed).permutation(len(images))
+    sides = [[images[i] for i in order if images[i].label == label] for label in (0, 1)]
+    train = min(len(sides[0]), round(published["train"] / sum(published.values()) * len(images)))
+    found = [replace(one, split="train") for one in sides[0][:train]]
+    sides[0] = sides[0][train:]
+    share = published["valid"] / (published["valid"] + published["test"])
+    for side, what in zip(sides, ("normal", "abnormal"), strict=True):
+        valid = max(VALID_PER_CLASS, round(share * len(side)))
+        if len(side) <= valid:
+            raise DataError(
+                f"too few {what} images to split them: {len(side)} are left, valid needs {valid} and test at least "
+                "one; is the download complete?"
+            )
+        found += [replace(one, split="valid" if i < valid else "test") for i, one in enumerate(side)]
+    return found
 
 
 def read_dicom(path: Path) -> npt.NDArray[np.uint8]:
