@@ -53,7 +53,7 @@ def write_images(root, counts, *, size=(64, 64), masks=True, seed=0):
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_images():
     return write_images
 

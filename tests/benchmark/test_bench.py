@@ -26,12 +26,10 @@ CHANGES = {"image_size": 64, "variants": ("identity",), "epochs": 1}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    from conftest import write_images
-
+def root(tmp_path_factory, make_images):
     folder = tmp_path_factory.mktemp("sets")
-    write_images(folder / "Brain_AD", {"valid": (4, 4), "test": (5, 5)})
-    write_images(folder / "mine", {"valid": (4, 4), "test": (5, 5)}, masks=False, seed=1)
+    make_images(folder / "Brain_AD", {"valid": (4, 4), "test": (5, 5)})
+    make_images(folder / "mine", {"valid": (4, 4), "test": (5, 5)}, masks=False, seed=1)
     (folder / "empty").mkdir()
     return folder
 

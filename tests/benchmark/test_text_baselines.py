@@ -135,10 +135,8 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def discs(tmp_path_factory, request):
-    from conftest import write_images
-
-    return write_images(tmp_path_factory.mktemp("discs"), {"valid": (8, 8), "test": (20, 20)}, size=(96, 96))
+def discs(tmp_path_factory, make_images):
+    return make_images(tmp_path_factory.mktemp("discs"), {"valid": (8, 8), "test": (20, 20)}, size=(96, 96))
 
 
 @pytest.mark.parametrize("name", ["april-gan", "mvfa", "mediclip", "winclip", "patchcore"])
