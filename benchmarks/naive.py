@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from madclip.backbones import load_backbone
-from madclip.benchmark.speed import RANDOM, make_random, matmul_gflops, repeat
+from madclip.benchmark.speed import SHAPES, make_random, matmul_gflops, peak_mb, repeat
 from madclip.head.head import Head
 from madclip.recipe import Recipe
 from madclip.training.fit import training_step
@@ -54,47 +53,63 @@ def materialise(backbone: Backbone) -> None:
         parameter.requires_grad_(requires_grad=True)
 
 
-def main() -> None:
-    """Both steps, and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", default=RANDOM)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--times", type=int, default=1, help="repetitions of the naive step, none warm")
-    given = parser.parse_args()
-    recipe, size = Recipe(), Recipe().image_size
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.rand(given.batch, 3, size, size, generator=generator)
-    labels = torch.arange(given.batch) % 2
-    masks = torch.zeros(given.batch, size, size, dtype=torch.bool)
+def batch_of(size: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels [B, 3, S, S], labels [B] and masks [B, S, S] of a batch, half of it abnormal."""
+    pixels = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(count, size, size, dtype=torch.bool)
     masks[1::2, size // 4 : size // 2, size // 4 : size // 2] = True
-    pairs = torch.stack([torch.arange(given.batch), torch.zeros(given.batch, dtype=torch.long)], 1)
-    found: dict[str, float] = {"matmul_gflops_fp32": matmul_gflops(torch.float32)}
-    with tempfile.TemporaryDirectory() as folder:
-        source = str(make_random(Path(folder) / RANDOM)) if given.backbone == RANDOM else given.backbone
-        for dtype in ("float32", "bfloat16"):
-            backbone = load_backbone(source, image_size=size, device="cpu", dtype=dtype)
-            head = Head(recipe, backbone, "Brain")
-            with torch.no_grad():
-                tokens = torch.stack(encode_patches(backbone, recipe, pixels), 1)
-            everywhere = torch.ones(given.batch, dtype=torch.bool)
-            data = TrainingSet(list(tokens[:, None]), masks[:, None], labels, everywhere)
-            optimiser = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate)
-            seconds = repeat(lambda h=head, o=optimiser, d=data: training_step(h, o, d, pairs))
-            found[f"ours_{dtype}"] = median(seconds)
-        found["ours_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        backbone = load_backbone(source, image_size=size, device="cpu", dtype="float32")
+    return pixels, torch.arange(count) % 2, masks
+
+
+def naive_seconds(source: str, *, batch: int = 16, times: int = 1) -> list[float]:
+    """Seconds of naive steps in float32, none of them warm."""
+    recipe = Recipe()
+    backbone = load_backbone(source, image_size=recipe.image_size, device="cpu", dtype="float32")
     materialise(backbone)
     head = Head(recipe, backbone, "Brain")
     optimiser = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate)
+    images = batch_of(recipe.image_size, batch)
 
     def step() -> None:
         optimiser.zero_grad()
-        naive_loss(head, backbone, pixels, labels, masks).backward()
+        naive_loss(head, backbone, *images).backward()
         optimiser.step()
 
-    found["naive"] = median(repeat(step, times=given.times, warm=0))
+    return repeat(step, times=times, warm=0)
+
+
+def our_seconds(source: str, dtype: str, *, batch: int = 16) -> list[float]:
+    """Seconds of our steps on the tokens of the same batch."""
+    recipe = Recipe()
+    backbone = load_backbone(source, image_size=recipe.image_size, device="cpu", dtype=dtype)
+    head = Head(recipe, backbone, "Brain")
+    pixels, labels, masks = batch_of(recipe.image_size, batch)
+    with torch.no_grad():
+        tokens = torch.stack(encode_patches(backbone, recipe, pixels), 1)
+    data = TrainingSet(list(tokens[:, None]), masks[:, None], labels, torch.ones(batch, dtype=torch.bool))
+    pairs = torch.stack([torch.arange(batch), torch.zeros(batch, dtype=torch.long)], 1)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate)
+    return repeat(lambda: training_step(head, optimiser, data, pairs))
+
+
+def main() -> None:
+    """Both steps, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="random-vit-l-14")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--times", type=int, default=1, help="repetitions of the naive step, none warm")
+    given = parser.parse_args()
+    found: dict[str, float] = {"matmul_gflops_fp32": matmul_gflops(torch.float32)}
+    with tempfile.TemporaryDirectory() as folder:
+        source = given.backbone
+        if source in SHAPES:
+            source = str(make_random(Path(folder) / source, SHAPES[source]))
+        for dtype in ("float32", "bfloat16"):
+            found[f"ours_{dtype}"] = median(our_seconds(source, dtype, batch=given.batch))
+        found["ours_peak_mb"] = peak_mb()
+        found["naive"] = median(naive_seconds(source, batch=given.batch, times=given.times))
     found |= {f"ratio_{dtype}": found["naive"] / found[f"ours_{dtype}"] for dtype in ("float32", "bfloat16")}
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    found["peak_mb"] = peak_mb()
     print(json.dumps({"backbone": given.backbone, "threads": torch.get_num_threads(), **found}, indent=1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, SelectOption
 from madclip.console import bar, parse_select, print_facts
 from madclip.errors import DataError, RecipeError
+from madclip.files import write_between
 
 benchmark_app = typer.Typer(help="Measure how fast this machine is.", no_args_is_help=True)
 
@@ -22,9 +24,14 @@ def _benchmark() -> None:
 @benchmark_app.command("speed")
 def speed(
     backbone: Annotated[
-        str, typer.Option("--backbone", "-b", help="As for fit; random-vit-l-14: its shape with random weights.")
+        str,
+        typer.Option("--backbone", "-b", help="As for fit; random-vit-l-14, random-vit-b-16: shapes, random weights."),
     ] = "tiny",
     only: Annotated[list[str] | None, typer.Option(help="A row; can be repeated.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Slow rows too: a fit and a refit with the backbone, the naive step (21 GB).")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file, written anew after each row.")] = None,
     docs: Annotated[
         Path | None, typer.Option(help="A Markdown page: the table goes between its <!-- speed BACKBONE --> marks.")
     ] = None,
@@ -33,18 +40,25 @@ def speed(
     """Time a fit step, tokens, prediction by each engine, refit and start, beside the rate of matrix products."""
     from dataclasses import asdict
 
-    from madclip.benchmark.speed import ROWS, Row, markdown, measure_all
+    from madclip.benchmark.speed import ROWS, SLOW, Row, markdown, measure_all
 
-    names = list(only or ROWS)
-    rows = []
-    with bar("measure") as progress:
-        for row in measure_all(names, backbone):
-            rows.append(row)
-            progress(len(rows), len(names))
+    rows: list[Any] = []
+    facts: dict[str, Any] = {"rows": []}
+    for row in measure_all(list(only or (*ROWS, *(SLOW if every else ()))), backbone):
+        rows.append(row)
+        facts["rows"].append(asdict(row))
+        said = f"{row.seconds:.3g} s per {row.per}" if isinstance(row, Row) else row.reason
+        typer.echo(f"{row.name}: {said}", err=True)
+        if out:
+            partial = out.with_name(f"{out.name}.partial")
+            partial.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            partial.replace(out)
+    text = f"{_machine(rows)}\n\n{markdown(rows)}"
     if docs:
-        _between_marks(docs, f"speed {backbone}", f"{_machine(rows)}\n\n{markdown(rows)}")
-    shown = [asdict(row) if isinstance(row, Row) else {"name": row[0], "reason": row[1]} for row in rows]
-    print_facts(as_json, {"rows": shown}, f"{_machine(rows)}\n\n{markdown(rows)}")
+        write_between(docs, f"speed {backbone}", text)
+    print_facts(as_json, facts, text)
+    if any(not isinstance(row, Row) and row.failed for row in rows):
+        raise typer.Exit(2)
 
 
 def _machine(rows: list[Any]) -> str:
@@ -53,9 +67,11 @@ def _machine(rows: list[Any]) -> str:
 
     import torch
 
-    measured = [row for row in rows if not isinstance(row, tuple)]
+    from madclip.benchmark.speed import Row
+
+    measured = [row for row in rows if isinstance(row, Row)]
     rates = "".join(
-        f"; {kind} matrix products at {sum(known) / len(known):.0f} GFLOP/s"
+        f"; {kind} matrix products at {min(known):.0f} to {max(known):.0f} GFLOP/s"
         for kind in ("fp32", "bf16")
         if (known := [rate for row in measured if (rate := getattr(row, f"matmul_gflops_{kind}"))])
     )
@@ -124,7 +140,7 @@ def bench(
     for kind in ("md", "csv", "tex", "html"):
         (out / f"{name}.{kind}").write_text(render(made, kind), encoding="utf-8")
     if docs:
-        _between_marks(docs, "bench", render(made, "md"))
+        write_between(docs, "bench", render(made, "md"))
     facts: dict[str, Any] = {
         "experiment": name,
         "cells": len(cells),
@@ -215,17 +231,3 @@ def _notes(plan: Any) -> list[str]:
     if plan.changes:
         notes.append("Recipe changed: " + ", ".join(f"{k}={v}" for k, v in plan.changes.items()) + ".")
     return notes
-
-
-def _between_marks(page: Path, name: str, text: str) -> None:
-    start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-    try:
-        whole = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{page}: cannot be read ({error})") from error
-    if start not in whole or end not in whole:
-        raise DataError(f"{page}: has no {start} and {end} to write between")
-    before, _, rest = whole.partition(start)
-    partial = page.with_name(f"{page.name}.partial")
-    partial.write_text(f"{before}{start}\n{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
-    partial.replace(page)
