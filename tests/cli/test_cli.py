@@ -17,11 +17,11 @@ import time
 import madclip.detector
 from madclip.training import fit
 fit.fit_head.__kwdefaults__["save_every"] = 0.0
-step = fit._step
+step = fit.training_step
 def slow(*arguments):
     time.sleep(PAUSE)
     return step(*arguments)
-fit._step = slow
+fit.training_step = slow
 from madclip.cli import main
 main()
 """
@@ -142,7 +142,7 @@ def test_data_prepare(madclip, tmp_path):
     assert "test: 2 normal, 38 abnormal" in result.out
     assert madclip("data", "check", out).code == 0
     madclip("data", "prepare", "OCT17", *options).one_line(out, "not an empty folder")
-    madclip("data", "prepare", "ADNI", *options).one_line("ADNI cannot be prepared")
+    madclip("data", "prepare", "ADNI", *options).one_line("CSV files")
 
 
 def test_phantoms_are_a_data_set(madclip, small, tmp_path):
