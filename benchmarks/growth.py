@@ -86,17 +86,20 @@ def fit_points(folder: Path, shots: Sequence[int] = SHOTS, epochs: Sequence[int]
     points = []
     for k, n in sorted(chosen, key=math.prod):
         detector = MadCLIP(Recipe().replace(epochs=n), objective="Brain", device="cpu")
-        seconds = repeat(lambda d=detector, k=k: d.fit(data, shots=k, folds=0, cache=cache), times=3)
+        seconds = repeat(lambda d=detector, k=k: d.fit(data, shots=k, folds=0, cache=cache), times=3, warm=0)
         points.append(Point(k * n, median(seconds)))
     return points
 
 
-def different_images(folder: Path, count: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Phantoms moved about, no two alike: uint8 [240, 240, 3]."""
-    if not folder.exists():
-        write_phantoms(folder, "brain", 16, 16, 0, 0.5, 240, shots=1)
+def phantoms(folder: Path) -> list[np.ndarray[Any, Any]]:
+    """A few phantoms, uint8 [240, 240, 3]."""
+    write_phantoms(folder, "brain", 16, 16, 0, 0.5, 240, shots=1)
     samples = load_dataset(folder).split("test")
-    pool = [(255 * np.moveaxis(read_image(sample.image).pixels, 0, -1)).astype(np.uint8) for sample in samples]
+    return [(255 * np.moveaxis(read_image(sample.image).pixels, 0, -1)).astype(np.uint8) for sample in samples]
+
+
+def different_images(pool: Sequence[np.ndarray[Any, Any]], count: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Images of a pool moved about, no two alike."""
     for index in range(count):
         turn, shift = divmod(index // len(pool), 240)
         yield np.roll(pool[index % len(pool)], (shift, turn), (0, 1))
@@ -105,8 +108,9 @@ def different_images(folder: Path, count: int) -> Iterator[np.ndarray[Any, Any]]
 def image_points(detector: MadCLIP, folder: Path, images: int) -> list[Point]:
     """Seconds since the start and memory after more and more images of one run, the last of them after all."""
     marks = {max(1, round(images * share / 20)) for share in range(1, 21)} | {min(images, 100)}
-    points, start = [], time.perf_counter()
-    for done, prediction in enumerate(detector.predict_iter(different_images(folder, images)), 1):
+    pool, points = phantoms(folder), []
+    start = time.perf_counter()
+    for done, prediction in enumerate(detector.predict_iter(different_images(pool, images)), 1):
         assert 0 <= prediction.score <= 1
         if done in marks:
             points.append(Point(done, time.perf_counter() - start, resident_mb()))
@@ -158,7 +162,7 @@ def figure(found: dict[str, list[Point]], path: Path) -> None:
         axes = whole.subplots(2, 3).flatten()
         for ax, (name, across, up, value) in zip(axes, panels, strict=False):
             ax.plot([p.x for p in found[name]], [value(p) for p in found[name]], "o-", color=NORMAL, markersize=4)
-            ax.set(xlabel=across, ylabel=up, xlim=(0, None), ylim=(0, None))
+            ax.set(xlabel=across, ylabel=up, xlim=(0, None), ylim=(0, 1.1 * max(map(value, found[name]))))
         axes[-1].set_axis_off()
         axes[-1].text(0, 0.5, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", color=INK)
         partial = path.with_suffix(".svg.partial")

@@ -27,7 +27,7 @@ def test_a_line_through_points_on_it_and_off_it(growth):
 
 
 def test_no_two_images_are_alike(growth, tmp_path):
-    images = list(growth.different_images(tmp_path / "images", 200))
+    images = list(growth.different_images(growth.phantoms(tmp_path / "images"), 200))
     assert len({image.tobytes() for image in images}) == len(images)
     assert images[0].shape == (240, 240, 3)
     assert images[0].dtype == np.uint8
