@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from madclip.benchmark.prepare.layout import SPLIT_RULE, Original, split_patients
+from madclip.benchmark.prepare.tables import read_rows
 from madclip.errors import DataError
 
 RULE = SPLIT_RULE
@@ -27,26 +27,17 @@ def read_originals(source: Path, seed: int) -> list[Original]:
         raise DataError(f"{source}: no {LABELS}; put it beside the folders of the diseases")
     images = _images(source)
     found: dict[Path, Original] = {}
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
-            if missing:
-                raise DataError(f"{table}: no column {', '.join(missing)}")
-            for row in rows:
-                where = f"{table}: line {rows.line_num}"
-                name, disease, patient = ((row[column] or "").strip() for column in _COLUMNS)
-                if disease not in DISEASES or not patient:
-                    raise DataError(f"{where}: no patient, or a disease other than {', '.join(DISEASES)}")
-                # The table's names carry no suffix; only names that were found in the folders are used.
-                image = images.get((disease, name)) or images.get((disease, Path(name).stem))
-                if not image:
-                    raise DataError(f"{where}: no image {name!r} in the folder {disease}; is the download complete?")
-                if image in found:
-                    raise DataError(f"{where}: {name!r} is there a second time")
-                found[image] = Original(image, int(disease != NORMAL), patient)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not a CSV table ({error})") from error
+    for where, row in read_rows(table, _COLUMNS):
+        name, disease, patient = (row[column] for column in _COLUMNS)
+        if disease not in DISEASES or not patient:
+            raise DataError(f"{where}: no patient, or a disease other than {', '.join(DISEASES)}")
+        # The table's names carry no suffix; only names that were found in the folders are used.
+        image = images.get((disease, name)) or images.get((disease, Path(name).stem))
+        if not image:
+            raise DataError(f"{where}: no image {name!r} in the folder {disease}; is the download complete?")
+        if image in found:
+            raise DataError(f"{where}: {name!r} is there a second time")
+        found[image] = Original(image, int(disease != NORMAL), patient)
     return split_patients(found.values(), seed)
 
 
