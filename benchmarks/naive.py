@@ -21,7 +21,7 @@ from madclip.backbones import load_backbone
 from madclip.benchmark.speed import SHAPES, make_random, matmul_gflops, peak_mb, repeat
 from madclip.head.head import Head
 from madclip.recipe import Recipe
-from madclip.training.fit import training_step
+from madclip.training.fit import new_optimiser, training_step
 from madclip.training.tokens import TrainingSet, encode_patches
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def our_seconds(source: str, dtype: str, *, batch: int = 16) -> list[float]:
         tokens = torch.stack(encode_patches(backbone, recipe, pixels), 1)
     data = TrainingSet(list(tokens[:, None]), masks[:, None], labels, torch.ones(batch, dtype=torch.bool))
     pairs = torch.stack([torch.arange(batch), torch.zeros(batch, dtype=torch.long)], 1)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate)
+    optimiser = new_optimiser(head, recipe)
     return repeat(lambda: training_step(head, optimiser, data, pairs))
 
 

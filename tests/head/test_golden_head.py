@@ -35,7 +35,7 @@ def strong(golden):
     adapters = released_adapters()
     text = golden["strong/text_features"].clone().requires_grad_()
     towards = scoring.directions(text)
-    features = [adapters(i, golden[f"gelu/tokens/{tap}"][:, 1:]) for i, tap in enumerate(TAPS)]
+    features = list(adapters([golden[f"gelu/tokens/{tap}"][:, 1:] for tap in TAPS]))
     detection, segmentation = (
         torch.stack([scoring.patch_scores(f[:, head], towards) for f in features]) for head in (DETECTION, SEGMENTATION)
     )

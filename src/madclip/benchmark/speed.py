@@ -217,7 +217,7 @@ def _fit_step(source: str, dtype: str) -> Timed:
 
     from madclip.head.head import Head
     from madclip.recipe import Recipe
-    from madclip.training.fit import training_step
+    from madclip.training.fit import new_optimiser, training_step
     from madclip.training.tokens import TrainingSet
 
     backbone, recipe = _backbone(source, dtype), Recipe()
@@ -228,7 +228,7 @@ def _fit_step(source: str, dtype: str) -> Timed:
     masks[1::2, :, 60:120, 60:120] = True
     data = TrainingSet(tokens, masks, labels, torch.ones(BATCH, dtype=torch.bool))
     head = Head(recipe, backbone, "Brain")
-    optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3)
+    optimiser = new_optimiser(head, recipe)
     pairs = torch.stack([torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.long)], 1)
     seconds = repeat(lambda: training_step(head, optimiser, data, pairs))
     assert head.prompts is not None  # noqa: S101

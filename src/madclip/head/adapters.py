@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from madclip.recipe import AdapterActivation, AdapterNorm
 
 NORMAL, ABNORMAL = 0, 1
@@ -45,26 +47,29 @@ class Adapters(nn.Module):
         for weight in (self.shared, self.heads):
             nn.init.uniform_(weight, -bound, bound, generator=generator)
 
-    def forward(self, tap: int, tokens: torch.Tensor) -> torch.Tensor:
-        """Features of one tap.
+    def forward(self, tokens: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Features of one tap after the other, so that those of a tap can go before the next is computed.
 
         Args:
-            tap: Index of the tap.
-            tokens: [B, G, d], patch tokens of the residual stream there; products are computed in their type.
+            tokens: For each tap [B, G, d], patch tokens of the residual stream there; products are computed in their
+                type.
 
-        Returns:
+        Yields:
             [R, H, B, G, e], not scaled to unit length.
         """
+        # Taken apart at once: a weight picked by its index would have a gradient as large as all of them.
+        yield from map(self._tap, tokens, self.shared.unbind(), self.heads.unbind())
+
+    def _tap(self, tokens: torch.Tensor, shared: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
         batch, patches, width = tokens.shape
-        branches, heads, embed_dim = self.heads.shape[1:4]
-        shared = self.shared[tap].flatten(0, 1).to(tokens.dtype)
-        hidden = self._activate(F.linear(tokens.reshape(-1, width), shared))
+        branches, count, embed_dim = heads.shape[:3]
+        hidden = self._activate(F.linear(tokens.reshape(-1, width), shared.flatten(0, 1).to(tokens.dtype)))
         hidden = hidden.view(-1, branches, width)
         if self.norm == "layer_norm":
             hidden = F.layer_norm(hidden, (width,), eps=1e-5)
-        weights = self.heads[tap].flatten(1, 2).mT.to(tokens.dtype)
-        features = self._activate(torch.bmm(hidden.transpose(0, 1), weights))
-        return features.view(branches, batch, patches, heads, embed_dim).permute(0, 3, 1, 2, 4)
+        features = self._activate(torch.bmm(hidden.transpose(0, 1), heads.flatten(1, 2).mT.to(tokens.dtype)))
+        return features.view(branches, batch, patches, count, embed_dim).permute(0, 3, 1, 2, 4)
 
     def _activate(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(x) if self.activation == "relu" else F.leaky_relu(x, 0.01)
+        """In place: the products before it do not need what they gave."""
+        return F.relu_(x) if self.activation == "relu" else F.leaky_relu_(x, 0.01)

@@ -104,7 +104,7 @@ class Head(nn.Module):
         """
         towards = scoring.directions(text, contrast=self.recipe.contrast)
         # Heads last but one, as they lie in memory.
-        features = (self.adapters(tap, stream).movedim(1, 3) for tap, stream in enumerate(tokens))
+        features = (each.movedim(1, 3) for each in self.adapters(tokens))
         scores = torch.stack([scoring.patch_scores(each, towards) for each in features]).unbind(-2)
         return Scores(scores[DETECTION], scores[SEGMENTATION if self.recipe.separate_heads else DETECTION])
 

@@ -51,6 +51,10 @@ def _project(rows: torch.Tensor, towards: torch.Tensor) -> tuple[torch.Tensor, t
     return torch.bmm(rows.expand(2, -1, -1), towards[:, :, None])[..., 0] / length, length
 
 
+_BLOCK = 512
+"""Rows at once, so that what is in between stays in the processor's cache."""
+
+
 class _PatchScores(torch.autograd.Function):
     """`_project` with its gradient in two passes over the features, which would otherwise take ten."""
 
@@ -69,10 +73,13 @@ class _PatchScores(torch.autograd.Function):
         inward = -outward * scores / length
         if len(rows) == 1:
             inward = inward.sum(0, keepdim=True)
-        to_rows = rows * inward[..., None].to(rows.dtype)
-        for branch in (0, 1):
-            to_rows[branch % len(rows)].addr_(outward[branch].to(rows.dtype), towards[branch])
-        to_towards = torch.bmm(outward[:, None].to(rows.dtype), rows.expand(2, -1, -1))[:, 0]
+        to_rows, scale, weight = torch.empty_like(rows), inward[..., None].to(rows.dtype), outward.to(rows.dtype)
+        for start in range(0, rows.shape[1], _BLOCK):
+            block = slice(start, start + _BLOCK)
+            torch.mul(rows[:, block], scale[:, block], out=to_rows[:, block])
+            for branch in (0, 1):
+                to_rows[branch % len(rows), block].addr_(weight[branch, block], towards[branch])
+        to_towards = torch.bmm(weight[:, None], rows.expand(2, -1, -1))[:, 0]
         return to_rows, to_towards
 
 

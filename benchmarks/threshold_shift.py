@@ -1,0 +1,76 @@
+"""Whether a threshold from cross-fitted scores fits the final head, on images of valid/ that are not shots.
+
+    python benchmarks/threshold_shift.py NAME=FOLDER:OBJECTIVE ... --shots 4 16 --seeds 3
+
+For each set, count and draw: how far the scores of new images lie above the cross-fitted scores of the shots of the
+same class (log-odds, mean of each), and what the threshold for sensitivity 0.95 reaches. A shift with one sign over
+the draws would say that the two heads score on different scales.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import logit
+
+from madclip import MadCLIP, load_backbone
+from madclip.data.samples import load_dataset
+from madclip.data.shots import draw_shots
+from madclip.evaluation.compare import mean_interval
+from madclip.training.tokens import TokenCache
+
+if TYPE_CHECKING:
+    from madclip.backbones.spec import Backbone
+
+Draw = tuple[float, float, float, float]
+
+
+def one(backbone: Backbone, folder: str, objective: str, shots: int, seed: int) -> Draw:
+    """Shift of the normal and of the abnormal images, sensitivity, specificity; other patients where these are known."""
+    pool = load_dataset(folder).shot_pool
+    chosen = draw_shots(pool, shots, seed)
+    patients = {sample.patient for sample in chosen} - {None}
+    rest = [sample for sample in pool if sample not in set(chosen) and sample.patient not in patients]
+    detector = MadCLIP(backbone=backbone, objective=objective)
+    detector.fit(chosen, seed=seed, operating_point="sens=0.95", cache=TokenCache())
+    known = detector.calibration
+    assert known is not None
+    scores = np.array([found.score for found in detector.predict([sample.image for sample in rest])])
+    labels = np.array([sample.label for sample in rest])
+    called = scores >= known.threshold
+    return (
+        float(logit(scores[labels == 0]).mean() - logit(known.normal_scores).mean()),
+        float(logit(scores[labels == 1]).mean() - logit(known.abnormal_scores).mean()),
+        float(called[labels == 1].mean()),
+        float(1 - called[labels == 0].mean()),
+    )
+
+
+def main() -> None:
+    """Parse, measure, print one line for each set and count, and the mean shift over all draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER:OBJECTIVE")
+    parser.add_argument("--backbone", default="tiny")
+    parser.add_argument("--shots", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    backbone = load_backbone(given.backbone, dtype="auto")
+    print("| K | set | shift of normals | of abnormals | sensitivity | specificity |\n|---|---|---|---|---|---|")
+    for shots in given.shots:
+        every: list[Draw] = []
+        for text in given.sets:
+            name, _, rest = text.partition("=")
+            folder, _, objective = rest.rpartition(":")
+            draws = [one(backbone, folder, objective, shots, seed) for seed in range(given.seeds)]
+            columns = [", ".join(f"{value:.2f}" for value in column) for column in zip(*draws, strict=True)]
+            print(f"| {shots} | {name} | " + " | ".join(columns) + " |", flush=True)
+            every += draws
+        shifts = [mean_interval([draw[side] for draw in every]) for side in (0, 1)]
+        means = " | ".join(f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" for found in shifts)
+        print(f"| {shots} | mean over draws | {means} | | |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
