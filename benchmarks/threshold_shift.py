@@ -28,7 +28,7 @@ Draw = tuple[float, float, float, float]
 
 
 def one(backbone: Backbone, folder: str, objective: str, shots: int, seed: int) -> Draw:
-    """Shift of the normal and of the abnormal images, sensitivity, specificity; other patients where these are known."""
+    """Shifts of the normal and of the abnormal images, sensitivity, specificity, on patients without shots."""
     pool = load_dataset(folder).shot_pool
     chosen = draw_shots(pool, shots, seed)
     patients = {sample.patient for sample in chosen} - {None}
