@@ -3,7 +3,7 @@
     python benchmarks/growth.py --images 100000 --docs docs/performance.md
 
 Writes a table between the marks `growth` of the page, and growth.svg beside it. All of it with the bundled backbone on
-phantoms, but for depth, which needs random weights. 100,000 images take about an hour on two cores.
+phantoms, but for depth, which needs random weights. 100,000 images take a quarter of an hour on two cores.
 """
 
 from __future__ import annotations

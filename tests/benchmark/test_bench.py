@@ -305,7 +305,7 @@ class TestCommand:
 
     def test_writes_a_page_between_its_marks(self, root, tmp_path):
         page = tmp_path / "page.md"
-        page.write_text("before\n<!-- bench -->\nstale words\n<!-- end bench -->\nafter\n")
+        page.write_text("before\n<!-- bench real -->\nstale words\n<!-- end bench real -->\nafter\n")
         words = ["real", "--data", root, "--out", tmp_path / "out", "--methods", "nearest-mean", "--seeds", 1]
         words += ["--shots", 2, "--backbone", "stand-in", "--set", "image_size=64", "--docs", page]
         assert self.call(*words, "--objective", "mine=Chest").exit_code == 0

@@ -35,7 +35,7 @@ PUBLISHED_AS = {
 
 NOT_RUN = "not run"
 STAR, DAGGER = "*", "†"
-PERCENT = "AUROC in percent, mean over draws of shots with Student's 95 % interval over the draws."
+PERCENT = "AUROC in percent, mean over draws of shots with Student's 95 % interval over the draws, cut to 0 to 100."
 OWN_SPLIT = f"{STAR} own split: no rule was published, so images were split here, by patient where patients are known."
 TEST_BEST = f"{DAGGER} the epoch was selected on the test images, as was published: optimistic."
 
@@ -270,14 +270,13 @@ def _drops(run: Run, names: Sequence[str], task: str, shots: int, preset: str, l
 
 
 def _number(draws: Collection[float], sign: str = "") -> str:
-    """Mean of draws with Student's interval."""
+    """Mean of draws with Student's interval; without a sign it is of an AUROC, and cut to 0 to 100."""
     estimate = mean_interval(list(draws))
     text = f"{estimate.value:{sign}.1f}"
-    return (
-        text
-        if estimate.low is None or estimate.high is None
-        else f"{text} {_interval(estimate.low, estimate.high, sign)}"
-    )
+    if estimate.low is None or estimate.high is None:
+        return text
+    low, high = estimate.low, estimate.high
+    return f"{text} {_interval(low, high, sign) if sign else _interval(max(low, 0), min(high, 100), '')}"
 
 
 def _interval(low: float, high: float, sign: str = "+") -> str:

@@ -140,7 +140,7 @@ def bench(
     for kind in ("md", "csv", "tex", "html"):
         (out / f"{name}.{kind}").write_text(render(made, kind), encoding="utf-8")
     if docs:
-        write_between(docs, "bench", render(made, "md"))
+        write_between(docs, f"bench {name}", render(made, "md"))
     facts: dict[str, Any] = {
         "experiment": name,
         "cells": len(cells),
