@@ -20,38 +20,62 @@ import numpy as np
 import torch
 
 from madclip import MadCLIP, Recipe, load_backbone
-from madclip.data.geometry import fit_mask
-from madclip.data.readers import read_mask
+from madclip.data.geometry import fit_mask, fit_pixels
+from madclip.data.readers import read_image, read_mask
 from madclip.data.samples import load_dataset
 from madclip.data.shots import draw_shots
 from madclip.evaluation.compare import mean_interval
 from madclip.evaluation.metrics import auroc
 from madclip.evaluation.pixel import pixel_auroc
+from madclip.head import scoring
 from madclip.recipe import parse_field
-from madclip.training.tokens import TokenCache
+from madclip.training.tokens import TokenCache, encode_patches
 
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
     from madclip.data.samples import Sample
 
-RULES = ("both", "mean", "max")
+TOP = 0.02
+"""Share of the pixels that `top` averages."""
+RULES = ("both", "mean", "max", "detection max", "top", "flipped too")
 
 
+@torch.inference_mode()
 def measure(detector: MadCLIP, rest: list[Sample]) -> dict[str, float | None]:
-    """AUROC of each rule of the image score, and of pixels at the recipe's size."""
+    """AUROC of each rule of the image score, and of pixels at the recipe's size.
+
+    The first three are the recipe's. `detection max` is the maximum of the detection head's map, `top` the mean of the
+    highest pixels of both maps, `flipped too` is `both` averaged over the image and its mirror image.
+    """
+    recipe, head = detector.recipe, detector.head
+    assert head is not None
+    size = recipe.image_size
+    pixels = torch.stack([fit_pixels(read_image(s.image).pixels, size, recipe.aspect) for s in rest])
+    found: dict[str, list[torch.Tensor]] = {rule: [] for rule in RULES}
+    maps = []
+    for some in pixels.split(8):
+        views = [head(encode_patches(detector.backbone, recipe, view), head.text()) for view in (some, some.flip(-1))]
+        both, drawn = head.read(views[0], "both", has_masks=detector.has_masks)
+        mirrored, _ = head.read(views[1], "both", has_masks=detector.has_masks)
+        other = scoring.anomaly_map(head.map_logits(views[0].detection))
+        highest = [m.flatten(1).topk(round(TOP * size**2)).values.mean(1) for m in (drawn, other)]
+        scores = (
+            both,
+            scoring.mean_score(views[0].detection),
+            drawn.amax((1, 2)),
+            other.amax((1, 2)),
+            (highest[0] + highest[1]) / 2,
+            (both + mirrored) / 2,
+        )
+        for rule, values in zip(RULES, scores, strict=True):
+            found[rule].append(values)
+        maps.append(drawn)
     labels = [sample.label for sample in rest]
-    out: dict[str, float | None] = {}
-    maps: list[np.ndarray[Any, Any]] = []
-    for rule in RULES:
-        detector.recipe = detector.recipe.replace(image_score=rule)
-        found = list(detector.predict_iter([sample.image for sample in rest], native=False))
-        maps = [prediction.anomaly_map for prediction in found]
-        out[rule] = auroc(labels, [prediction.score for prediction in found])
+    out: dict[str, float | None] = {rule: auroc(labels, torch.cat(found[rule]).tolist()) for rule in RULES}
     if any(sample.mask for sample in rest):
-        side = detector.recipe.image_size
-        empty = np.zeros((side, side), bool)
-        masks = [fit_mask(read_mask(s.mask), side, "stretch").numpy() if s.mask else empty for s in rest]
-        out["pixels"] = pixel_auroc(maps, masks)
+        empty = np.zeros((size, size), bool)
+        masks = [fit_mask(read_mask(s.mask), size, recipe.aspect).numpy() if s.mask else empty for s in rest]
+        out["pixels"] = pixel_auroc(list(torch.cat(maps).numpy()), masks)
     return out
 
 

@@ -87,9 +87,10 @@ def fit_head(
         state.load(checkpoint)
     variants = data.masks.shape[1]
     batches = math.ceil(len(epoch_order(data.labels, variants, seed, 0)) / recipe.batch_size)
-    total = batches * recipe.epochs
+    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / batches))
+    total = batches * epochs
     saved = time.monotonic()
-    for epoch in range(state.step // batches, recipe.epochs):
+    for epoch in range(state.step // batches, epochs):
         order = epoch_order(data.labels, variants, seed, epoch).split(recipe.batch_size)
         for pairs in order[state.step - epoch * batches :]:
             for group in optimiser.param_groups:
