@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from madclip.errors import CheckpointError
+from madclip.memory import kept_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,7 @@ def epoch_order(labels: torch.Tensor, variants: int, seed: int, epoch: int) -> t
     return every[torch.randperm(len(every), generator=generator)]
 
 
+@kept_memory()
 def fit_head(
     head: Head,
     data: TrainingSet,
