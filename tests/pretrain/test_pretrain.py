@@ -176,9 +176,9 @@ def test_the_rate_warms_up_stays_and_decays() -> None:
     assert train.schedule(plan, replace(stable, samples=1000))[2]
 
 
-def run_to_end(out: Path, tokenizer: Tokenizer, *, resume: bool = False) -> bytes:
+def run_to_end(out: Path, tokenizer: Tokenizer, *, steps: int = 12, resume: bool = False) -> bytes:
     out.mkdir(exist_ok=True)
-    plan = Plan(samples=16 * 12, decay=16 * 4, full=0.5, keep=0.5, warmup=2)
+    plan = Plan(samples=16 * steps, decay=16 * steps // 3, full=0.5, keep=0.5, warmup=2)
     run = state.load(out / "last.safetensors") if resume else state.start(plan, STREAM, SMALL)
     train.train(run, tokenizer, out, device="cpu", workers=1, every=0.0, log=4)
     return _weights(out / "last.safetensors")
@@ -209,6 +209,14 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     monkeypatch.setattr(train, "step_loss", genuine)
     assert run_to_end(tmp_path / "b", tokenizer, resume=True) == undisturbed
     assert state.load(tmp_path / "b/stable.safetensors").progress.step == 8
+
+
+@pytest.mark.slow
+def test_two_runs_of_200_steps_are_the_same_bytes(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    torch.set_num_threads(1)
+    first, second = (run_to_end(tmp_path / name, tokenizer, steps=200) for name in "ab")
+    assert first == second
+    assert state.load(tmp_path / "a/last.safetensors").progress.step == 200
 
 
 def test_the_bundle_is_read_by_transformers(tmp_path: Path, tokenizer: Tokenizer) -> None:
