@@ -126,7 +126,7 @@ def _draw_batch(
 
 def _pixels(canvas: Canvas, drawing: Any) -> Tensor:
     image = develop(canvas, drawing.image, drawing.finish)
-    return image.mul(255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    return image.mul_(255).round_().to(torch.uint8).expand(-1, 3, -1, -1)
 
 
 def locate(masks: Tensor) -> list[dict[str, str]]:

@@ -77,28 +77,23 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     return Drawing(image[:, None], mask, attributes, finish)
 
 
-def _curve(canvas: Canvas, cells: float) -> Tensor:
-    """[n, 1, S], a smooth function of the column."""
-    return canvas.noise(cells, 0.01)[:, :1]
-
-
 def _retina(canvas: Canvas, kind: Tensor, sick: Tensor, difficulty: float) -> tuple[Retina, Tensor]:
     """The curves of the retina with its deformation, and the column [n, 1, 1] of the finding."""
     x = canvas.x
     fovea = canvas.uniform(-0.5, 0.5)
     bed = canvas.uniform(0.0, 0.5) + canvas.uniform(-0.3, 0.3) * x + canvas.uniform(-0.25, 0.3) * x * x
-    bed = bed + canvas.uniform(0, 0.02) * _curve(canvas, 5)
-    thick = canvas.uniform(0.28, 0.7) * (1 + canvas.uniform(-0.15, 0.15) * x + 0.03 * _curve(canvas, 6))
+    bed = bed + canvas.uniform(0, 0.02) * canvas.curve(5)
+    thick = canvas.uniform(0.28, 0.7) * (1 + canvas.uniform(-0.15, 0.15) * x + 0.03 * canvas.curve(6))
     # A third of all scans miss the fovea.
     pit = bump(x - fovea, canvas.uniform(0.15, 0.4)) * canvas.uniform(0.3, 1) * canvas.chance(0.67)
     at = torch.where(canvas.chance(0.5), fovea, canvas.uniform(-0.75, 0.75))
     height = canvas.uniform(level(difficulty, 0.1, 0.03), level(difficulty, 0.3, 0.16))
-    dome = bump(x - at, canvas.uniform(0.15, 0.6)) * (1 + 0.15 * _curve(canvas, 8))
+    dome = bump(x - at, canvas.uniform(0.15, 0.6)) * (1 + 0.15 * canvas.curve(8))
     swelling = torch.where(kind == INTRARETINAL, canvas.uniform(0.1, 1) * height, 0.0) * dome * sick
-    bumps = (_curve(canvas, 18) + 0.5 * _curve(canvas, 30) - canvas.uniform(0.2, 1.0)).clamp_min(0)
+    bumps = (canvas.curve(18) + 0.5 * canvas.curve(30) - canvas.uniform(0.2, 1.0)).clamp_min(0)
     bumps = canvas.uniform(level(difficulty, 0.04, 0.02), 0.08) * bumps.clamp(max=2) * bump(x - at, 1.2)
     drusen = torch.where(kind == DRUSEN, bumps, 0.0)
-    rough = (1 + 0.35 * _curve(canvas, 14)).clamp_min(0.1)
+    rough = (1 + 0.35 * canvas.curve(14)).clamp_min(0.1)
     detached = torch.where(kind == DETACHMENT, dome * height, 0.0) + torch.where(
         kind == CNV, dome * rough * height, 0.0
     )
@@ -137,7 +132,7 @@ def _back_of_the_eye(canvas: Canvas, retina: Retina, layers: Tensor) -> tuple[Te
     holes = edge(canvas.noise(16, 22) - canvas.uniform(0.0, 0.9), 0.6)
     choroid = canvas.uniform(0.15, 0.5) * edge(deep, 0.02) * fade * (1 - canvas.uniform(0.1, 0.6) * holes)
     # Some vitreous bodies show a thin membrane above the retina: normal with age.
-    line = retina.bed - canvas.uniform(0.4, 0.9) - 0.05 * _curve(canvas, 3) - y
+    line = retina.bed - canvas.uniform(0.4, 0.9) - 0.05 * canvas.curve(3) - y
     membrane = bump(line, 0.012) * edge(retina.top - y, 0.01) * canvas.uniform(-0.4, 0.3).clamp_min(0)
     return torch.maximum(layers, pigment).maximum(choroid), membrane + canvas.uniform(0.0, 0.07)
 
@@ -154,8 +149,8 @@ def _intraretinal(canvas: Canvas, depth: Tensor, at: Tensor) -> Tensor:
 
 def _shadows(canvas: Canvas, retina: Retina) -> Tensor:
     """Vessels of the inner retina throw vertical shadows; a lid or an opacity darkens broad ones."""
-    vessels = edge(_curve(canvas, 26) - 1.4, 0.5) * edge(canvas.y - retina.top - 0.05, 0.06)
-    broad = (1 + canvas.uniform(0, 0.35) * _curve(canvas, 3)).clamp(0.3, 1.5)
+    vessels = edge(canvas.curve(26) - 1.4, 0.5) * edge(canvas.y - retina.top - 0.05, 0.06)
+    broad = (1 + canvas.uniform(0, 0.35) * canvas.curve(3)).clamp(0.3, 1.5)
     return (1 - canvas.uniform(0, 0.6) * vessels) * broad
 
 

@@ -47,11 +47,6 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     return Drawing(image[:, None], mask, attributes, finish)
 
 
-def _curve(canvas: Canvas, cells: float) -> Tensor:
-    """[n, 1, S], a smooth function of the column."""
-    return canvas.noise(cells, 0.01)[:, :1]
-
-
 def _probe(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
     """Depth 0..1 below the skin, position along the probe, and 1 where there is an image.
 
@@ -74,11 +69,11 @@ def _probe(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
 
 def _layers(canvas: Canvas, depth: Tensor, wave: Tensor, rough: Tensor) -> Tensor:
     """Mean echo of skin, fat, gland, muscle and what lies below."""
-    fat_from = canvas.uniform(0.03, 0.09) + 0.006 * _curve(canvas, 4)
-    gland_from = fat_from + (canvas.uniform(0.03, 0.32) + 0.04 * _curve(canvas, 4))
-    gland_to = (gland_from + canvas.uniform(0.12, 0.5) + 0.05 * _curve(canvas, 3)).maximum(gland_from + 0.02)
-    muscle_from = gland_to + canvas.uniform(0.0, 0.15) + 0.02 * _curve(canvas, 3)
-    wall = muscle_from + canvas.uniform(0.08, 0.25) + 0.015 * _curve(canvas, 3)
+    fat_from = canvas.uniform(0.03, 0.09) + 0.006 * canvas.curve(4)
+    gland_from = fat_from + (canvas.uniform(0.03, 0.32) + 0.04 * canvas.curve(4))
+    gland_to = (gland_from + canvas.uniform(0.12, 0.5) + 0.05 * canvas.curve(3)).maximum(gland_from + 0.02)
+    muscle_from = gland_to + canvas.uniform(0.0, 0.15) + 0.02 * canvas.curve(3)
+    wall = muscle_from + canvas.uniform(0.08, 0.25) + 0.015 * canvas.curve(3)
     bent = depth + canvas.uniform(0, 0.025) * wave + canvas.uniform(0.0, 0.008) * rough
     fat, bright = canvas.uniform(0.2, 0.45), canvas.uniform(0.4, 0.75)
     # Gland and fat interlock: one field decides which of both a place is.
@@ -96,7 +91,7 @@ def _layers(canvas: Canvas, depth: Tensor, wave: Tensor, rough: Tensor) -> Tenso
     # Ribs: bright caps with shadows; between them the pleura.
     below = torch.where(canvas.chance(0.6), canvas.uniform(0.03, 0.3), 0.3)
     image = torch.lerp(image, below + 0.05 * wave, edge(depth - wall, 0.03))
-    caps = edge(_curve(canvas, 5) - 0.2, 0.5)
+    caps = edge(canvas.curve(5) - 0.2, 0.5)
     return image + canvas.uniform(-0.1, 0.5).clamp_min(0) * bump(depth - wall + 0.03 * caps, 0.025) * caps
 
 
@@ -177,7 +172,7 @@ def _behind(
 def _beam(canvas: Canvas, depth: Tensor, fan: Tensor) -> Tensor:
     """Loss with depth, bands of the gain sliders, weak ends of the probe, a focal zone."""
     loss = (1 + canvas.uniform(-0.1, 0.35) - canvas.uniform(0, 0.8) * depth).clamp_min(0.05)
-    bands = 1 + canvas.uniform(0, 0.12) * _curve(canvas, 4).transpose(1, 2)
+    bands = 1 + canvas.uniform(0, 0.12) * canvas.curve(4).transpose(1, 2)
     ends = 1 - canvas.uniform(0, 0.5) * (fan.abs() - 0.6).clamp_min(0)
     focus = 1 + canvas.uniform(0, 0.35) * bump(depth - canvas.uniform(0.2, 0.7), 0.3)
     return loss * bands * ends * focus
