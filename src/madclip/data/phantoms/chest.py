@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, edge, ellipse, level
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, choose, edge, ellipse, level, numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = ("consolidation", "pneumonia", "interstitial haze", "nodule", "effusion", "pneumothorax")
-CONSOLIDATION, PATCHES, HAZE, NODULE, EFFUSION, PNEUMOTHORAX = range(6)
+CONSOLIDATION, PATCHES, HAZE, NODULE, EFFUSION, PNEUMOTHORAX, NOTHING = range(7)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     body = _thorax(canvas)
     kind = canvas.choose(0.24, 0.25, 0.22, 0.12, 0.1, 0.07)
     rough, fine = canvas.noise(11), canvas.noise(30)
-    cover = _finding(canvas, body, kind, (rough, fine), difficulty) * sick
+    cover = _finding(canvas, body, torch.where(sick, kind, NOTHING), (rough, fine), difficulty)
     strength = canvas.uniform(level(difficulty, 0.5, 0.2), level(difficulty, 1.0, 0.75)) * cover
     gas = (kind == PNEUMOTHORAX) & sick
 
@@ -61,16 +61,16 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     marks = _vessels(canvas, body, rough, fine)
     soft = _soft_tissue(canvas, body, rough)
     # A finding takes the air out of the lung: vessels vanish in it, ribs stay. A pneumothorax takes the vessels only.
-    filled = torch.where(gas, -0.35 * strength, strength)
-    texture = 1 + canvas.uniform(0, 0.25) * rough.flip(1) + canvas.uniform(0, 0.2) * fine.flip(2)
-    reticular = (kind == HAZE) * strength * bump(fine + 0.5 * rough, 0.4) * canvas.uniform(0, 0.2)
-    lung = body.lung * (
-        air * (1 - filled * texture) - marks * (1 - torch.where(gas, cover, 0.7 * strength)) - reticular
-    )
-    pleura = bump(cover - 0.5, 0.35) * gas * body.lung * canvas.uniform(0.08, 0.25)
-    image = soft - lung + pleura + _bones(canvas, body)
-    image = image * _outline(canvas, body)
-    image = image * canvas.uniform(0.75, 1.1) + _devices(canvas, body)
+    texture = (canvas.uniform(0, 0.25) * rough.flip(1)).add_(canvas.uniform(0, 0.2) * fine.flip(2)).add_(1)
+    filled = texture.mul_(strength).mul_(torch.where(gas, -0.35, 1.0))
+    lung = filled.neg_().add_(1).mul_(air).sub_(marks.mul_(1 - choose(gas, cover, 0.7 * strength)))
+    net, hazy = canvas.uniform(0, 0.2), numbers((kind == HAZE) & sick)
+    lung[hazy] -= strength[hazy] * bump(fine[hazy] + 0.5 * rough[hazy], 0.4) * net[hazy]
+    image = soft.sub_(lung.mul_(body.lung))
+    line, gassy = canvas.uniform(0.08, 0.25), numbers(gas)
+    image[gassy] += bump(cover[gassy] - 0.5, 0.35) * body.lung[gassy] * line[gassy]
+    image = image.add_(_bones(canvas, body)).mul_(_outline(canvas, body))
+    image = image.mul_(canvas.uniform(0.75, 1.1)).add_(_devices(canvas, body))
     image = _borders(canvas, image)
     mask = (cover > 0.4) & (body.lung > 0.4) & sick
     attributes = [
@@ -183,54 +183,67 @@ def _outline(canvas: Canvas, body: Thorax) -> Tensor:
 def _finding(canvas: Canvas, body: Thorax, kind: Tensor, noises: tuple[Tensor, Tensor], difficulty: float) -> Tensor:
     """0..1, how much of the finding lies at every pixel."""
     rough, fine = noises
+    x, y, lung = body.x, body.y, body.lung
     right = canvas.chance(0.5)
-    one = body.lung * ((body.x > 0) == right)
+    one = ((x > 0) == right).float().mul_(lung)
     cx, cy = canvas.place(one)
-    size = canvas.uniform(0, 1) * 0.25 + level(difficulty, 0.2, 0.1)
-    patch = edge(canvas.blob(cx, cy, size, rough=0.35) + 0.15 * fine, canvas.uniform(0.3, 1.0))
-    patches = edge(rough + 0.3 * fine - canvas.uniform(0.2, 1.0), canvas.uniform(0.6, 1.6))
-    patches = patches * torch.where(canvas.chance(0.5), one, body.lung)
-    patches = patches * edge(body.y - canvas.uniform(-0.9, 0.1), 0.5)
-    haze = torch.where(canvas.chance(0.6), body.lung, one) * (0.85 + 0.15 * rough)
-    haze = haze * edge(body.y - canvas.uniform(-1.6, 0.2), 0.8)
-    small = canvas.uniform(0.03, level(difficulty, 0.13, 0.08))
-    coin = edge(canvas.blob(cx, cy, small, rough=0.1, elongation=0.2), 0.4)
-    fluid = body.base - canvas.uniform(0.03, level(difficulty, 0.5, 0.25)) - 0.35 * (0.35 - body.wall).clamp_min(0)
-    fluid = edge(-fluid, 0.08) * one
-    gap = canvas.uniform(0.04, level(difficulty, 0.22, 0.12)) * (0.7 - body.y).clamp(0.3, 1.6)
-    free = edge(gap + 0.01 * rough - body.wall, 0.04) * one
-    options = torch.stack((patch, patches, haze, coin, fluid, free), 1)
-    index = kind[:, None].expand(-1, 1, *body.x.shape[1:])
-    return options.gather(1, index)[:, 0] * edge(body.lung - 0.3, 0.4)
+    cover = torch.zeros_like(lung)
+
+    size, i = canvas.uniform(0, 1) * 0.25 + level(difficulty, 0.2, 0.1), numbers(kind == CONSOLIDATION)
+    patch = canvas.blob(cx, cy, size, rough=0.35, only=i).add_(fine[i], alpha=0.15)
+    cover[i] = edge(patch, canvas.uniform(0.3, 1.0)[i])
+
+    least, soft, i = canvas.uniform(0.2, 1.0), canvas.uniform(0.6, 1.6), numbers(kind == PATCHES)
+    cover[i] = edge(rough[i].add(fine[i], alpha=0.3).sub_(least[i]), soft[i])
+    cover[i] *= choose(canvas.chance(0.5)[i], one[i], lung[i]) * edge(y[i] - canvas.uniform(-0.9, 0.1)[i], 0.5)
+
+    both, top, i = canvas.chance(0.6), canvas.uniform(-1.6, 0.2), numbers(kind == HAZE)
+    cover[i] = choose(both[i], lung[i], one[i]) * (0.85 + 0.15 * rough[i]) * edge(y[i] - top[i], 0.8)
+
+    small, i = canvas.uniform(0.03, level(difficulty, 0.13, 0.08)), numbers(kind == NODULE)
+    cover[i] = edge(canvas.blob(cx, cy, small, rough=0.1, elongation=0.2, only=i), 0.4)
+
+    height, i = canvas.uniform(0.03, level(difficulty, 0.5, 0.25)), numbers(kind == EFFUSION)
+    fluid = body.base[i] - height[i] - 0.35 * (0.35 - body.wall[i]).clamp_min(0)
+    cover[i] = edge(-fluid, 0.08) * one[i]
+
+    gap, i = canvas.uniform(0.04, level(difficulty, 0.22, 0.12)), numbers(kind == PNEUMOTHORAX)
+    free = gap[i] * (0.7 - y[i]).clamp(0.3, 1.6)
+    cover[i] = edge(free + 0.01 * rough[i] - body.wall[i], 0.04) * one[i]
+    return cover.mul_(edge(lung - 0.3, 0.4))
 
 
 def _devices(canvas: Canvas, body: Thorax) -> Tensor:
     """Tubes, wires, electrodes and pacemakers, in a third of all films."""
     x, y = canvas.x + 0.08 * canvas.noise(3), canvas.y + 0.08 * canvas.noise(3)
     thin = 1.6 * canvas.pixel
-    tube = bump(body.x - canvas.uniform(-0.05, 0.05), 2 * thin) * edge(canvas.uniform(-0.5, 0.6) - y, 0.03)
+    middle, end = canvas.uniform(-0.05, 0.05), canvas.uniform(-0.5, 0.6)
     slope, at = canvas.uniform(-2.5, 2.5), canvas.uniform(-0.7, 0.7)
-    wire = bump((y - slope * x - at) / (1 + slope.abs()), thin)
-    other = bump(x - canvas.uniform(-0.9, 0.9) - 0.3 * y * y, thin)
+    bow = canvas.uniform(-0.9, 0.9)
     ex, ey = canvas.uniform(-0.8, 0.8), canvas.uniform(-0.8, 0.8)
-    disc = edge(ellipse(x, y, ex, ey, 0.05, 0.05), 0.15) * 0.6 + edge(ellipse(x, y, -ex, ey + 0.2, 0.04, 0.04), 0.2)
-    box = edge(ellipse(x, y, canvas.uniform(0.3, 0.6), canvas.uniform(-0.7, -0.4), 0.13, 0.1), 0.06)
+    bx, by = canvas.uniform(0.3, 0.6), canvas.uniform(-0.7, -0.4)
     amount = canvas.uniform(0.15, 0.6)
-    return amount * (
-        tube * canvas.chance(0.15)
-        + wire * canvas.chance(0.22)
-        + other * canvas.chance(0.15)
-        + disc * canvas.chance(0.12)
-        + box * canvas.chance(0.06)
-    )
+    result = torch.zeros_like(x)
+    i = numbers(canvas.chance(0.15))
+    result[i] += bump(body.x[i] - middle[i], 2 * thin) * edge(end[i] - y[i], 0.03)
+    i = numbers(canvas.chance(0.22))
+    result[i] += bump((y[i] - slope[i] * x[i] - at[i]) / (1 + slope[i].abs()), thin)
+    i = numbers(canvas.chance(0.15))
+    result[i] += bump(x[i] - bow[i] - 0.3 * y[i].square(), thin)
+    i = numbers(canvas.chance(0.12))
+    result[i] += edge(ellipse(x[i], y[i], ex[i], ey[i], 0.05, 0.05), 0.15) * 0.6
+    result[i] += edge(ellipse(x[i], y[i], -ex[i], ey[i] + 0.2, 0.04, 0.04), 0.2)
+    i = numbers(canvas.chance(0.06))
+    result[i] += edge(ellipse(x[i], y[i], bx[i], by[i], 0.13, 0.1), 0.06)
+    return result.mul_(amount)
 
 
 def _borders(canvas: Canvas, image: Tensor) -> Tensor:
     """Black collimator edges, or bright cloth and plates, at the sides of some films."""
-    tilt = canvas.uniform(-0.1, 0.1)
-    edge_at = torch.maximum(canvas.x + tilt * canvas.y, -canvas.x + canvas.uniform(-0.3, 0.1)) - canvas.uniform(
-        0.8, 1.0
-    )
-    outside = edge(edge_at, 0.02) * canvas.chance(0.3)
-    cloth = torch.where(canvas.chance(0.4), canvas.uniform(0.5, 1) + 0.2 * canvas.grain(), canvas.uniform(0, 0.1))
-    return torch.lerp(image, cloth, outside)
+    tilt, left, inset = canvas.uniform(-0.1, 0.1), canvas.uniform(-0.3, 0.1), canvas.uniform(0.8, 1.0)
+    i, bright = numbers(canvas.chance(0.3)), canvas.chance(0.4)
+    light, grain, dim = canvas.uniform(0.5, 1), canvas.grain(), canvas.uniform(0, 0.1)
+    edge_at = torch.maximum(canvas.x + tilt[i] * canvas.y, left[i] - canvas.x).sub_(inset[i])
+    cloth = torch.where(bright[i], light[i] + 0.2 * grain[i], dim[i])
+    image[i] = torch.lerp(image[i], cloth, edge(edge_at, 0.02))
+    return image

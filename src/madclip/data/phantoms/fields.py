@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ALL = slice(None)
+"""All images of a batch."""
+
 BANDS = 5
 """Bands of rows in which noise of many cells is drawn."""
 
@@ -75,20 +78,23 @@ class Canvas:
         """[n, size, size], independent normal numbers at every pixel."""
         return self.randn(self.n, self.size, self.size)
 
-    def noise(self, cells: float | Tensor, cells_y: float | Tensor | None = None) -> Tensor:
+    def noise(
+        self, cells: float | Tensor, cells_y: float | Tensor | None = None, only: Tensor | slice = ALL
+    ) -> Tensor:
         """[n, size, size], a smooth field of mean 0 and deviation 1.
 
         Args:
             cells: Bumps from left to right: a number, or one for each image [n, 1, 1].
             cells_y: Bumps from top to bottom; as `cells` where None.
+            only: Numbers of the images that are wanted; random numbers are drawn for all.
         """
         cells_y = cells if cells_y is None else cells_y
         rows = self._spline(cells_y)
-        across = self._knots(rows.shape[2], cells)
+        rows, across = rows[only], self._knots(rows.shape[2], cells, only)
         if rows.shape[2] <= 2 * BANDS:
             return torch.bmm(rows, across)
         # Only some of the knots reach a band of rows; most products with the others would be with 0.
-        field = across.new_empty(self.n, self.size, self.size)
+        field = across.new_empty(len(rows), self.size, self.size)
         fewest, most = _range(cells_y)
         height = math.ceil(self.size / BANDS)
         for top in range(0, self.size, height):
@@ -102,10 +108,11 @@ class Canvas:
         rows = self._spline(0.01)
         return torch.bmm(rows[:, :1], self._knots(rows.shape[2], cells))
 
-    def _knots(self, rows: int, cells: float | Tensor) -> Tensor:
+    def _knots(self, rows: int, cells: float | Tensor, only: Tensor | slice = ALL) -> Tensor:
         """[n, rows, size], random knots that are smooth from left to right."""
         columns = self._spline(cells)
-        return torch.bmm(self.randn(self.n, rows, columns.shape[2]) / SPLINE_STD, columns.transpose(1, 2))
+        knots = self.randn(self.n, rows, columns.shape[2]) / SPLINE_STD
+        return torch.bmm(knots[only], columns[only].transpose(1, 2))
 
     def fractal(self, cells: float, octaves: int, gain: float = 0.5) -> Tensor:
         """[n, size, size], noise at doubling frequencies, deviation about 1."""
@@ -166,7 +173,15 @@ class Canvas:
         cy = rows.float() * step * self.pixel - 1 + half + self.uniform(-half, half, 1)[:, 0]
         return cx.reshape(-1, 1, 1), cy.reshape(-1, 1, 1)
 
-    def blob(self, cx: Tensor, cy: Tensor, radius: Tensor, rough: float = 0.3, elongation: float = 0.5) -> Tensor:
+    def blob(
+        self,
+        cx: Tensor,
+        cy: Tensor,
+        radius: Tensor,
+        rough: float = 0.3,
+        elongation: float = 0.5,
+        only: Tensor | slice = ALL,
+    ) -> Tensor:
         """[n, size, size], positive inside a lesion of any outline, 1 at its centre, 0 on its edge.
 
         Args:
@@ -175,14 +190,16 @@ class Canvas:
             radius: Mean radius, [n, 1, 1].
             rough: Deviation of the outline in radii: 0 is an ellipse, above 0.4 pieces may come off.
             elongation: Largest logarithm of the ratio of the axes.
+            only: As for `noise`.
         """
         angle, ratio = self.uniform(0, math.pi), (self.uniform(-elongation, elongation) / 2).exp()
         x, y = (self.x - cx) / radius, (self.y - cy) / radius
-        across = angle.cos() * ratio * x - angle.sin() * ratio * y
-        down = angle.sin() / ratio * x + angle.cos() / ratio * y
+        across = (angle.cos() * ratio * x)[only] - (angle.sin() * ratio * y)[only]
+        down = (angle.sin() / ratio * x)[only] + (angle.cos() / ratio * y)[only]
         value = across.square_().addcmul_(down, down).sqrt_().neg_().add_(1)
         if rough:
-            value = value.addcmul(self.noise((1.6 / radius).clamp(3, 40)), (1.5 + value).clamp_(0, 1), value=rough)
+            outline = self.noise((1.6 / radius).clamp(3, 40), only=only)
+            value.addcmul_(outline, (1.5 + value).clamp_(0, 1), value=rough)
         return value
 
 
@@ -284,6 +301,11 @@ def paint(image: Tensor, cover: Tensor, value: float | Tensor) -> Tensor:
 def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """`torch.where` for a condition [n, 1, 1] and finite images [n, S, S]: a quarter of its time."""
     return torch.lerp(no, yes, condition.to(no.dtype))
+
+
+def numbers(chosen: Tensor) -> Tensor:
+    """[k], the numbers of the images chosen by [n, 1, 1] bool: what only they show is drawn for them alone."""
+    return chosen.flatten().nonzero()[:, 0]
 
 
 def level(difficulty: float, easy: float, hard: float) -> float:
