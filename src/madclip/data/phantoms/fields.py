@@ -78,9 +78,7 @@ class Canvas:
         """[n, size, size], independent normal numbers at every pixel."""
         return self.randn(self.n, self.size, self.size)
 
-    def noise(
-        self, cells: float | Tensor, cells_y: float | Tensor | None = None, only: Tensor | slice = ALL
-    ) -> Tensor:
+    def noise(self, cells: float | Tensor, cells_y: float | Tensor | None = None, only: Tensor | slice = ALL) -> Tensor:
         """[n, size, size], a smooth field of mean 0 and deviation 1.
 
         Args:

@@ -77,7 +77,10 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     dye = torch.stack([canvas.uniform(*span) for span in ((0.12, 0.4), (0.32, 0.68), (0.25, 0.6))], 1)
     image.mul_((dye * dark[:, None]).neg_().add_(1))
     image.add_((reflex * canvas.uniform(0, 0.12))[:, None] * colour.new_tensor([1, 0.8, 0.6])[:, None, None])
-    pale_share, share = canvas.uniform(level(difficulty, 0.4, 0.15), 0.6), canvas.uniform(level(difficulty, 0.6, 0.3), 1)
+    pale_share, share = (
+        canvas.uniform(level(difficulty, 0.4, 0.15), 0.6),
+        canvas.uniform(level(difficulty, 0.6, 0.3), 1),
+    )
     spots = image[ill].lerp_(exudate[ill] * 0.92, (soft * pale_share[ill])[:, None])
     image[ill] = spots.lerp_(exudate[ill], (yellow * share[ill])[:, None])
     image = _camera(canvas, eye, image)

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, choose, edge, ellipse, level, numbers, paint, smooth
+from madclip.data.phantoms.fields import (
+    Canvas,
+    Drawing,
+    Finish,
+    bump,
+    choose,
+    edge,
+    ellipse,
+    level,
+    numbers,
+    paint,
+    smooth,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,9 +110,7 @@ def _parenchyma(canvas: Canvas, organ: Tensor, wave: Tensor, rough: Tensor) -> t
     return tissue, dense
 
 
-def _lesions(
-    canvas: Canvas, organ: Tensor, many: Tensor, difficulty: float, ill: Tensor
-) -> tuple[Tensor, Tensor]:
+def _lesions(canvas: Canvas, organ: Tensor, many: Tensor, difficulty: float, ill: Tensor) -> tuple[Tensor, Tensor]:
     """Opacity 0..1, and the profile inside (0 on the outline), in the images with lesions."""
     cx, cy = canvas.place(organ > 0.03)
     size = canvas.uniform(0, 1).square() * 0.22 + level(difficulty, 0.09, 0.045)
