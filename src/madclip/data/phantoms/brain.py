@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, choose, edge, ellipse, level, numbers, paint
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, edge, either, ellipse, level, numbers, paint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -221,11 +221,11 @@ def _lesion(
     cover = edge(profile, soft[ill])
     # What infiltrates or starves follows the tissue and leaves the sulci open.
     open_sulci = (kind == INFILTRATE) | (kind == INFARCT) | ((kind == BLOB) & canvas.chance(0.3))
-    cover = choose(open_sulci[ill], cover * (0.15 + 0.85 * solid[ill]), cover)
+    cover = either(open_sulci[ill], cover * (0.15 + 0.85 * solid[ill]), cover)
     scattered = canvas.noise(canvas.uniform(14, 26), only=ill) - canvas.uniform(0.9, 1.6)[ill]
     near = edge(canvas.blob(*centre, size + 0.25, rough=0, only=ill), 0.3) * edge(head.depth[ill] - 0.24, 0.05)
     spots = edge(scattered, 0.5) * near
-    return profile, choose(kind[ill] == SPOTS, spots, cover) * head.brain[ill]
+    return profile, either(kind[ill] == SPOTS, spots, cover) * head.brain[ill]
 
 
 def _tint(
@@ -255,7 +255,7 @@ def _tint(
     dying, within = canvas.chance(0.3)[ill], canvas.uniform(0.3, 0.6)[ill]
     necrotic = dying * edge(profile - within + 0.25 * mottle.flip(2), 0.2)
     change = signed * texture * (1 - canvas.uniform(0.4, 1.6)[ill] * necrotic)
-    change = choose(kind[ill] == RING, ring, choose(kind[ill] == CYST, cyst, change))
+    change = either(kind[ill] == RING, ring, either(kind[ill] == CYST, cyst, change))
     image[ill] += cover * change
     image.clamp_(min=0.02)
     return bright

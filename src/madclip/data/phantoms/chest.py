@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, choose, edge, ellipse, level, numbers
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, edge, either, ellipse, level, numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     # A finding takes the air out of the lung: vessels vanish in it, ribs stay. A pneumothorax takes the vessels only.
     texture = (canvas.uniform(0, 0.25) * rough.flip(1)).add_(canvas.uniform(0, 0.2) * fine.flip(2)).add_(1)
     filled = texture.mul_(strength).mul_(torch.where(gas, -0.35, 1.0))
-    lung = filled.neg_().add_(1).mul_(air).sub_(marks.mul_(1 - choose(gas, cover, 0.7 * strength)))
+    lung = filled.neg_().add_(1).mul_(air).sub_(marks.mul_(1 - either(gas, cover, 0.7 * strength)))
     net, hazy = canvas.uniform(0, 0.2), numbers((kind == HAZE) & sick)
     lung[hazy] -= strength[hazy] * bump(fine[hazy] + 0.5 * rough[hazy], 0.4) * net[hazy]
     image = soft.sub_(lung.mul_(body.lung))
@@ -199,10 +199,10 @@ def _finding(canvas: Canvas, body: Thorax, kind: Tensor, noises: tuple[Tensor, T
 
     least, soft, i = canvas.uniform(0.2, 1.0), canvas.uniform(0.6, 1.6), numbers(kind == PATCHES)
     cover[i] = edge(rough[i].add(fine[i], alpha=0.3).sub_(least[i]), soft[i])
-    cover[i] *= choose(canvas.chance(0.5)[i], one[i], lung[i]) * edge(y[i] - canvas.uniform(-0.9, 0.1)[i], 0.5)
+    cover[i] *= either(canvas.chance(0.5)[i], one[i], lung[i]) * edge(y[i] - canvas.uniform(-0.9, 0.1)[i], 0.5)
 
     both, top, i = canvas.chance(0.6), canvas.uniform(-1.6, 0.2), numbers(kind == HAZE)
-    cover[i] = choose(both[i], lung[i], one[i]) * (0.85 + 0.15 * rough[i]) * edge(y[i] - top[i], 0.8)
+    cover[i] = either(both[i], lung[i], one[i]) * (0.85 + 0.15 * rough[i]) * edge(y[i] - top[i], 0.8)
 
     small, i = canvas.uniform(0.03, level(difficulty, 0.13, 0.08)), numbers(kind == NODULE)
     cover[i] = edge(canvas.blob(cx, cy, small, rough=0.1, elongation=0.2, only=i), 0.4)

@@ -79,7 +79,7 @@ class Canvas:
         return self.randn(self.n, self.size, self.size)
 
     def noise(self, cells: float | Tensor, cells_y: float | Tensor | None = None, only: Tensor | slice = ALL) -> Tensor:
-        """[n, size, size], a smooth field of mean 0 and deviation 1.
+        """[n, size, size], a smooth field of mean 0 and deviation 1; [k, size, size] of `only` k images.
 
         Args:
             cells: Bumps from left to right: a number, or one for each image [n, 1, 1].
@@ -296,7 +296,7 @@ def paint(image: Tensor, cover: Tensor, value: float | Tensor) -> Tensor:
     return torch.lerp(image, colour.expand_as(image), cover.expand_as(image))
 
 
-def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+def either(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """`torch.where` for a condition [n, 1, 1] and finite images [n, S, S]: a quarter of its time."""
     return torch.lerp(no, yes, condition.to(no.dtype))
 

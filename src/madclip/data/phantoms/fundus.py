@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, choose, dots, edge, ellipse, level, numbers
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, dots, edge, either, ellipse, level, numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -238,7 +238,7 @@ def _lesions(canvas: Canvas, eye: Eye, kind: Tensor, difficulty: float, ill: Ten
     group = canvas.blob(cx, cy, canvas.uniform(0.12, 0.6), rough=0.5, only=ill)
     # Exudates lie in a patch, in a ring about a leak, or far apart.
     ring = 1 - (group - 0.15).abs_() / some(0.15, 0.3)
-    where = choose(canvas.chance(0.35)[ill], ring, group).clamp_(-2, 1)
+    where = either(canvas.chance(0.35)[ill], ring, group).clamp_(-2, 1)
     many = some(-0.6, 1.1) - level(difficulty, 0, 0.25) - 2.2
     hard = where.mul_(1.2).add_(fine, alpha=0.75).addcmul_(middle, some(0, 0.6)).add_(many)
     width, shown = some(0.3, 0.9), (kind == RETINOPATHY) & canvas.chance(0.85) | (kind == EXUDATES)

@@ -11,8 +11,8 @@ from madclip.data.phantoms.fields import (
     Drawing,
     Finish,
     bump,
-    choose,
     edge,
+    either,
     ellipse,
     level,
     numbers,
@@ -61,8 +61,8 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     grain = grain.lerp_(smooth(smooth(grain)).mul_(2.5), canvas.uniform(0, 1).sqrt())
     image.addcmul_(grain, canvas.uniform(0.005, level(difficulty, 0.03, 0.06)))
     stretched = canvas.chance(0.65) & crop
-    image = choose(stretched, _equalised(canvas, image, inside), image)
-    image.mul_(choose(crop, inside.float(), edge(ellipse(x, y, 0, 0, 0.96, 0.76), 0.02)))
+    image = either(stretched, _equalised(canvas, image, inside), image)
+    image.mul_(either(crop, inside.float(), edge(ellipse(x, y, 0, 0, 0.96, 0.76), 0.02)))
     mask = torch.zeros_like(inside)
     mask[ill] = (cover > 0.4) & inside[ill]
     light = kind == BRIGHT
@@ -116,7 +116,7 @@ def _lesions(canvas: Canvas, organ: Tensor, many: Tensor, difficulty: float, ill
     size = canvas.uniform(0, 1).square() * 0.22 + level(difficulty, 0.09, 0.045)
     one = canvas.blob(cx, cy, size, rough=0.2, only=ill)
     several = 0.4 * (canvas.noise(canvas.uniform(9, 20), only=ill) - canvas.uniform(1.1, 1.7)[ill])
-    profile = choose(many[ill], torch.maximum(several, one), one)
+    profile = either(many[ill], torch.maximum(several, one), one)
     return edge(profile, canvas.uniform(0.12, 0.6)[ill]), profile
 
 
@@ -137,7 +137,7 @@ def _tint(
     core = edge(profile - 0.35, 0.25)
     rim = bump(profile - 0.08, 0.14)
     target = -0.4 - 0.8 * core + canvas.uniform(0, 1.4)[ill] * rim
-    change = choose(kind[ill] == TARGET, target, sign[ill] * (1 + uneven * rough[ill]))
+    change = either(kind[ill] == TARGET, target, sign[ill] * (1 + uneven * rough[ill]))
     tissue[ill] += cover * amount[ill] * change
 
 

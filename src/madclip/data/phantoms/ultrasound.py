@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, choose, dots, edge, level, numbers, smooth
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, dots, edge, either, level, numbers, smooth
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ def _probe(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
     far = canvas.uniform(1.2, 2.5)
     reach = (x.square() + (y - top + far).square()).sqrt() - far
     flat = (y - top).expand_as(reach)
-    depth = choose(kind == 1, reach, flat).div_(2.0 - canvas.uniform(0, 0.15))
+    depth = either(kind == 1, reach, flat).div_(2.0 - canvas.uniform(0, 0.15))
     spread = torch.where(kind == 1, x / (y - top + far) * far, x - canvas.uniform(-0.15, 0.15) * (kind == 2) * y)
     left = torch.where(canvas.chance(0.3), canvas.uniform(0.75, 1), 1.1)
     sides = torch.where(kind == 1, spread.abs() - canvas.uniform(0.6, 0.9), (spread.abs() - left))
