@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, dots, edge, ellipse, level
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, dots, edge, either, ellipse, level, numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,25 +62,31 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
 
     kind = canvas.choose(0.45, 0.22, 0.2, 0.13)
     sick = abnormal[:, None, None]
-    free = edge(eye.field - 0.02, 0.01) * (1 - disc).clamp_(max=0.5).mul_(2)
-    yellow, soft, blood = (part * free * sick for part in _lesions(canvas, eye, kind, difficulty))
-    yellow_mask, soft_mask, blood_mask = yellow > 0.3, soft > 0.35, blood > 0.3
+    ill = numbers(sick)
+    free = edge(eye.field[ill] - 0.02, 0.01) * (1 - disc[ill]).clamp_(max=0.5).mul_(2)
+    yellow, soft, blood = (part.mul_(free) for part in _lesions(canvas, eye, kind, difficulty, ill))
 
     colour, disc_colour, exudate = _colours(canvas)
     image = colour * light[:, None]
     image.addcmul_(disc_colour, (disc * (1 + 0.4 * cup) + 0.3 * pale * (1 - disc))[:, None])
-    macula = bump(((eye.x - eye.macula[0]) ** 2 + (eye.y - eye.macula[1]) ** 2).sqrt(), canvas.uniform(0.15, 0.34))
+    macula = bump(((eye.x - eye.macula[0]) ** 2 + (eye.y - eye.macula[1]) ** 2).sqrt_(), canvas.uniform(0.15, 0.34))
     # Haemoglobin takes green and blue; vessels, blood and the pigment of the macula differ in strength only.
-    dark = torch.maximum(vessels, canvas.uniform(level(difficulty, 0.6, 0.2), 1) * blood)
-    dark = dark + canvas.uniform(0.1, 0.85) * macula * (1 - dark)
+    dark, strength = vessels, canvas.uniform(level(difficulty, 0.6, 0.2), 1)
+    dark[ill] = torch.maximum(vessels[ill], strength[ill] * blood)
+    dark.addcmul_(macula.mul_(canvas.uniform(0.1, 0.85)), 1 - dark)
     dye = torch.stack([canvas.uniform(*span) for span in ((0.12, 0.4), (0.32, 0.68), (0.25, 0.6))], 1)
     image.mul_((dye * dark[:, None]).neg_().add_(1))
     image.add_((reflex * canvas.uniform(0, 0.12))[:, None] * colour.new_tensor([1, 0.8, 0.6])[:, None, None])
-    image.lerp_(exudate * 0.92, (soft * canvas.uniform(level(difficulty, 0.4, 0.15), 0.6))[:, None])
-    image.lerp_(exudate, (yellow * canvas.uniform(level(difficulty, 0.6, 0.3), 1))[:, None])
+    pale_share, share = (
+        canvas.uniform(level(difficulty, 0.4, 0.15), 0.6),
+        canvas.uniform(level(difficulty, 0.6, 0.3), 1),
+    )
+    spots = image[ill].lerp_(exudate[ill] * 0.92, (soft * pale_share[ill])[:, None])
+    image[ill] = spots.lerp_(exudate[ill], (yellow * share[ill])[:, None])
     image = _camera(canvas, eye, image)
 
-    mask = (yellow_mask | soft_mask | blood_mask) & sick
+    mask = torch.zeros_like(dark, dtype=torch.bool)
+    mask[ill] = (yellow > 0.3) | (soft > 0.35) | (blood > 0.3)
     attributes = [
         {"finding": KINDS[k], "brightness": BRIGHTNESS[k], "count": "multiple", "view": None}
         for k in kind.flatten().tolist()
@@ -193,14 +199,16 @@ def _light(canvas: Canvas, eye: Eye, shade: Tensor, fine: Tensor) -> Tensor:
     tilt = canvas.uniform(-0.22, 0.22) * eye.x + canvas.uniform(-0.22, 0.22) * eye.y
     centre = canvas.uniform(0.4, 1.4) * eye.field.clamp_min(0)
     glow = 0.8 + canvas.uniform(0, 0.6) * centre * (1.5 - 0.5 * centre) + tilt + canvas.uniform(0, 0.1) * shade
-    choroid = bump(canvas.noise(10) + 0.25 * canvas.noise(24), 0.7) - 0.4
-    texture = canvas.uniform(-0.06, 0.18) * choroid * edge(canvas.noise(2), 2)
-    glow = glow + texture + canvas.uniform(0, 0.05) * fine + canvas.uniform(0, 0.05) * canvas.noise(20)
-    distance = ((eye.x - eye.macula[0]) ** 2 + (eye.y - eye.macula[1]) ** 2).sqrt()
+    choroid = bump(canvas.noise(10).add_(canvas.noise(24), alpha=0.25), 0.7).sub_(0.4)
+    choroid.mul_(canvas.uniform(-0.06, 0.18)).mul_(edge(canvas.noise(2), 2))
+    glow = choroid.add_(glow).addcmul_(fine, canvas.uniform(0, 0.05))
+    weak = canvas.uniform(0, 0.05)
+    glow.addcmul_(canvas.noise(20), weak)
+    distance = ((eye.x - eye.macula[0]) ** 2 + (eye.y - eye.macula[1]) ** 2).sqrt_()
     # Young retinas shine in a ring about the macula, and a spark in its middle.
     ring = bump(distance - canvas.uniform(0.14, 0.24), 0.07) * canvas.uniform(-0.3, 0.1).clamp_min(0)
     spark = bump(distance, 0.025) * canvas.uniform(-0.4, 0.5).clamp_min(0)
-    return (glow + ring * (1 + 0.3 * fine) + spark).clamp_min_(0.1)
+    return glow.add_(ring.mul_((0.3 * fine).add_(1))).add_(spark).clamp_min_(0.1)
 
 
 def _colours(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,27 +226,34 @@ def _colours(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
     return retina, disc, exudate
 
 
-def _lesions(canvas: Canvas, eye: Eye, kind: Tensor, difficulty: float) -> list[Tensor]:
-    """Hard exudates, cotton wool spots and blood, each 0..1 in [n, S, S]."""
-    fine, middle = canvas.noise(canvas.uniform(55, 110)), canvas.noise(canvas.uniform(18, 40))
-    cx, cy = canvas.place(edge(eye.field - 0.15, 0.1))
-    group = canvas.blob(cx, cy, canvas.uniform(0.12, 0.6), rough=0.5)
-    # Exudates lie in a patch, in a ring about a leak, or far apart.
-    ring = 1 - (group - 0.15).abs() / canvas.uniform(0.15, 0.3)
-    where = torch.where(canvas.chance(0.35), ring, group).clamp(-2, 1)
-    many = canvas.uniform(-0.6, 1.1) - level(difficulty, 0, 0.25)
-    hard = 0.75 * fine + canvas.uniform(0, 0.6) * middle + 1.2 * where - 2.2 + many
-    hard = edge(hard, canvas.uniform(0.3, 0.9)) * ((kind == RETINOPATHY) & canvas.chance(0.85) | (kind == EXUDATES))
+def _lesions(canvas: Canvas, eye: Eye, kind: Tensor, difficulty: float, ill: Tensor) -> list[Tensor]:
+    """Hard exudates, cotton wool spots and blood in the images with lesions, each 0..1 in [k, S, S]."""
 
-    cotton = canvas.noise(canvas.uniform(9, 16)) + 0.25 * fine - canvas.uniform(1.9, 2.8)
-    cotton = edge(cotton, 1.2) * ((kind == RETINOPATHY) & canvas.chance(0.4) | (kind == EXUDATES) & canvas.chance(0.15))
+    def some(low: float, high: float) -> Tensor:
+        return canvas.uniform(low, high)[ill]
+
+    fine = canvas.noise(canvas.uniform(55, 110), only=ill)
+    middle = canvas.noise(canvas.uniform(18, 40), only=ill)
+    cx, cy = canvas.place(edge(eye.field - 0.15, 0.1))
+    group = canvas.blob(cx, cy, canvas.uniform(0.12, 0.6), rough=0.5, only=ill)
+    # Exudates lie in a patch, in a ring about a leak, or far apart.
+    ring = 1 - (group - 0.15).abs_() / some(0.15, 0.3)
+    where = either(canvas.chance(0.35)[ill], ring, group).clamp_(-2, 1)
+    many = some(-0.6, 1.1) - level(difficulty, 0, 0.25) - 2.2
+    hard = where.mul_(1.2).add_(fine, alpha=0.75).addcmul_(middle, some(0, 0.6)).add_(many)
+    width, shown = some(0.3, 0.9), (kind == RETINOPATHY) & canvas.chance(0.85) | (kind == EXUDATES)
+    hard = edge(hard, width).mul_(shown[ill])
+
+    cotton = canvas.noise(canvas.uniform(9, 16), only=ill).add_(fine, alpha=0.25).sub_(some(1.9, 2.8))
+    shown = (kind == RETINOPATHY) & canvas.chance(0.4) | (kind == EXUDATES) & canvas.chance(0.15)
+    cotton = edge(cotton, 1.2).mul_(shown[ill])
 
     bleeds = canvas.uniform(16, 40)
-    spread = canvas.noise(bleeds, bleeds * canvas.uniform(0.6, 1.3)) + 0.35 * fine
-    spread = spread + 0.7 * canvas.noise(2.5) - canvas.uniform(2.1, level(difficulty, 2.5, 3.0))
+    spread = canvas.noise(bleeds, bleeds * canvas.uniform(0.6, 1.3), only=ill).add_(fine, alpha=0.35)
+    spread.add_(canvas.noise(2.5, only=ill), alpha=0.7).sub_(some(2.1, level(difficulty, 2.5, 3.0)))
     bled = (kind == RETINOPATHY) & canvas.chance(0.8) | (kind == HAEMORRHAGES)
-    blots = edge(spread, canvas.uniform(0.4, 1.3)) * bled
-    return [hard, cotton, torch.maximum(blots, _microaneurysms(canvas, eye, kind, difficulty))]
+    blots = edge(spread, some(0.4, 1.3)).mul_(bled[ill])
+    return [hard, cotton, torch.maximum(blots, _microaneurysms(canvas, eye, kind, difficulty)[ill])]
 
 
 def _microaneurysms(canvas: Canvas, eye: Eye, kind: Tensor, difficulty: float) -> Tensor:
@@ -264,7 +279,7 @@ def _camera(canvas: Canvas, eye: Eye, image: Tensor) -> Tensor:
     inside = edge(eye.field, canvas.uniform(0.005, 0.03))
     side = torch.where(canvas.chance(0.7), 1.0, -1.0)
     notch = (eye.x * side > canvas.uniform(0.78, 0.84)) & ((eye.y - canvas.uniform(-0.7, -0.35)).abs() < 0.035)
-    inside = torch.where(notch & canvas.chance(0.5), 0.0, inside)
+    inside.mul_(~(notch & canvas.chance(0.5)))
     # Some cameras leave a few grey levels outside.
     black = torch.cat([canvas.uniform(0, 0.03), canvas.uniform(0, 0.02), canvas.uniform(0, 0.02)], 1)[..., None]
     return torch.lerp(black.expand_as(image), image, inside[:, None].expand_as(image))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, edge, level
+from madclip.data.phantoms.fields import Canvas, Drawing, Finish, bump, edge, level, numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,22 +65,26 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
     clots = canvas.noise(0.7 * canvas.size / scale.clamp_min(0.015 * canvas.size))
     nuclei, pale, inner = _nuclei(canvas, (kind, gland, tumour, empty, flow, clots), scale, difficulty)
 
-    chromatin = 1 + canvas.uniform(0.05, 0.3) * fine
+    chromatin = (canvas.uniform(0.05, 0.3) * fine).add_(1)
     rim = bump(inner - 0.12, 0.22)
-    clumps = edge(clots - 0.7, 0.6) * edge(inner - 0.1, 0.1)
-    blue = nuclei * (1 - 0.65 * pale * (1 - rim) + canvas.uniform(0, 0.8) * pale * clumps) * chromatin
+    clumps = edge(clots - 0.7, 0.6).mul_(edge(inner - 0.1, 0.1))
+    hollow = clumps.mul_(canvas.uniform(0, 0.8)).add_(rim.sub_(1), alpha=0.65).mul_(pale)
+    blue = hollow.add_(1).mul_(nuclei).mul_(chromatin)
     bodies = edge(tumour, 0.15)
     fibres = bump(canvas.noise(canvas.uniform(3, 8), canvas.uniform(12, 30)) + 0.5 * flow, 0.8)
-    pink = canvas.uniform(0.25, 0.6) + 0.06 * middle + 0.04 * fine
-    pink = pink + torch.where(kind == NODE, 0.1, canvas.uniform(0.05, 0.5)) * fibres * (1 - bodies)
-    blood = edge(canvas.noise(canvas.uniform(20, 40)) - 0.6, 0.4) * edge(flow.flip(1) - canvas.uniform(1.0, 2.2), 0.3)
-    pink = pink + canvas.uniform(0.2, 0.7) * blood
+    pink = (0.06 * middle).add_(canvas.uniform(0.25, 0.6)).add_(fine, alpha=0.04)
+    pink.addcmul_(fibres.mul_(1 - bodies), torch.where(kind == NODE, 0.1, canvas.uniform(0.05, 0.5)))
+    blood = edge(canvas.noise(canvas.uniform(20, 40)).sub_(0.6), 0.4)
+    blood.mul_(edge(flow.flip(1).sub_(canvas.uniform(1.0, 2.2)), 0.3))
+    pink.addcmul_(blood, canvas.uniform(0.2, 0.7))
     # Cytoplasm of tumour may be redder, greyer or clearer than its surroundings, by much or by nothing.
     strong = level(difficulty, 0.2, 0.12)
-    pink = pink + bodies * canvas.uniform(-strong, strong)
-    haze = canvas.uniform(0, 0.18) + bodies * canvas.uniform(-0.02, 0.12) + torch.where(kind == NODE, 0.06, 0.0)
-    blue = (blue + haze * (1 + 0.2 * middle)) * (1 - empty)
-    pink = pink * (1 - empty) * (1 - 0.5 * nuclei.clamp(max=1))
+    pink.addcmul_(bodies, canvas.uniform(-strong, strong))
+    thin = canvas.uniform(0, 0.18) + torch.where(kind == NODE, 0.06, 0.0)
+    haze = bodies.mul_(canvas.uniform(-0.02, 0.12)).add_(thin)
+    full = 1 - empty
+    blue.addcmul_(haze, (0.2 * middle).add_(1)).mul_(full)
+    pink.mul_(full).mul_(nuclei.clamp(max=1).mul_(-0.5).add_(1))
 
     image = _stain(canvas, blue, pink)
     mask = (tumour > 0) & sick
@@ -96,12 +100,17 @@ def _region(canvas: Canvas, middle: Tensor, sick: Tensor) -> Tensor:
     """Positive in tumour: the whole patch, what lies on one side of a front, nests, or one focus."""
     shape = canvas.choose(0.42, 0.22, 0.16, 0.2)
     angle = canvas.uniform(0, 2 * math.pi)
-    front = angle.cos() * canvas.x + angle.sin() * canvas.y + 0.15 * middle + canvas.uniform(-0.5, 0.5)
-    nests = canvas.noise(canvas.uniform(3, 7)) - canvas.uniform(-0.5, 0.7)
+    offset = canvas.uniform(-0.5, 0.5)
+    tumour = torch.where(sick, 1.0, -1.0).expand_as(middle).contiguous()
+    i = numbers(sick & (shape == 1))
+    tumour[i] = (angle.cos() * canvas.x)[i] + (angle.sin() * canvas.y + offset)[i] + 0.15 * middle[i]
+    i = numbers(sick & (shape == 2))
+    nests = canvas.noise(canvas.uniform(3, 7), only=i)
+    tumour[i] = nests - canvas.uniform(-0.5, 0.7)[i]
+    i = numbers(sick & (shape == 3))
     cx, cy = canvas.uniform(-0.8, 0.8), canvas.uniform(-0.8, 0.8)
-    focus = canvas.blob(cx, cy, canvas.uniform(0.25, 0.7), rough=0.3)
-    field = torch.where(shape == 1, front, torch.where(shape == 2, nests, focus))
-    return torch.where(sick, torch.where(shape == 0, 1.0, field), -1.0)
+    tumour[i] = canvas.blob(cx, cy, canvas.uniform(0.25, 0.7), rough=0.3, only=i)
+    return tumour
 
 
 def _holes(canvas: Canvas, kind: Tensor, flow: Tensor, middle: Tensor) -> Tensor:
@@ -209,9 +218,9 @@ def _stamp(canvas: Canvas, cells: Cells, ragged: Tensor) -> tuple[Tensor, Tensor
     plane.scatter_reduce_(0, index.flatten(), key.flatten(), "amax")
     inner = slice(margin, margin + size)
     best = plane.view(wide, wide)[inner, inner]
-    owner = (best % 8192).long()
-    value = (best // 8192).float() / 4095 - 0.2
-    value = value + float(canvas.uniform(0.02, 0.12)) * ragged[0]
+    owner = (best & 8191).long()
+    value = (best >> 13).float().div_(4095).sub_(0.2)
+    value.add_(ragged[0], alpha=float(canvas.uniform(0.02, 0.12)))
     soft = (1.2 / radius).clamp(0.08, 0.6)
     cover = edge(value, soft[owner]) * dark[owner] * (best > 0)
     return cover[None], pale[owner][None], value[None]
@@ -219,11 +228,12 @@ def _stamp(canvas: Canvas, cells: Cells, ragged: Tensor) -> tuple[Tensor, Tensor
 
 def _stain(canvas: Canvas, blue: Tensor, pink: Tensor) -> Tensor:
     """Light through the stains, [n, 3, S, S]; laboratories differ in hue and strength, lamps in colour."""
-    planes = []
+    image = blue.new_empty(canvas.n, 3, canvas.size, canvas.size)
     strength, share = canvas.uniform(0.75, 1.45), canvas.uniform(0.7, 1.4)
     for channel in range(3):
         haematoxylin = HAEMATOXYLIN[channel] * canvas.uniform(0.75, 1.25) * strength
         eosin = EOSIN[channel] * canvas.uniform(0.7, 1.25) * strength * share
         lamp = canvas.uniform(0.88, 1.0)
-        planes.append(lamp * (blue * -haematoxylin - pink * eosin).exp_())
-    return torch.stack(planes, 1)
+        plane = torch.mul(blue, -haematoxylin, out=image[:, channel])
+        plane.addcmul_(pink, eosin, value=-1).exp_().mul_(lamp)
+    return image
