@@ -1,4 +1,4 @@
-"""Memory that a loop frees and takes again at every step, kept by the process in between."""
+"""Memory that is freed and taken again at once, kept by the process in between (mallopt(3))."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import platform
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +22,7 @@ def kept_memory() -> Iterator[None]:
     """Large blocks that are freed stay with the process until the end of the block, then go back to the system.
 
     glibc gives each large block back at once, and the system zeroes its pages anew at the next step: a tenth of a fit
-    step's time (mallopt(3)). Nothing is done where there is no glibc.
+    step's time. Nothing is done where there is no glibc.
     """
     library = _glibc()
     if library is None:
@@ -34,6 +36,15 @@ def kept_memory() -> Iterator[None]:
         for option, value in _DEFAULTS.items():
             library.mallopt(option, value)
         library.malloc_trim(0)
+
+
+@cache
+def keep_small_blocks() -> None:
+    """From here on glibc keeps freed blocks of less than 32 MiB, as it does once it has seen one of that size freed.
+
+    The block is never written, so it takes no memory itself.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 @cache

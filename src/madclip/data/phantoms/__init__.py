@@ -6,7 +6,6 @@ command run on a machine without data.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 from madclip.data.phantoms.captions import captions
 from madclip.data.phantoms.fields import Canvas, develop
 from madclip.errors import DataError
+from madclip.memory import keep_small_blocks
 
 MODALITIES = ("brain", "chest", "oct", "liver", "histology", "ultrasound", "fundus", "generic")
 """Each is a module of this package with `draw(canvas, abnormal, difficulty) -> Drawing`."""
@@ -81,7 +81,7 @@ def generate(
         raise DataError(f"phantoms need at least 1 image of at least 32 pixels, not {n} of {size}")
     if not (0 <= difficulty <= 1 and 0 <= share <= 1):
         raise DataError(f"difficulty and abnormal lie between 0 and 1, not {difficulty} and {share}")
-    _keep_memory()
+    keep_small_blocks()
     parts = [
         _draw_batch(modality, seed, number, size, difficulty, share, torch.device(device))
         for number in range((n + BATCH - 1) // BATCH)
@@ -95,16 +95,6 @@ def generate(
         captions=[sentences[0] for sentences in captions(attributes, words, 1)],
         attributes=attributes,
     )
-
-
-@functools.cache
-def _keep_memory() -> None:
-    """Free one large block, after which glibc keeps smaller ones instead of handing each back to the system.
-
-    Without it up to a third of the time goes into fetching the same pages again (mallopt(3), M_MMAP_THRESHOLD, at most
-    32 MiB). The block is never written, so it takes no memory.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def _draw_batch(
