@@ -163,7 +163,8 @@ class TwoTowers(nn.Module):
 
 def embedding(count: int, width: int) -> nn.Embedding:
     """An embedding that nothing fills: on the meta device, drawing normal values makes torch import its compiler."""
-    return nn.Embedding.from_pretrained(torch.empty(count, width))
+    empty: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(count, width))
+    return empty
 
 
 def layer_norm(config: TowerConfig) -> nn.LayerNorm:
