@@ -47,8 +47,8 @@ class Attention(nn.Module):
 
     def forward(self, hidden: torch.Tensor, *, is_causal: bool) -> torch.Tensor:
         """[B, N, d] -> [B, N, d]."""
-        packed = self.qkv_proj(hidden).unflatten(-1, (3, self.heads, -1))
-        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind()
+        packed = self.qkv_proj(hidden).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in packed)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
         attended: torch.Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return attended
