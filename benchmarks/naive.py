@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from madclip.backbones import load_backbone
 from madclip.benchmark.speed import SHAPES, make_random, matmul_gflops, peak_mb, repeat
@@ -39,16 +40,15 @@ def naive_text(head: Head, backbone: Backbone) -> torch.Tensor:
 def naive_loss(
     head: Head, backbone: Backbone, pixels: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor
 ) -> torch.Tensor:
-    """The loss of a step with the backbone in its graph."""
-    tokens = encode_patches(backbone, head.recipe, pixels)
+    """The loss of a step with the backbone in its graph, its attention weights as matrices, as in the released code."""
+    with sdpa_kernel(SDPBackend.MATH):
+        tokens = encode_patches(backbone, head.recipe, pixels)
     masked = torch.ones(len(labels), dtype=torch.bool)
     return head.loss(head(tokens, naive_text(head, backbone)), labels, masks, masked).total
 
 
 def materialise(backbone: Backbone) -> None:
-    """Let the vision tower compute attention weights as a matrix, and require gradients, as the released code does."""
-    for block in backbone.vision_blocks:
-        block.self_attn.config._attn_implementation = "eager"  # noqa: SLF001
+    """Let the vision tower require gradients, as the released code does."""
     for parameter in backbone.vision_blocks.parameters():
         parameter.requires_grad_(requires_grad=True)
 

@@ -1,4 +1,4 @@
-"""Frozen towers behind one protocol; torch and transformers are imported at the first use of a name."""
+"""Frozen towers behind one protocol; torch is imported at the first use of a name."""
 
 from __future__ import annotations
 

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
+from madclip.backbones.configuration import DEFAULTS, ModelConfig, text_config, vision_config
+from madclip.backbones.modules import TextTower, TwoTowers, VisionTower, layer_norm
 from madclip.backbones.towers import TowerBackbone
-
-if TYPE_CHECKING:
-    from torch import nn
 
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
-def empty_model(config: dict[str, Any]) -> Any:
-    """A `CLIPModel` without storage; config as in a Hugging Face config.json."""
-    from transformers.models.clip.configuration_clip import CLIPConfig
-    from transformers.models.clip.modeling_clip import CLIPModel
+class ClipModel(TwoTowers):
+    """CLIP's weights."""
 
+    def __init__(self, config: ModelConfig) -> None:
+        vision, text = config.vision, config.text
+        super().__init__(config, VisionTower(vision, prefix=1, bias=False), TextTower(text))
+        self.vision_model.embeddings.class_embedding = nn.Parameter(torch.empty(vision.hidden_size))
+        self.vision_model.pre_layrnorm = layer_norm(vision)  # transformers' spelling
+        self.visual_projection = nn.Linear(vision.hidden_size, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(text.hidden_size, config.embed_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+
+
+def empty_model(config: dict[str, Any]) -> ClipModel:
+    """A CLIP without storage; config as in a Hugging Face config.json.
+
+    Raises:
+        ValueError: The configuration makes no model.
+    """
+    embed_dim = (DEFAULTS["clip"] | config)["projection_dim"]
     with torch.device("meta"):
-        return CLIPModel(CLIPConfig.from_dict(config, attn_implementation="sdpa"))
+        return ClipModel(ModelConfig(vision_config("clip", config), text_config("clip", config), embed_dim))
 
 
 class ClipBackbone(TowerBackbone):
     """CLIP's two towers."""
 
-    def __init__(self, model: Any, *args: Any, **options: Any) -> None:
-        super().__init__(model, *args, prefix=model.vision_model.embeddings.class_embedding.detach()[None], **options)
-        self.text_projection: nn.Module = model.text_projection.requires_grad_(requires_grad=False)
-        self.visual_projection: nn.Module = model.visual_projection.requires_grad_(requires_grad=False)
+    def __init__(self, model: ClipModel, *args: Any, **options: Any) -> None:
+        prefix = model.get_parameter("vision_model.embeddings.class_embedding").detach()[None]
+        super().__init__(model, *args, prefix=prefix, **options)
+        self.text_projection = model.text_projection.requires_grad_(requires_grad=False)
+        self.visual_projection = model.visual_projection.requires_grad_(requires_grad=False)
 
     def embed_image(self, stream: torch.Tensor) -> torch.Tensor:
         """The class token of the last block, normed and projected: [B, 1 + G, d] -> [B, e]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from madclip.backbones.checkpoints import OPENAI_MEAN, OPENAI_STD, Checkpoint, read_json, read_tensors, triple
+from madclip.backbones.configuration import DEFAULTS, Family
 from madclip.backbones.spec import Activation
 from madclip.errors import CheckpointError
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-ACTIVATION_DEFAULTS = {"clip": "quick_gelu", "siglip": "gelu_pytorch_tanh"}
 DEPTH_LIMIT = 256
 HALF = (0.5, 0.5, 0.5)
 
@@ -67,14 +67,14 @@ def read_folder(folder: Path) -> Checkpoint:
         config=config | {"model_type": family},
         # Older versions of transformers saved these indices; they are no weights.
         state={name: value for name, value in state.items() if not name.endswith(".position_ids")},
-        activation=_activation(config_file, config, ACTIVATION_DEFAULTS[family]),
+        activation=_activation(config_file, config, DEFAULTS[family]["vision_config"]["hidden_act"]),
         mean=triple(preprocessor, "image_mean", preprocess.get("image_mean"), mean),
         std=triple(preprocessor, "image_std", preprocess.get("image_std"), std),
         folder=folder,
     )
 
 
-def _family(path: Path, config: dict[str, Any]) -> str:
+def _family(path: Path, config: dict[str, Any]) -> Family:
     kind = config.get("model_type")
     for name in ("vision_config", "text_config"):
         if not isinstance(config.get(name), dict):
@@ -86,9 +86,10 @@ def _family(path: Path, config: dict[str, Any]) -> str:
         return "siglip"
     if kind == "siglip2":
         raise CheckpointError(f"{path} is a SigLIP 2 NaFlex model: use one of fixed resolution, such as patch16-256")
-    if kind not in ACTIVATION_DEFAULTS:
+    family = next((name for name in DEFAULTS if name == kind), None)
+    if family is None:
         raise CheckpointError(f"{path} is of type {kind!r}: only CLIP and SigLIP models can be read")
-    return str(kind)
+    return family
 
 
 def _activation(path: Path, config: dict[str, Any], default: str) -> Activation:

@@ -13,17 +13,21 @@ import torch
 from madclip.backbones import clip, siglip
 from madclip.backbones.catalogue import BackboneEntry, catalogue
 from madclip.backbones.checkpoints import Checkpoint, check_shapes
+from madclip.backbones.modules import load_weights, weight_shapes
 from madclip.backbones.sources import find_checkpoint
 from madclip.backbones.spec import Activation, Backbone, BackboneSpec
-from madclip.backbones.tokenizer import clip_tokenizer, siglip_tokenizer
+from madclip.backbones.tokenizer import Tokenizer, clip_tokenizer, siglip_tokenizer
 from madclip.backbones.towers import resize_positions
 from madclip.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from madclip.backbones.configuration import ModelConfig
+    from madclip.backbones.modules import TwoTowers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FAMILIES = {
+FAMILIES: dict[str, tuple[Callable[..., Backbone], Callable[..., TwoTowers], Callable[..., Tokenizer], int]] = {
     "clip": (clip.ClipBackbone, clip.empty_model, clip_tokenizer, 1),
     "siglip": (siglip.SiglipBackbone, siglip.empty_model, siglip_tokenizer, 0),
 }
@@ -85,13 +89,13 @@ def build(
     """
     backbone, empty_model, make_tokenizer, prefix = FAMILIES[checkpoint.config["model_type"]]
     model = _empty(checkpoint, empty_model, activation)
-    check_shapes(checkpoint.path, {n: t.shape for n, t in model.state_dict().items()}, checkpoint.state)
-    spec = _spec(checkpoint, model, name, entry, activation, prefix)
+    check_shapes(checkpoint.path, weight_shapes(model), checkpoint.state)
+    spec = _spec(checkpoint, model.config, name, entry, prefix)
     size = _size(image_size, spec.patch_size)
     grid = size[0] // spec.patch_size, size[1] // spec.patch_size
     positions = resize_positions(checkpoint.state[clip.POSITIONS], prefix, grid)
     fingerprint = _fingerprint(checkpoint.path, checkpoint.state, activation)
-    model.load_state_dict({n: _placed(t, device, dtype) for n, t in checkpoint.state.items()}, assign=True)
+    load_weights(model, checkpoint.state, device, dtype)
     return backbone(
         model,
         spec,
@@ -102,43 +106,39 @@ def build(
     )
 
 
-def _empty(checkpoint: Checkpoint, empty_model: Any, activation: Activation) -> Any:
+def _empty(
+    checkpoint: Checkpoint, empty_model: Callable[[dict[str, Any]], TwoTowers], activation: Activation
+) -> TwoTowers:
     towers = {n: checkpoint.config[n] | {"hidden_act": activation} for n in ("vision_config", "text_config")}
     try:
         return empty_model(checkpoint.config | towers)
-    except Exception as error:  # noqa: BLE001 -- whatever a senseless configuration makes transformers raise
+    except (ValueError, RuntimeError) as error:  # torch's, where the sizes together are beyond any memory
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"the configuration in {checkpoint.path} makes no model: {reason}") from None
 
 
 def _spec(
-    checkpoint: Checkpoint, model: Any, name: str, entry: BackboneEntry | None, activation: Activation, prefix: int
+    checkpoint: Checkpoint, config: ModelConfig, name: str, entry: BackboneEntry | None, prefix: int
 ) -> BackboneSpec:
-    vision, text = model.config.vision_config, model.config.text_config
-    causal = checkpoint.config["model_type"] == "clip"
+    vision, text = config.vision, config.text
     return BackboneSpec(
         id=name,
         depth=vision.num_hidden_layers,
         width=vision.hidden_size,
         patch_size=vision.patch_size,
         prefix_tokens=prefix,
-        embed_dim=model.text_projection.out_features if causal else model.text_model.head.out_features,
+        embed_dim=config.embed_dim,
         text_width=text.hidden_size,
         text_length=text.max_position_embeddings,
-        causal_text=causal,
+        causal_text=checkpoint.config["model_type"] == "clip",
         mean=checkpoint.mean,
         std=checkpoint.std,
-        activation=activation,
+        activation=vision.hidden_act,
         native_image_size=vision.image_size,
         licence=entry.licence if entry else "unknown",
         commercial=entry.commercial if entry else None,
         source=(entry.hub or entry.id) if entry else str(checkpoint.path),
     )
-
-
-def _placed(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """An own copy, so that no weight stays a view of a file that may change."""
-    return tensor.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _fingerprint(path: Path, state: Mapping[str, torch.Tensor], activation: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from madclip.backbones import clip, hub
 from madclip.backbones.catalogue import BackboneEntry, catalogue
 from madclip.backbones.checkpoints import WEIGHT_SUFFIXES, Checkpoint, read_checkpoint, sha256
+from madclip.backbones.modules import weight_shapes
 from madclip.errors import CheckpointError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -76,8 +77,7 @@ def stand_in() -> Checkpoint:
         | {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
         | {"vocab_size": 49408, "max_position_embeddings": 77},
     }
-    shapes = {name: tensor.shape for name, tensor in clip.empty_model(config).state_dict().items()}
-    state = {name: _random(name, tuple(shape)) for name, shape in shapes.items()}
+    state = {name: _random(name, tuple(shape)) for name, shape in weight_shapes(clip.empty_model(config)).items()}
     return Checkpoint(Path("stand-in"), config, state, "gelu")
 
 

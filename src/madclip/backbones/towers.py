@@ -1,10 +1,10 @@
-"""A pair of frozen transformer towers, built of the blocks of transformers' models and run by our own loop."""
+"""A pair of frozen transformer towers, read at any block and from any embedding on."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from madclip.errors import CheckpointError, RecipeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from madclip.backbones.modules import TwoTowers
     from madclip.backbones.tokenizer import Tokenizer
 
 
@@ -43,7 +44,7 @@ class TowerBackbone(Backbone):
     """The towers of a CLIP-like model; a subclass says how a text is pooled.
 
     Args:
-        model: A `CLIPModel` or `SiglipModel` with its weights; its blocks are used, the rest is let go.
+        model: With its weights; its blocks are used, the rest is let go.
         spec: Its facts.
         image_size: Height and width of the pixels, at least one patch each.
         positions: [prefix + G, d], the position table for that size, float32.
@@ -58,7 +59,7 @@ class TowerBackbone(Backbone):
 
     def __init__(
         self,
-        model: Any,
+        model: TwoTowers,
         spec: BackboneSpec,
         *,
         image_size: tuple[int, int],
@@ -73,13 +74,13 @@ class TowerBackbone(Backbone):
         self.image_size = image_size
         self._fingerprint = fingerprint
         self._make_tokenizer = tokenizer
-        self.patch_embedding: nn.Module = vision.embeddings.patch_embedding
+        self.patch_embedding = vision.embeddings.patch_embedding
         self.vision_norm: nn.Module = getattr(vision, "pre_layrnorm", nn.Identity())
-        self.vision_blocks: nn.ModuleList = vision.encoder.layers
-        self.vision_norm_post: nn.Module = vision.post_layernorm
-        self.token_embedding: nn.Embedding = text.embeddings.token_embedding
-        self.text_blocks: nn.ModuleList = text.encoder.layers
-        self.text_norm: nn.Module = text.final_layer_norm
+        self.vision_blocks = vision.encoder.layers
+        self.vision_norm_post = vision.post_layernorm
+        self.token_embedding = text.embeddings.token_embedding
+        self.text_blocks = text.encoder.layers
+        self.text_norm = text.final_layer_norm
         weight = vision.embeddings.patch_embedding.weight
         count = spec.prefix_tokens
         self.register_buffer("prefix", (prefix.float() + positions[:count]).to(weight), persistent=False)
@@ -131,7 +132,7 @@ class TowerBackbone(Backbone):
         hidden = self.vision_norm(torch.cat([prefix, patches], dim=1))
         streams: list[torch.Tensor] = []
         for number, block in enumerate(self.vision_blocks, start=1):
-            hidden = block(hidden, attention_mask=None)
+            hidden = block(hidden)
             for _ in range(self.spec.taps.count(number)):  # a shallow tower may have a tap twice
                 hidden = hidden if after_tap is None else after_tap(len(streams), hidden)
                 streams.append(hidden)
@@ -208,7 +209,7 @@ class TowerBackbone(Backbone):
         hidden = embeddings.to(self.dtype) + self.text_positions[:length]
         causal = self.spec.causal_text and attention == "native"
         for block in self.text_blocks:
-            hidden = block(hidden, attention_mask=None, is_causal=causal)
+            hidden = block(hidden, is_causal=causal)
         return self._pool_text(hidden, end)
 
     @abstractmethod

@@ -1,0 +1,153 @@
+"""What a config.json says of the two towers; what it leaves out takes the defaults of transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from madclip.backbones.spec import Activation
+
+Family = Literal["clip", "siglip"]
+
+DEFAULTS: dict[Family, dict[str, Any]] = {
+    "clip": {
+        "projection_dim": 512,
+        "vision_config": {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+            "image_size": 224,
+            "patch_size": 32,
+        },
+        "text_config": {
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 8,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+            "vocab_size": 49408,
+            "max_position_embeddings": 77,
+        },
+    },
+    "siglip": {
+        "vision_config": {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": 1e-6,
+            "image_size": 224,
+            "patch_size": 16,
+        },
+        "text_config": {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": 1e-6,
+            "vocab_size": 32000,
+            "max_position_embeddings": 64,
+        },
+    },
+}
+"""CLIPConfig's and SiglipConfig's: since version 5, transformers writes only what differs from them."""
+
+COUNT_LIMIT = 2**20
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """One tower, in the names of config.json.
+
+    Raises:
+        ValueError: No such tower can be.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: Activation
+    layer_norm_eps: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type == "int":
+                _check_count(field.name, getattr(self, field.name))
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} attention heads do not fit a hidden_size of {self.hidden_size}"
+            )
+        if not isinstance(self.layer_norm_eps, float) or not 0 < self.layer_norm_eps < 1:
+            raise ValueError(f"layer_norm_eps should be a small number above 0, not {self.layer_norm_eps!r}")
+
+
+@dataclass(frozen=True)
+class VisionConfig(TowerConfig):
+    """The vision tower; square images and patches, sides in pixels."""
+
+    image_size: int
+    patch_size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size < self.patch_size:
+            raise ValueError(f"an image_size of {self.image_size} is less than a patch of {self.patch_size}")
+
+
+@dataclass(frozen=True)
+class TextConfig(TowerConfig):
+    """The text tower."""
+
+    vocab_size: int
+    max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Both towers and the size of the space that they share.
+
+    Raises:
+        ValueError: No such model can be.
+    """
+
+    vision: VisionConfig
+    text: TextConfig
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        _check_count("the size of the shared space", self.embed_dim)
+
+
+def vision_config(family: Family, config: dict[str, Any]) -> VisionConfig:
+    """The vision tower of a config.json.
+
+    Raises:
+        ValueError: No such tower can be.
+    """
+    return VisionConfig(**_values(VisionConfig, DEFAULTS[family]["vision_config"] | config["vision_config"]))
+
+
+def text_config(family: Family, config: dict[str, Any]) -> TextConfig:
+    """The text tower of a config.json.
+
+    Raises:
+        ValueError: No such tower can be.
+    """
+    return TextConfig(**_values(TextConfig, DEFAULTS[family]["text_config"] | config["text_config"]))
+
+
+def _values(kind: type[TowerConfig], given: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: given[field.name] for field in fields(kind)}
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= COUNT_LIMIT:
+        raise ValueError(f"{name} should be a count, not {value!r}")
