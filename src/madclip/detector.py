@@ -228,7 +228,7 @@ class MadCLIP:
         head = self._new_head(seed)
         head.load_state_dict(before.state_dict())
         training = prepare(chosen, self.backbone, self.recipe, seed=seed, cache=cache, on_image=on_image)
-        recipe = self.recipe.replace(epochs=1, min_steps=0, learning_rate=self.recipe.learning_rate * REFIT_RATE)
+        recipe = self.recipe.replace(epochs=1, learning_rate=self.recipe.learning_rate * REFIT_RATE)
         history = fit_head(head, training.every(REFIT_STRIDE), recipe, seed=seed, on_step=on_step)
         refits = int(self.provenance.get("refits", 0)) + 1
         self.provenance, self.engine = provenance | {"refits": refits}, None

@@ -76,7 +76,6 @@ class Recipe:
         schedule: Of the learning rate over the whole fit.
         batch_size: Images per step.
         epochs: Passes over shots x variants.
-        min_steps: Whole passes are added until a fit has this many steps, so that few shots are learned as well.
         average: Decay of the exponential moving average of the weights that is kept; 0 keeps the last weights.
     """
 
@@ -110,7 +109,6 @@ class Recipe:
     schedule: Schedule = "cosine"
     batch_size: int = 16
     epochs: int = 3
-    min_steps: int = 0
     average: float = 0.0
 
     def __post_init__(self) -> None:
@@ -214,7 +212,6 @@ def _check_ranges(recipe: Recipe) -> None:
         "weight_decay": (0.0, 10.0),
         "batch_size": (1, 4096),
         "epochs": (1, 100_000),
-        "min_steps": (0, 10_000_000),
         "average": (0.0, 0.99999),
     }
     for name, (low, high) in limits.items():

@@ -89,10 +89,9 @@ def fit_head(
         state.load(checkpoint)
     variants = data.masks.shape[1]
     batches = math.ceil(len(epoch_order(data.labels, variants, seed, 0)) / recipe.batch_size)
-    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / batches))
-    total = batches * epochs
+    total = batches * recipe.epochs
     saved = time.monotonic()
-    for epoch in range(state.step // batches, epochs):
+    for epoch in range(state.step // batches, recipe.epochs):
         order = epoch_order(data.labels, variants, seed, epoch).split(recipe.batch_size)
         for pairs in order[state.step - epoch * batches :]:
             for group in optimiser.param_groups:
