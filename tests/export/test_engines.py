@@ -11,7 +11,7 @@ import torch
 
 from madclip import MadCLIP, cli
 from madclip.errors import CheckpointError, DataError, MissingExtraError, RecipeError
-from madclip.export import engines, onnx, openvino
+from madclip.export import engines, openvino, pt2
 from madclip.export.check import agreement, require
 from madclip.export.graph import DetectorGraph, in_float32
 from madclip.training.shots import file_digest
@@ -53,11 +53,11 @@ def test_a_detector_in_bfloat16_is_exported_from_the_weights_in_float32(small_de
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+@pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
 def test_exported_model_equals_the_detector_for_any_batch(engine, detector, small_data, tmp_path, traced_once, capfd):
     facts = engines.export_engine(detector, small_data, tmp_path / "out", engine=engine)
     assert capfd.readouterr() == ("", "")
-    model = onnx.ONNXModel(tmp_path / "out") if engine == "onnx" else openvino.OpenVINOModel(tmp_path / "out", "fp32")
+    model = engines.open_model(tmp_path / "out", engine, "fp32")
     for count in (1, 3, 5):
         pixels = torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(count))
         with torch.inference_mode():
@@ -73,16 +73,44 @@ def test_exported_model_equals_the_detector_for_any_batch(engine, detector, smal
     for path in (tmp_path / "out").iterdir():
         assert here not in path.read_bytes()
         assert b"Maier" not in path.read_bytes()
+        assert b"cpickle" not in path.read_bytes().lower()
 
 
 @pytest.mark.slow
-def test_int8_is_calibrated_and_checked(detector, small_data, tmp_path, traced_once, monkeypatch, capfd):
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_int8_is_calibrated_and_checked(engine, detector, small_data, tmp_path, traced_once, monkeypatch, capfd):
     monkeypatch.setattr(engines, "require", lambda *_: None)  # of random weights, whose scores lie close together
-    facts = engines.export_engine(detector, small_data, tmp_path / "out", precision="int8")
+    facts = engines.export_engine(detector, small_data, tmp_path / "out", engine=engine, precision="int8")
     assert capfd.readouterr() == ("", "")
     assert 0 < facts["check"]["score"] < 0.05
     plain = sum(p.numel() for p in detector.backbone.vision_blocks.parameters()) * 4
-    assert (tmp_path / "out" / "model.bin").stat().st_size < plain / 2
+    weights = "model.bin" if engine == "openvino" else "model.onnx"
+    assert (tmp_path / "out" / weights).stat().st_size < plain / 2
+
+
+@pytest.mark.slow
+def test_bfloat16_of_torch_is_computed_in_bfloat16(detector, small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "require", lambda *_: None)  # as above
+    facts = engines.export_engine(detector, small_data, tmp_path / "out", engine="torch", precision="bf16")
+    assert 0 < facts["check"]["score"] < 0.05
+    found = engines.open_model(tmp_path / "out", "torch", "bf16")(np.zeros((3, 3, 64, 64), np.float32))
+    assert {part.dtype for part in found} == {np.dtype(np.float32)}
+
+
+def test_an_archive_with_a_pickle_is_not_read(tmp_path):
+    class Double(torch.nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    program = torch.export.export(Double(), (torch.ones(2),))
+    torch.export.save(program, tmp_path / pt2.MODEL)
+    with pytest.raises(CheckpointError, match="holds a pickle"):
+        pt2.PT2Model(tmp_path)
+    (tmp_path / pt2.MODEL).write_bytes(b"no archive")
+    with pytest.raises(CheckpointError, match="not an exported program"):
+        pt2.PT2Model(tmp_path)
+    pt2.write(program, tmp_path)
+    assert pt2.PT2Model(tmp_path)._run(torch.ones(2)).tolist() == [2, 2]
 
 
 @pytest.mark.slow
@@ -135,8 +163,8 @@ def test_decisions_by_hand():
 
 
 def test_what_cannot_be_asked_for(detector, small_data, tmp_path):
-    with pytest.raises(RecipeError, match="no int8 for onnx"):
-        engines.export_engine(detector, small_data, tmp_path / "out", engine="onnx", precision="int8")
+    with pytest.raises(RecipeError, match="no bf16 for onnx"):
+        engines.export_engine(detector, small_data, tmp_path / "out", engine="onnx", precision="bf16")
     with pytest.raises(DataError, match="exists already"):
         engines.export_engine(detector, small_data, tmp_path)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from madclip.backbones.spec import Backbone, BackboneSpec
     from madclip.detector import MadCLIP
+    from madclip.export.engines import Format, Precision
 
 
 class Shape(NamedTuple):
@@ -265,36 +266,29 @@ def _image_flops(detector: MadCLIP) -> float:
     return vision_flops(detector.backbone.spec, patches) + head_flops(detector.backbone.spec, patches)
 
 
-def _predict_exported(source: str, engine: str, precision: str) -> Timed:
+def _predict_exported(source: str, engine: Format, precision: Precision) -> Timed:
     import numpy as np
 
-    from madclip.export import onnx, openvino
+    from madclip.export.engines import open_model
 
     with tempfile.TemporaryDirectory() as folder:
         # In a process of its own: writing takes several times the memory of predicting.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             flops = pool.submit(_write_export, source, engine, precision, folder).result()
-        model: Any = (
-            onnx.ONNXModel(Path(folder)) if engine == "onnx" else openvino.OpenVINOModel(Path(folder), precision)
-        )
+        model = open_model(Path(folder), engine, precision)
         pixels = np.random.default_rng(0).random((8, 3, 240, 240), np.float32)
         return Timed([s / 8 for s in repeat(lambda: model(pixels))], "image", flops)
 
 
-def _write_export(source: str, engine: str, precision: str, folder: str) -> float:
+def _write_export(source: str, engine: Format, precision: Precision, folder: str) -> float:
     """Write a detector for an engine; returns the operations of an image."""
     import numpy as np
 
-    from madclip.export import onnx, openvino
-    from madclip.export.graph import DetectorGraph, traced
+    from madclip.export.engines import write_model
 
     detector = _detector(source, "float32")
-    program = traced(DetectorGraph(detector))
-    if engine == "onnx":
-        onnx.write(program, Path(folder))
-    else:
-        pixels = np.random.default_rng(0).random((8, 3, 240, 240), np.float32)
-        openvino.write(program, precision, pixels, Path(folder))
+    pixels = np.random.default_rng(0).random((8, 3, 240, 240), np.float32)
+    write_model(detector, engine, precision, pixels, Path(folder))
     return _image_flops(detector)
 
 
@@ -399,6 +393,7 @@ ROWS: dict[str, Callable[[str], Timed]] = {
     "predict_openvino_bf16": lambda b: _predict_exported(b, "openvino", "bf16"),
     "predict_openvino_int8": lambda b: _predict_exported(b, "openvino", "int8"),
     "predict_onnx_fp32": lambda b: _predict_exported(b, "onnx", "fp32"),
+    "predict_onnx_int8": lambda b: _predict_exported(b, "onnx", "int8"),
     "fit_tiny": lambda _: _whole("tiny", "fit"),
     "fit_tiny_calibrated": lambda _: _whole("tiny", "calibrated fit"),
     "refit_tiny": lambda _: _whole("tiny", "refit"),

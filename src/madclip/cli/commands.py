@@ -421,8 +421,8 @@ def export(
         Path | None,
         typer.Option("--out", "-o", help="A new folder for the model; else DETECTOR/engines/FORMAT-PRECISION."),
     ] = None,
-    engine: Annotated[str, typer.Option("--format", help="openvino or onnx.")] = "openvino",
-    precision: Annotated[str, typer.Option(help="fp32; for openvino bf16 and int8 as well.")] = "fp32",
+    engine: Annotated[str, typer.Option("--format", help="openvino, onnx or torch.")] = "openvino",
+    precision: Annotated[str, typer.Option(help="fp32; int8 (openvino, onnx), bf16 (openvino, torch).")] = "fp32",
     backbone: BackboneOption = None,
     as_json: Json = False,
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from madclip.data.geometry import fit_pixels
 from madclip.data.inputs import expand_inputs
 from madclip.errors import DataError, RecipeError
-from madclip.export import onnx, openvino
+from madclip.export import onnx, openvino, pt2
 from madclip.export.check import agreement, require
 from madclip.export.graph import DetectorGraph, in_float32, traced
 from madclip.files import new_folder
@@ -27,9 +27,15 @@ if TYPE_CHECKING:
 
     from madclip.detector import MadCLIP
 
-Format: TypeAlias = Literal["openvino", "onnx"]
+    Model: TypeAlias = Callable[[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]]
+
+Format: TypeAlias = Literal["openvino", "onnx", "torch"]
 Precision: TypeAlias = Literal["fp32", "bf16", "int8"]
-PRECISIONS: dict[Format, tuple[Precision, ...]] = {"openvino": ("fp32", "bf16", "int8"), "onnx": ("fp32",)}
+PRECISIONS: dict[Format, tuple[Precision, ...]] = {
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnx": ("fp32", "int8"),
+    "torch": ("fp32", "bf16"),
+}
 OTHERS = 64
 """Images of a folder that holds none of the shots."""
 BATCH = 8
@@ -49,7 +55,7 @@ def export_engine(
         data: Images for the check and for the calibration of int8: those that are the detector's shots or, where there
             are none, the first `OTHERS` that can be read.
         out: A new folder: the model and engine.json.
-        engine: openvino or onnx.
+        engine: openvino, onnx or torch.
         precision: fp32, bf16 or int8; see `PRECISIONS`.
 
     Returns:
@@ -68,17 +74,10 @@ def export_engine(
         raise DataError(f"{out}: exists already; choose a new folder")
     original = in_float32(detector)
     pixels, shots = check_images(original, data)
-    graph = DetectorGraph(original)
-    program = traced(graph)
     try:
         with new_folder(out) as staging:
-            model: Callable[[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]]
-            if engine == "onnx":
-                onnx.write(program, staging)
-                model = onnx.ONNXModel(staging)
-            else:
-                openvino.write(program, precision, pixels, staging)
-                model = openvino.OpenVINOModel(staging, precision)
+            write_model(original, engine, precision, pixels, staging)
+            model = open_model(staging, engine, precision)
             threshold = original.calibration.threshold if original.calibration else None
             expected = _run(lambda batch: [t.numpy() for t in original.score(torch.from_numpy(batch))], pixels)
             found = agreement(expected, _run(model, pixels), threshold=threshold, shots=shots)
@@ -98,6 +97,36 @@ def export_engine(
     except OSError as error:
         raise DataError(f"{out}: the model cannot be written there ({error})") from error
     return facts
+
+
+def write_model(
+    detector: MadCLIP, engine: Format, precision: Precision, images: npt.NDArray[np.float32], folder: Path
+) -> None:
+    """Write the model of a detector in float32, unchecked; int8 is calibrated on images [N, 3, S, S] in 0..1.
+
+    Raises:
+        MissingExtraError: A library is missing.
+    """
+    half = engine == "torch" and precision == "bf16"
+    program = traced(DetectorGraph(detector, torch.bfloat16 if half else torch.float32))
+    if engine == "torch":
+        pt2.write(program, folder)
+    elif engine == "onnx":
+        onnx.write(program, precision, images, folder)
+    else:
+        openvino.write(program, precision, images, folder)
+
+
+def open_model(folder: Path, engine: Format, precision: Precision) -> Model:
+    """A written model, ready to run.
+
+    Raises:
+        CheckpointError: It holds a pickle.
+        MissingExtraError: A library is missing.
+    """
+    if engine == "torch":
+        return pt2.PT2Model(folder)
+    return onnx.ONNXModel(folder) if engine == "onnx" else openvino.OpenVINOModel(folder, precision)
 
 
 def check_images(detector: MadCLIP, data: Path) -> tuple[npt.NDArray[np.float32], bool]:
@@ -134,8 +163,6 @@ def head_fingerprint(detector: MadCLIP) -> str:
     return digest.hexdigest()
 
 
-def _run(
-    model: Callable[[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]], pixels: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _run(model: Model, pixels: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     parts = [model(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

@@ -22,15 +22,18 @@ class DetectorGraph(nn.Module):
 
     Args:
         detector: Fitted, in float32 on the CPU (`in_float32`).
+        dtype: What the backbone and the adapters' products compute in.
     """
 
     text: torch.Tensor
 
-    def __init__(self, detector: MadCLIP) -> None:
+    def __init__(self, detector: MadCLIP, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if detector.head is None:
             raise RecipeError("this detector is not fitted: call fit, or load a saved one")
-        self.backbone, self.head, self.recipe = detector.backbone, detector.head, detector.recipe
+        same = dtype == detector.backbone.dtype
+        self.backbone = detector.backbone if same else deepcopy(detector.backbone).to(dtype)
+        self.head, self.recipe = detector.head, detector.recipe
         self.has_masks, self.image_score = detector.has_masks, detector.image_score
         with torch.no_grad():
             self.register_buffer("text", self.head.text().detach().clone())
@@ -42,7 +45,7 @@ class DetectorGraph(nn.Module):
         tokens = encode_patches(self.backbone, self.recipe, pixels)
         scores = self.head(tokens, self.text)
         image, maps = self.head.read(scores, self.image_score, has_masks=self.has_masks)
-        return image, maps, pool(torch.stack(tokens, 1))
+        return image, maps, pool(torch.stack(tokens, 1)).float()
 
 
 def in_float32(detector: MadCLIP) -> MadCLIP:

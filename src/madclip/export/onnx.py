@@ -1,4 +1,4 @@
-"""ONNX: one file for any runtime, float32."""
+"""ONNX: one file for any runtime, float32 or int8."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 
 
-def write(program: ExportedProgram, folder: Path) -> None:
+def write(program: ExportedProgram, precision: str, images: npt.NDArray[np.float32], folder: Path) -> None:
     """Write model.onnx; weights too large for one file lie beside it.
 
+    Args:
+        program: The traced graph.
+        precision: fp32 or int8.
+        images: [N, 3, S, S] in 0..1, which int8 is calibrated on.
+        folder: Where to.
+
     Raises:
-        MissingExtraError: onnx or onnxscript is not installed.
+        MissingExtraError: onnx, onnxscript or, for int8, NNCF is not installed.
     """
     for name in ("onnx", "onnxscript"):
         load_library(name, "onnx")
     import torch
 
+    nncf = load_library("nncf", "openvino") if precision == "int8" else None
     with quiet():
         made = torch.onnx.export(
             program, dynamo=True, input_names=["pixels"], output_names=["score", "map", "pooled"], verbose=False
@@ -34,6 +41,17 @@ def write(program: ExportedProgram, folder: Path) -> None:
         for node in made.model.graph:
             node.metadata_props.clear()  # stack traces, with the paths of this machine
         made.save(folder / MODEL)
+        if nncf is not None:
+            _quantize(nncf, folder / MODEL, images)
+
+
+def _quantize(nncf: Any, path: Path, images: npt.NDArray[np.float32]) -> None:
+    onnx = load_library("onnx", "onnx")
+    shots = nncf.Dataset([{"pixels": image[None]} for image in images])
+    model = nncf.quantize(onnx.load(path), shots, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images))
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    onnx.save(model, path)
 
 
 class ONNXModel:

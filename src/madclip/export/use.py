@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from madclip.errors import CheckpointError, DataError, MissingExtraError
-from madclip.export.engines import FACTS, PRECISIONS, Format, head_fingerprint
-from madclip.export.onnx import ONNXModel
-from madclip.export.openvino import OpenVINOModel
+from madclip.errors import CheckpointError, DataError, MadCLIPError
+from madclip.export.engines import FACTS, PRECISIONS, Format, head_fingerprint, open_model
 
 if TYPE_CHECKING:
     from madclip.detector import MadCLIP
@@ -27,8 +25,8 @@ def choose_engine(detector: MadCLIP, folder: Path, wanted: str) -> tuple[Path | 
     Args:
         detector: As loaded.
         folder: Where it was loaded from; exports lie in `engines/` there.
-        wanted: `torch`; `openvino` or `onnx`, the fastest precision that is there; `auto`, the fastest of all, which
-            passes over exports that do not fit and falls back on torch; or the folder of an export.
+        wanted: `torch`, the detector itself; `openvino` or `onnx`, the fastest precision that is there; `auto`, the
+            fastest of all, which passes over exports that do not fit and falls back on torch; or an export's folder.
 
     Raises:
         CheckpointError: An export was asked for that is not there, or belongs to another detector.
@@ -98,8 +96,8 @@ def use_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
     """
     facts = check_engine(detector, folder)
     try:
-        model = ONNXModel(folder) if facts["format"] == "onnx" else OpenVINOModel(folder, facts["precision"])
-    except MissingExtraError:
+        model = open_model(folder, facts["format"], facts["precision"])
+    except MadCLIPError:
         raise
     except Exception as error:  # whatever the engine raises on a damaged file
         reason = " ".join(str(error).split())[:200]
