@@ -1,6 +1,7 @@
 """MadCLIP as its users meet it: what it learns from, what it says, and what must not change what it says."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from madclip import MadCLIP, Prediction
 from madclip.data.samples import load_dataset
 from madclip.errors import DataError, RecipeError
+from madclip.recipe import ImageScore
 from madclip.training.crossfit import can_cross_fit, fold_members
 from madclip.training.shots import Shot
 
@@ -251,7 +253,7 @@ def test_batches_and_order_do_not_matter(detector, images, batch):
 
 
 @pytest.mark.parametrize("side", [64, 100, 33])
-@pytest.mark.parametrize("rule", ["mean", "max", "by_task"])
+@pytest.mark.parametrize("rule", get_args(ImageScore))
 def test_score_says_what_predict_says(detector, small_detector, small_backbone, side, rule):
     recipe = dataclasses.replace(detector.recipe, image_score=rule)
     chosen = MadCLIP.load(small_detector, backbone=small_backbone)
