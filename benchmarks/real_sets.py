@@ -1,9 +1,11 @@
 """Detectors, an untrained backbone and trivial floors on labelled data sets; writes docs/results.md.
 
-    python benchmarks/real_sets.py NAME=FOLDER:OBJECTIVE ... --out RUNS --seeds 3 --write docs/results.md
+    python benchmarks/real_sets.py NAME=FOLDER:OBJECTIVE ... --out RUNS --seeds 3 --write docs/results.md \
+        [--also "tiny, seed 1=FOLDER"]
 
 Every data set is in a layout that `madclip data check` knows, with valid/ for the shots and test/ for evaluation. Runs
-that are finished are not repeated. The untrained backbone has the shape of `tiny` and random weights.
+that are finished are not repeated. The untrained backbone has the shape of `tiny` and random weights; --also adds
+weights of another run of the pre-training.
 """
 
 from __future__ import annotations
@@ -102,11 +104,13 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="madclip")
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=BACKBONE")
     parser.add_argument("--folds", type=int, default=4, help="0: no calibration, a quarter of the time")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
     seeds = list(range(given.seeds))
-    backbones = {"tiny": "tiny", "untrained": str(untrained(given.out / "untrained-backbone"))}
+    others = dict(text.split("=", 1) for text in given.also)
+    backbones = {"tiny": "tiny"} | others | {"untrained": str(untrained(given.out / "untrained-backbone"))}
     lines = []
     for text in given.sets:
         name, _, rest = text.partition("=")
@@ -136,10 +140,11 @@ def main() -> None:
             lines.append(f"| {kind} | " + " | ".join(cell([run[key] for run in results]) for key in keys) + " |")
         for floor, values in floor_rows(data, given.shots, seeds).items():
             lines.append(f"| {floor} | " + " | ".join(cell(values.get(key, [])) for key in keys) + " |")
-        lines += ["", "Image AUROC of tiny minus untrained, same images and shots:", ""]
-        lines += ["| seed | paired DeLong | paired bootstrap |", "|---|---|---|"]
-        for seed, first, second in zip(seeds, runs["tiny"], runs["untrained"], strict=True):
-            lines.append(f"| {seed} | " + " | ".join(compare(first, second)) + " |")
+        lines += ["", "Image AUROC minus that of untrained, same images and shots:", ""]
+        lines += ["| backbone | seed of the shots | paired DeLong | paired bootstrap |", "|---|---|---|---|"]
+        for kind in ("tiny", *others):
+            for seed, first, second in zip(seeds, runs[kind], runs["untrained"], strict=True):
+                lines.append(f"| {kind} | {seed} | " + " | ".join(compare(first, second)) + " |")
         lines.append("")
         for kind, results in runs.items():
             if all("seconds" in run for run in results):

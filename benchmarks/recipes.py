@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from madclip.data.samples import Sample
 
 TOP = 0.02
-"""Share of the pixels that `top pixels` averages."""
-RULES = ("both", "mean", "max", "top", "top pixels", "detection max", "flipped too")
+"""Share of the pixels that `top` averages."""
+RULES = ("both", "mean", "max", "top", "detection max", "flipped too")
 
 
 @torch.inference_mode()
 def measure(detector: MadCLIP, rest: list[Sample]) -> dict[str, float | None]:
     """AUROC of each rule of the image score, and of pixels at the recipe's size.
 
-    The first four are the recipe's. `top pixels` is the mean of the highest pixels of both maps, `detection max` the
-    maximum of the detection head's map, `flipped too` is `both` averaged over the image and its mirror image.
+    The first three are the recipe's. `top` is the mean of the highest pixels of both maps, `detection max` the maximum
+    of the detection head's map, `flipped too` is `both` averaged over the image and its mirror image.
     """
     recipe, head = detector.recipe, detector.head
     assert head is not None
@@ -63,7 +63,6 @@ def measure(detector: MadCLIP, rest: list[Sample]) -> dict[str, float | None]:
             both,
             scoring.mean_score(views[0].detection),
             drawn.amax((1, 2)),
-            head.read(views[0], "top", has_masks=detector.has_masks)[0],
             (highest[0] + highest[1]) / 2,
             other.amax((1, 2)),
             (both + mirrored) / 2,

@@ -13,7 +13,7 @@ from madclip.errors import RecipeError
 AdapterActivation = Literal["relu", "leaky_relu"]
 AdapterNorm = Literal["none", "layer_norm"]
 Position = Literal["end", "front", "middle"]
-ImageScore = Literal["mean", "max", "both", "top", "by_task"]
+ImageScore = Literal["mean", "max", "both", "by_task"]
 Loss = Literal["siglip", "softmax"]
 Jitter = Literal["per_image", "per_class"]
 Aspect = Literal["stretch", "pad"]
@@ -64,9 +64,8 @@ class Recipe:
         loss: Of the detection head: SigLIP, or softmax (e).
         temperature: t of the SigLIP term; S is multiplied by it.
         bias: b of the SigLIP term, added.
-        image_score: `mean` of the detection head's patches, `max` of the map, `both`: the mean of these two, `top`: the
-            mean of the highest 2 % of the patches of either head, or `by_task`: `max` where there were masks to learn
-            from, else `mean` (as the released code does).
+        image_score: `mean` of the detection head's patches, `max` of the map, `both`: the mean of these two, or
+            `by_task`: `max` where there were masks to learn from, else `mean` (as the released code does).
         align_corners: Of the bilinear interpolation of maps.
         smoothing: Of the focal term's target (released code: 1e-5).
         variants: Augmented copies of every shot, by name.

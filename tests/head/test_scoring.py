@@ -30,13 +30,3 @@ def test_features_of_length_zero_score_nothing():
     features = torch.zeros(2, 1, 4, requires_grad=True)
     scores = scoring.patch_scores(features, torch.ones(2, 4))
     assert scores.tolist() == [[0, 0]]
-
-
-def test_top_score_by_hand():
-    """Of 100 patches the two highest, each averaged over taps first."""
-    odds = torch.zeros(2, 1, 100, 2)
-    odds[0, 0, 7, 1], odds[1, 0, 7, 1] = 4, -4  # high at one tap only
-    odds[:, 0, 8, 1], odds[:, 0, 9, 1], odds[:, 0, 10, 1] = 3, 2, 1
-    expected = torch.tensor([3.0, 2.0]).sigmoid().mean()
-    torch.testing.assert_close(scoring.top_score(odds), expected[None])
-    assert scoring.top_score(odds[:, :, :10]).item() == pytest.approx(torch.tensor(3.0).sigmoid().item())

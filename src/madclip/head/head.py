@@ -120,10 +120,7 @@ class Head(nn.Module):
             rule: Of the image score; not `by_task`.
             has_masks: Whether masks were learned from; otherwise the map is that of the detection head.
         """
-        drawn = scores.segmentation if has_masks else scores.detection
-        maps = scoring.anomaly_map(self.map_logits(drawn))
-        if rule == "top":
-            return (scoring.top_score(scores.detection) + scoring.top_score(drawn)) / 2, maps
+        maps = scoring.anomaly_map(self.map_logits(scores.segmentation if has_masks else scores.detection))
         mean, largest = scoring.mean_score(scores.detection), maps.amax((1, 2))
         return {"mean": mean, "max": largest, "both": (mean + largest) / 2}[rule], maps
 

@@ -116,16 +116,6 @@ def anomaly_map(logits: torch.Tensor) -> torch.Tensor:
     return logits.sigmoid().mean(0)
 
 
-TOP_SHARE = 0.02
-"""Of an image's patches, those that `top_score` averages."""
-
-
-def top_score(scores: torch.Tensor) -> torch.Tensor:
-    """Image score of the highest patches of a head: their mean over taps' mean; [T, B, G, 2] -> [B] in 0..1."""
-    patches = (scores[..., 1] - scores[..., 0]).sigmoid().mean(0)
-    return patches.topk(max(1, round(TOP_SHARE * patches.shape[-1]))).values.mean(-1)
-
-
 def mean_score(scores: torch.Tensor) -> torch.Tensor:
     """Image score of the detection head: mean over taps and patches of softmax(S)[1]; [T, B, G, 2] -> [B] in 0..1."""
     return (scores[..., 1] - scores[..., 0]).sigmoid().mean((0, 2))
