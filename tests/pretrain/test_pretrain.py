@@ -150,16 +150,6 @@ def test_siglip_is_the_papers_loop() -> None:
     torch.testing.assert_close(losses.siglip(logits, match, torch.ones(3, 4)), expected / 3)
 
 
-def test_neutral_texts_differ_across_what_illness_is() -> None:
-    images = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, 1, 0]])
-    labels, modality = torch.tensor([1, 0, 1, 1]), torch.tensor([0, 0, 1, 1])
-    along = torch.tensor([[0.5, 0, 0], [-0.5, 0, 0]])
-    across = torch.tensor([[0, 0, 0.5], [0, 0.5, 0]])
-    assert losses.neutral(along, images, labels, modality) == 1
-    assert losses.neutral(across, images, labels, modality) == 0
-    assert losses.neutral(along, images[2:], labels[2:], modality[2:]) == 0
-
-
 def test_dense_loss_falls_towards_the_mask() -> None:
     areas = torch.tensor([[0.0, 0.5, 0.05, 0.0]])
     right = torch.tensor([[[-4.0, 4.0, -0.85, -4.0]]])

@@ -18,26 +18,6 @@ def siglip(logits: torch.Tensor, match: torch.Tensor, weight: torch.Tensor) -> t
     return -(F.logsigmoid(sign * logits) * weight).sum() / len(logits)
 
 
-def neutral(texts: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, modality: torch.Tensor) -> torch.Tensor:
-    """Squared cosine between what unrelated texts differ by and what ill images of a modality differ by from others.
-
-    A score from two such texts should rank a modality's images by chance. Texts alone are moved by it.
-
-    Args:
-        texts: [U, e], unrelated texts.
-        images: [B, e].
-        labels: [B], 0 normal, 1 abnormal; a modality with one class only is passed over.
-        modality: [B].
-    """
-    images = images.detach()
-    apart = F.normalize(texts[1:] - texts[:-1], dim=-1)
-    classes = [[images[(modality == m) & (labels == c)] for c in (0, 1)] for m in modality.unique()]
-    health = [ill.mean(0) - well.mean(0) for well, ill in classes if len(well) and len(ill)]
-    if not health:
-        return texts.sum() * 0
-    return (apart @ F.normalize(torch.stack(health), dim=-1).T).square().mean()
-
-
 def dense(logits: torch.Tensor, areas: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of every patch at every tap against the lesion's share of the patch.
 

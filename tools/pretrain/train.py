@@ -26,8 +26,8 @@ from tools.pretrain.tokenizer import learn_tokenizer
 
 from madclip.data.phantoms import MODALITIES
 
-CAPTION_WEIGHT, STATE_WEIGHT, NEUTRAL_WEIGHT, TEXT_WEIGHT, DENSE_WEIGHT = 0.5, 0.25, 1.0, 0.5, (1.0, 1.0, 1.0, 2.0)
-"""Of images against captions and states, unrelated texts, patches against texts, and the dense losses at each tap."""
+CAPTION_WEIGHT, STATE_WEIGHT, TEXT_WEIGHT, DENSE_WEIGHT = 0.5, 0.25, 0.5, (1.0, 1.0, 1.0, 2.0)
+"""Of images against captions and states, of patches against texts, and of the dense losses at each tap."""
 RAMP = 500
 """Steps until texts count fully: texts that mean nothing yet would collapse the vision tower onto one point."""
 
@@ -81,9 +81,6 @@ def step_loss(
     logits = towers.state_log_scale.exp() * (images @ pairs.T) + bias
     whole = losses.siglip(logits, states.match.to(device), torch.ones_like(logits))
 
-    unrelated = pairs[2 * states.pairs :]
-    neutral = losses.neutral(unrelated, images, batch.labels.to(device), batch.modality.to(device))
-
     patches = towers.dense(streams)
     half = states.pairs
     pair = states.pair.to(device)
@@ -95,11 +92,10 @@ def step_loss(
     dense = losses.dense(scores, areas)
     probed = losses.dense(towers.probe(streams), areas)
     each = dense.new_tensor(DENSE_WEIGHT)
-    texts = CAPTION_WEIGHT * caption + STATE_WEIGHT * whole + NEUTRAL_WEIGHT * neutral
-    texts = texts + TEXT_WEIGHT * (dense * each).sum()
+    texts = CAPTION_WEIGHT * caption + STATE_WEIGHT * whole + TEXT_WEIGHT * (dense * each).sum()
     total = (probed * each).sum() + ramp * texts
     found = match[torch.arange(len(match), device=device), similar.argmax(dim=1)]
-    logged = {"caption": caption, "state": whole, "neutral": neutral, "retrieved": found.float().mean()}
+    logged = {"caption": caption, "state": whole, "retrieved": found.float().mean()}
     logged |= {f"probe{tap}": value for tap, value in zip(config.taps, probed, strict=True)}
     logged |= {f"dense{tap}": value for tap, value in zip(config.taps, dense, strict=True)}
     return total, {name: value.detach() for name, value in logged.items()}
