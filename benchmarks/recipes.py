@@ -1,11 +1,11 @@
 """Changes of the recipe side by side, on images of valid/ that are not shots; test/ is never opened.
 
     python benchmarks/recipes.py NAME=FOLDER:OBJECTIVE ... --shots 16 --seeds 3 --out rows.jsonl \
-        --try "t10:temperature=10" --try "long:epochs=20" [--table]
+        --try "t10:temperature=10" --try "long:epochs=20" [--docs docs/recipes.md]
 
-The recipe `madclip` itself is always the first row. Every row has the image AUROC of all rules of the image score, from
-the same fit. Rows that are in the file already are not repeated; --table prints means over sets and seeds with the
-difference to the first row, paired by set and seed.
+The recipe `madclip` itself is always the first row; `--try paper:` and `--try released:` are the other presets. Every
+row has the image AUROC of all rules of the image score, from the same fit. Rows that are in the file already are not
+repeated, so that sets, draws and recipes may join.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from madclip.data.shots import draw_shots
 from madclip.evaluation.compare import mean_interval
 from madclip.evaluation.metrics import auroc
 from madclip.evaluation.pixel import pixel_auroc
+from madclip.files import write_between
 from madclip.head import scoring
 from madclip.recipe import parse_field
 from madclip.training.tokens import TokenCache, encode_patches
@@ -95,29 +96,41 @@ def one(backbone: Backbone, folder: str, objective: str, recipe: Recipe, shots: 
     return {**measure(detector, rest), "images": len(rest), "seconds": round(seconds, 1)}
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Means over sets and seeds, and the mean difference to the first recipe with Student's interval over the pairs."""
-    keys = [*RULES, "pixels"]
-    names = list(dict.fromkeys(row["try"] for row in rows))
-    shots = sorted({row["shots"] for row in rows})
-    for count in shots:
-        at = {(row["try"], row["set"], row["seed"]): row for row in rows if row["shots"] == count}
-        print(f"\n{count} shots\n\n| recipe | " + " | ".join(keys) + " | seconds |\n|" + "---|" * (len(keys) + 2))
-        for name in names:
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Rules of the image score within the first recipe, then every recipe against it; paired by set and draw."""
+    first = rows[0]["try"]
+    lines = ["Image AUROC of each rule minus that of `both`, same fits (mean, Student's 95 % interval):", ""]
+    lines += ["| shots | sets x draws | `both` | " + " | ".join(RULES[1:]) + " |", "|" + "---|" * (len(RULES) + 2)]
+    counts = sorted({row["shots"] for row in rows})
+    for shots in counts:
+        own = [row for row in rows if (row["try"], row["shots"]) == (first, shots)]
+        cells = [_gain([row[rule] - row["both"] for row in own]) for rule in RULES[1:]]
+        level = np.mean([row["both"] for row in own])
+        lines.append(f"| {shots} | {len(own)} | {level:.3f} | " + " | ".join(cells) + " |")
+    lines += ["", f"Every recipe minus `{first}`, same shots and images:", ""]
+    lines += [
+        "| shots | recipe | sets x draws | image AUROC | pixel AUROC | seconds of a fit |",
+        "|---|---|---|---|---|---|",
+    ]
+    for shots in counts:
+        at = {(row["try"], row["set"], row["seed"]): row for row in rows if row["shots"] == shots}
+        for name in dict.fromkeys(row["try"] for row in rows if row["shots"] == shots):
+            pairs = [(at[key], at[first, *key[1:]]) for key in at if key[0] == name and (first, *key[1:]) in at]
             cells = []
-            for key in keys:
-                own = {k[1:]: row[key] for k, row in at.items() if k[0] == name and row.get(key) is not None}
-                pairs = [v - at[names[0], *k][key] for k, v in own.items() if (names[0], *k) in at]
-                if not own:
-                    cells.append("-")
-                    continue
-                text = f"{np.mean(list(own.values())):.3f}"
-                if name != names[0] and len(pairs) > 1:
-                    gain = mean_interval(pairs)
-                    text += f" ({gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}])"
-                cells.append(text)
-            seconds = np.median([row["seconds"] for k, row in at.items() if k[0] == name])
-            print(f"| {name} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+            for metric in ("both", "pixels"):
+                known = [(one[metric], base[metric]) for one, base in pairs if one.get(metric) is not None]
+                level = f"{np.mean([one for one, _ in known]):.3f}"
+                cells.append(level if name == first else f"{level}, {_gain([one - base for one, base in known])}")
+            seconds = np.median([one["seconds"] for one, _ in pairs])
+            lines.append(f"| {shots} | {name} | {len(pairs)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def _gain(differences: list[float]) -> str:
+    found = mean_interval(differences)
+    if found.low is None or found.high is None:
+        return f"{found.value:+.3f}"
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def main() -> None:
@@ -130,7 +143,7 @@ def main() -> None:
     parser.add_argument("--try", dest="tries", action="append", default=[], metavar="NAME:FIELD=VALUE;...")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--docs", type=Path, help="page to write between its marks `recipes`")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
@@ -154,8 +167,9 @@ def main() -> None:
                     rows.append(row)
                     with given.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-    if given.table:
-        print_table(rows)
+    print(tables(rows))
+    if given.docs:
+        write_between(given.docs, "recipes", tables(rows))
 
 
 if __name__ == "__main__":
