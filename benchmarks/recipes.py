@@ -33,6 +33,8 @@ from madclip.recipe import parse_field
 from madclip.training.tokens import TokenCache, encode_patches
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from madclip.backbones.spec import Backbone
     from madclip.data.samples import Sample
 
@@ -80,15 +82,19 @@ def measure(detector: MadCLIP, rest: list[Sample]) -> dict[str, float | None]:
     return out
 
 
+def held_back(pool: Sequence[Sample], chosen: Sequence[Sample]) -> list[Sample]:
+    """Images that are not shots, of other patients where there are enough of them."""
+    rest = [sample for sample in pool if sample not in set(chosen)]
+    patients = {sample.patient for sample in chosen} - {None}
+    others = [sample for sample in rest if sample.patient not in patients]
+    return others if len(others) >= 20 and {sample.label for sample in others} == {0, 1} else rest
+
+
 def one(backbone: Backbone, folder: str, objective: str, recipe: Recipe, shots: int, seed: int) -> dict[str, Any]:
     """Fit on shots of valid/ and measure on the rest of it, other patients where there are enough of them."""
     pool = load_dataset(folder).shot_pool
     chosen = draw_shots(pool, shots, seed)
-    rest = [sample for sample in pool if sample not in set(chosen)]
-    patients = {sample.patient for sample in chosen} - {None}
-    others = [sample for sample in rest if sample.patient not in patients]
-    if len(others) >= 20 and {sample.label for sample in others} == {0, 1}:
-        rest = others
+    rest = held_back(pool, chosen)
     start = time.perf_counter()
     detector = MadCLIP(recipe, backbone=backbone, objective=objective)
     detector.fit(chosen, seed=seed, folds=0, cache=TokenCache())

@@ -20,6 +20,7 @@ from madclip.data.samples import load_dataset
 from madclip.data.shots import draw_shots
 from madclip.evaluation.compare import mean_interval
 from madclip.training.tokens import TokenCache
+from recipes import held_back
 
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
@@ -28,11 +29,10 @@ Draw = tuple[float, float, float, float]
 
 
 def one(backbone: Backbone, folder: str, objective: str, shots: int, seed: int) -> Draw:
-    """Shifts of the normal and of the abnormal images, sensitivity, specificity, on patients without shots."""
+    """Shifts of the normal and of the abnormal images, sensitivity, specificity, on images that are not shots."""
     pool = load_dataset(folder).shot_pool
     chosen = draw_shots(pool, shots, seed)
-    patients = {sample.patient for sample in chosen} - {None}
-    rest = [sample for sample in pool if sample not in set(chosen) and sample.patient not in patients]
+    rest = held_back(pool, chosen)
     detector = MadCLIP(backbone=backbone, objective=objective)
     detector.fit(chosen, seed=seed, operating_point="sens=0.95", cache=TokenCache())
     known = detector.calibration

@@ -165,13 +165,16 @@ def peak_mb() -> float:
 
 
 def repeat(action: Callable[[], Any], *, times: int = TIMES, warm: int = WARM) -> list[float]:
-    """Seconds of each repetition after some that do not count."""
+    """Seconds of each repetition after some that do not count; memory is kept, as in the loops of fit and predict."""
+    from madclip.memory import kept_memory
+
     seconds = []
-    for index in range(warm + times):
-        start = time.perf_counter()
-        action()
-        if index >= warm:
-            seconds.append(time.perf_counter() - start)
+    with kept_memory():
+        for index in range(warm + times):
+            start = time.perf_counter()
+            action()
+            if index >= warm:
+                seconds.append(time.perf_counter() - start)
     return seconds
 
 

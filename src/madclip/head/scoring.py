@@ -98,6 +98,11 @@ def map_logits(
         [T, B, height, width].
     """
     difference = (scores[..., 1] - scores[..., 0]).float().contiguous()
+    if not difference.requires_grad:
+        # As an operation of its own, which exports to int8 can leave as it is.
+        flat = difference.view(-1, 1, *grid)
+        drawn = F.interpolate(flat, size, mode="bilinear", align_corners=align_corners)
+        return drawn.view(*difference.shape[:2], *size)
     rows, columns = (_interpolation(n, m, align_corners).to(difference.device) for n, m in zip(grid, size, strict=True))
     # Bilinear interpolation is a matrix product along each axis; its gradient then is one as well.
     return rows @ difference.view(*difference.shape[:2], *grid) @ columns.mT

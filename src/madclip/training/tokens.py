@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from madclip.data.augment import make_variants, move_masks
 from madclip.errors import CheckpointError, DataError
+from madclip.memory import kept_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -172,6 +173,7 @@ def backbone_pixels(backbone: Backbone, recipe: Recipe, pixels: torch.Tensor) ->
     return pixels.to(backbone.dtype)
 
 
+@kept_memory()
 def prepare(
     shots: Sequence[Shot],
     backbone: Backbone,
