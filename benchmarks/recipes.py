@@ -110,7 +110,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
     counts = sorted({row["shots"] for row in rows})
     for shots in counts:
         own = [row for row in rows if (row["try"], row["shots"]) == (first, shots)]
-        cells = [_gain([row[rule] - row["both"] for row in own]) for rule in RULES[1:]]
+        cells = [gain([row[rule] - row["both"] for row in own]) for rule in RULES[1:]]
         level = np.mean([row["both"] for row in own])
         lines.append(f"| {shots} | {len(own)} | {level:.3f} | " + " | ".join(cells) + " |")
     lines += ["", f"Every recipe minus `{first}`, same shots and images:", ""]
@@ -125,18 +125,22 @@ def tables(rows: list[dict[str, Any]]) -> str:
             cells = []
             for metric in ("both", "pixels"):
                 known = [(one[metric], base[metric]) for one, base in pairs if one.get(metric) is not None]
+                if not known:
+                    cells.append("-")
+                    continue
                 level = f"{np.mean([one for one, _ in known]):.3f}"
-                cells.append(level if name == first else f"{level}, {_gain([one - base for one, base in known])}")
+                cells.append(level if name == first else f"{level}, {gain([one - base for one, base in known])}")
             seconds = np.median([one["seconds"] for one, _ in pairs])
             lines.append(f"| {shots} | {name} | {len(pairs)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
     return "\n".join(lines)
 
 
-def _gain(differences: list[float]) -> str:
+def gain(differences: list[float], digits: int = 3) -> str:
+    """Mean difference with Student's interval, where there are two or more."""
     found = mean_interval(differences)
     if found.low is None or found.high is None:
-        return f"{found.value:+.3f}"
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        return f"{found.value:+.{digits}f}"
+    return f"{found.value:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
 
 
 def main() -> None:
@@ -153,6 +157,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    if any(row["backbone"] != given.backbone for row in rows):
+        parser.error(f"{given.out} holds rows of another backbone")
     done = {(row["try"], row["set"], row["shots"], row["seed"]) for row in rows}
     backbone = load_backbone(given.backbone, dtype="auto")
     for seed in range(given.seeds):
@@ -168,7 +174,7 @@ def main() -> None:
                         label if label in ("paper", "released") and not fields else "madclip",
                         **dict(parse_field(field) for field in fields.split(";") if field),
                     )
-                    row = {"try": label, "set": name, "shots": shots, "seed": seed}
+                    row = {"try": label, "set": name, "shots": shots, "seed": seed, "backbone": given.backbone}
                     row |= one(backbone, folder, objective, recipe, shots, seed)
                     rows.append(row)
                     with given.out.open("a") as file:

@@ -18,9 +18,8 @@ from scipy.special import logit
 from madclip import MadCLIP, load_backbone
 from madclip.data.samples import load_dataset
 from madclip.data.shots import draw_shots
-from madclip.evaluation.compare import mean_interval
 from madclip.training.tokens import TokenCache
-from recipes import held_back
+from recipes import gain, held_back
 
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
@@ -67,8 +66,7 @@ def main() -> None:
             columns = [", ".join(f"{value:.2f}" for value in column) for column in zip(*draws, strict=True)]
             print(f"| {shots} | {name} | " + " | ".join(columns) + " |", flush=True)
             every += draws
-        shifts = [mean_interval([draw[side] for draw in every]) for side in (0, 1)]
-        means = " | ".join(f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" for found in shifts)
+        means = " | ".join(gain([draw[side] for draw in every], 2) for side in (0, 1))
         print(f"| {shots} | mean over draws | {means} | | |", flush=True)
 
 

@@ -21,7 +21,6 @@ from madclip.data.samples import Dataset, Sample, load_dataset, scan_dataset
 from madclip.data.shots import draw_shots
 from madclip.errors import DataError, RecipeError
 from madclip.head.head import Head
-from madclip.memory import kept_memory
 from madclip.recipe import Recipe
 from madclip.training.calibrate import Calibration, choose_pixel_threshold, parse_operating_point
 from madclip.training.crossfit import can_cross_fit, cross_fit
@@ -582,20 +581,19 @@ def predict_each(
         batch_size: Images at once.
         native: False leaves maps as the recipe's square, not brought back to the image's size.
     """
-    with kept_memory():
-        for batch in _batched(_read_ahead(inputs, recipe, 2 * batch_size), batch_size):
-            fitted = [pixels for _, read in batch if not isinstance(read, DataError) for pixels in read[:1]]
-            if fitted:
-                with torch.inference_mode():
-                    scored = zip(*score(torch.stack(fitted)), strict=True)
-            for item, read in batch:
-                if isinstance(read, DataError):
-                    yield read
-                    continue
-                value, one, familiar = next(scored)
-                source = Path(item) if isinstance(item, (str, Path)) else None
-                final = restore_map(one, read[1], recipe.aspect) if native else one.numpy()
-                yield Prediction(float(value), final, read[1], source, familiar=familiar)
+    for batch in _batched(_read_ahead(inputs, recipe, 2 * batch_size), batch_size):
+        fitted = [pixels for _, read in batch if not isinstance(read, DataError) for pixels in read[:1]]
+        if fitted:
+            with torch.inference_mode():
+                scored = zip(*score(torch.stack(fitted)), strict=True)
+        for item, read in batch:
+            if isinstance(read, DataError):
+                yield read
+                continue
+            value, one, familiar = next(scored)
+            source = Path(item) if isinstance(item, (str, Path)) else None
+            final = restore_map(one, read[1], recipe.aspect) if native else one.numpy()
+            yield Prediction(float(value), final, read[1], source, familiar=familiar)
 
 
 def pool(tokens: torch.Tensor) -> torch.Tensor:

@@ -79,7 +79,7 @@ class TowerConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.type == "int":
+            if field.type in ("int", int):
                 _check_count(field.name, getattr(self, field.name))
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(

@@ -217,6 +217,7 @@ def predict(
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
     from madclip.export.folder import PredictionFolder
+    from madclip.memory import kept_memory
 
     if maps not in ("tiff", "npy", "none"):
         raise RecipeError(f"--maps is tiff, npy or none, not {maps!r}")
@@ -224,7 +225,8 @@ def predict(
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = _use_engine(model, detector, engine)
     rows, failed = [], []
-    with PredictionFolder(out, maps=maps, overlays=overlays) as folder, bar("predict") as progress:  # type: ignore[arg-type]
+    writing = PredictionFolder(out, maps=maps, overlays=overlays)  # type: ignore[arg-type]
+    with kept_memory(), writing as folder, bar("predict") as progress:
         for done, (image, result) in enumerate(zip(images, model.predict_iter(images), strict=True), 1):
             if isinstance(result, DataError):
                 failed.append(folder.fail(image, result))

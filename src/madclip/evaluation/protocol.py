@@ -15,6 +15,7 @@ from madclip.data.readers import read_image, read_mask
 from madclip.data.samples import Dataset, Sample, load_dataset, read_sample_mask
 from madclip.errors import DataError
 from madclip.evaluation.result import EvaluationResult, evaluate_scores
+from madclip.memory import kept_memory
 from madclip.training.shots import file_digest
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _unseen(detector: Detector, dataset: Dataset) -> tuple[list[Sample], list[st
     ]
 
 
+@kept_memory()
 def _score(
     detector: Detector,
     samples: Sequence[Sample],

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 Format: TypeAlias = Literal["openvino", "onnx", "torch"]
 Precision: TypeAlias = Literal["fp32", "bf16", "int8"]
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
+    "torch": ("fp32", "bf16"),
     "openvino": ("fp32", "bf16", "int8"),
     "onnx": ("fp32", "int8"),
-    "torch": ("fp32", "bf16"),
 }
 OTHERS = 64
 """Images of a folder that holds none of the shots."""
@@ -118,10 +118,9 @@ def write_model(
 
 
 def open_model(folder: Path, engine: Format, precision: Precision) -> Model:
-    """A written model, ready to run.
+    """A written model, ready to run; of format torch only one that this process wrote.
 
     Raises:
-        CheckpointError: It holds a pickle.
         MissingExtraError: A library is missing.
     """
     if engine == "torch":

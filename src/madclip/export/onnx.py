@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from madclip.export.openvino import quantised
+from madclip.export.quantise import quantise
 from madclip.export.quiet import load_library, quiet
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def write(program: ExportedProgram, precision: str, images: npt.NDArray[np.float
 
 def _quantize(nncf: Any, path: Path, images: npt.NDArray[np.float32]) -> None:
     onnx = load_library("onnx", "onnx")
-    shots = nncf.Dataset([{"pixels": image[None]} for image in images])
-    model = quantised(nncf, onnx.load(path), shots, len(images), maps="Resize")
+    model = quantise(nncf, onnx.load(path), [{"pixels": image[None]} for image in images], interpolation="Resize")
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
     onnx.save(model, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from madclip.errors import RecipeError
+from madclip.export.quantise import quantise
 from madclip.export.quiet import load_library, quiet
 
 if TYPE_CHECKING:
@@ -39,30 +40,8 @@ def write(program: ExportedProgram, precision: str, images: npt.NDArray[np.float
         for port, name in zip(model.outputs, ("score", "map", "pooled"), strict=True):
             port.get_tensor().set_names({name})
         if nncf is not None:
-            shots = nncf.Dataset([image[None] for image in images])
-            model = quantised(nncf, model, shots, len(images), maps="Interpolate")
+            model = quantise(nncf, model, [image[None] for image in images], interpolation="Interpolate")
         ov.save_model(model, str(folder / MODEL), compress_to_fp16=False)
-
-
-def quantised(nncf: Any, model: Any, shots: Any, count: int, *, maps: str) -> Any:
-    """A model in int8, calibrated on `count` shots.
-
-    Maps are interpolated in float32: their log-odds lie close together, and in 8 bits scores drift to one side.
-
-    Args:
-        nncf: The library.
-        model: As the engine holds it.
-        shots: The calibration data set, for that engine.
-        count: Its images.
-        maps: The engine's name of the interpolation.
-    """
-    return nncf.quantize(
-        model,
-        shots,
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=count,
-        ignored_scope=nncf.IgnoredScope(types=[maps]),
-    )
 
 
 class OpenVINOModel:

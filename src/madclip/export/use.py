@@ -36,9 +36,7 @@ def choose_engine(detector: MadCLIP, folder: Path, wanted: str) -> tuple[Path | 
     if wanted not in ("auto", *PRECISIONS):
         path = Path(wanted)
         if not (path / FACTS).is_file():
-            raise CheckpointError(
-                f"--engine {wanted}: give auto, torch, {', '.join(PRECISIONS)}, or an export's folder"
-            )
+            raise CheckpointError(f"--engine {wanted}: give auto, {', '.join(PRECISIONS)}, or an export's folder")
         check_engine(detector, path)
         return path, []
     passed = []
@@ -95,6 +93,8 @@ def use_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
         MissingExtraError: The engine's library is missing.
     """
     facts = check_engine(detector, folder)
+    if facts["format"] == "torch":
+        raise CheckpointError(f"{folder}: a program of torch is for use elsewhere; here --engine torch does the same")
     try:
         model = open_model(folder, facts["format"], facts["precision"])
     except MadCLIPError:
