@@ -16,7 +16,7 @@ SLOW_FIT = """
 import time
 import madclip.detector
 from madclip.training import fit
-fit.fit_head.__kwdefaults__["save_every"] = 0.0
+fit.fit_head.__wrapped__.__kwdefaults__["save_every"] = 0.0
 step = fit.training_step
 def slow(*arguments):
     time.sleep(PAUSE)

@@ -168,7 +168,7 @@ def test_the_rate_warms_up_stays_and_decays() -> None:
 
 def run_to_end(out: Path, tokenizer: Tokenizer, *, steps: int = 12, resume: bool = False) -> bytes:
     out.mkdir(exist_ok=True)
-    plan = Plan(samples=16 * steps, decay=16 * steps // 3, full=0.5, keep=0.5, warmup=2)
+    plan = Plan(samples=16 * steps, decay=16 * (steps // 3), full=0.5, keep=0.5, warmup=2)
     run = state.load(out / "last.safetensors") if resume else state.start(plan, STREAM, SMALL)
     train.train(run, tokenizer, out, device="cpu", workers=1, every=0.0, log=4)
     return _weights(out / "last.safetensors")
