@@ -52,12 +52,12 @@ def measure(detector: MadCLIP, rest: list[Sample]) -> dict[str, float | None]:
     """
     recipe, head = detector.recipe, detector.head
     assert head is not None
-    size = recipe.image_size
+    size, text = recipe.image_size, head.text()
     pixels = torch.stack([fit_pixels(read_image(s.image).pixels, size, recipe.aspect) for s in rest])
     found: dict[str, list[torch.Tensor]] = {rule: [] for rule in RULES}
     maps = []
     for some in pixels.split(8):
-        views = [head(encode_patches(detector.backbone, recipe, view), head.text()) for view in (some, some.flip(-1))]
+        views = [head(encode_patches(detector.backbone, recipe, view), text) for view in (some, some.flip(-1))]
         both, drawn = head.read(views[0], "both", has_masks=detector.has_masks)
         mirrored, _ = head.read(views[1], "both", has_masks=detector.has_masks)
         other = scoring.anomaly_map(head.map_logits(views[0].detection))
