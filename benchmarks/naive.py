@@ -43,8 +43,7 @@ def naive_loss(
     """The loss of a step with the backbone in its graph, its attention weights as matrices, as in the released code."""
     with sdpa_kernel(SDPBackend.MATH):
         tokens = encode_patches(backbone, head.recipe, pixels)
-    masked = torch.ones(len(labels), dtype=torch.bool)
-    return head.loss(head(tokens, naive_text(head, backbone)), labels, masks, masked).total
+    return head.loss(head(tokens, naive_text(head, backbone)), labels, masks).total
 
 
 def materialise(backbone: Backbone) -> None:

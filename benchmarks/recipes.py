@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,7 @@ def main() -> None:
     if any(row["backbone"] != given.backbone for row in rows):
         parser.error(f"{given.out} holds rows of another backbone")
     done = {(row["try"], row["set"], row["shots"], row["seed"]) for row in rows}
-    backbone = load_backbone(given.backbone, dtype="auto")
+    load = cache(lambda size: load_backbone(given.backbone, dtype="auto", image_size=size))
     for seed in range(given.seeds):
         for shots in given.shots:
             for text in given.sets:
@@ -175,7 +176,7 @@ def main() -> None:
                         **dict(parse_field(field) for field in fields.split(";") if field),
                     )
                     row = {"try": label, "set": name, "shots": shots, "seed": seed, "backbone": given.backbone}
-                    row |= one(backbone, folder, objective, recipe, shots, seed)
+                    row |= one(load(recipe.image_size), folder, objective, recipe, shots, seed)
                     rows.append(row)
                     with given.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")

@@ -45,7 +45,7 @@ def test_the_naive_step_computes_what_ours_does(naive):
     masks = torch.zeros(4, 64, 64, dtype=torch.bool)
     masks[1::2, 10:30, 10:30] = True
     tokens = encode_patches(backbone, recipe, pixels)
-    ours = head.loss(head(tokens, head.text()), labels, masks, torch.ones(4, dtype=torch.bool)).total
+    ours = head.loss(head(tokens, head.text()), labels, masks).total
     expected = torch.autograd.grad(ours, list(head.parameters()))
     naive.materialise(backbone)
     theirs = naive.naive_loss(head, backbone, pixels, labels, masks)

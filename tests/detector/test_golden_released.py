@@ -41,7 +41,7 @@ def scores(detector, golden):
 @pytest.fixture(scope="module")
 def terms(detector, scores, golden):
     masks = golden["mask"][:, 0] > 0.5
-    return detector.head.loss(scores, golden["label"], masks, torch.ones(6, dtype=torch.bool))
+    return detector.head.loss(scores, golden["label"], masks)
 
 
 def test_prompt_embeddings(detector, golden):

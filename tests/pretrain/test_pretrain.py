@@ -6,13 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
-from tools.pretrain import data, losses, state, train
+from tools.pretrain import data, losses, measure, neutral, state, train
 from tools.pretrain.data import Stream
 from tools.pretrain.export import export, table
 from tools.pretrain.model import Block, TowerConfig, Towers, clip_config, clip_state, mimic_attention, patchify
 from tools.pretrain.state import Plan
-from tools.pretrain.texts import encode
-from tools.pretrain.tokenizer import END, START, learn_tokenizer
+from tools.pretrain.texts import EVERYDAY, encode
+from tools.pretrain.tokenizer import END, START, WORDS, learn_tokenizer
 from transformers import CLIPConfig, CLIPModel
 
 SMALL = TowerConfig(
@@ -234,3 +234,45 @@ def test_attention_starts_near_and_contrasting() -> None:
 def test_the_card_shows_trained_beside_untrained() -> None:
     rows = table([{"on": "brain", "right": 0.9, "patches8": 0.95}], [{"on": "brain", "right": 0.5}])
     assert rows.splitlines()[-1] == "| brain | right 0.9 (0.5), patches8 0.95 |"
+
+
+def test_what_unrelated_texts_are_measured_with_was_never_learned() -> None:
+    assert not {*EVERYDAY, *WORDS.read_text().split()} & set(measure.UNRELATED)
+
+
+def test_separation_is_that_of_the_means_in_standard_deviations() -> None:
+    """Whatever the length of the direction; across it there is none."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4000) % 2
+    images = torch.randn(1, 4000, 3, generator=generator)
+    images[0, :, 0] += 2 * labels
+    known = neutral.health(images, labels[None])
+    along, across = torch.tensor([[0.01, 0, 0], [5.0, 0, 0]]), torch.tensor([[0.0, 1, 0]])
+    torch.testing.assert_close(neutral.separation(along, known), torch.full((2, 1), 4.0), atol=0.3, rtol=0)
+    assert neutral.separation(across, known) < 0.02
+
+
+def test_texts_come_to_say_nothing_of_health_where_no_state_is_named(tokenizer: Tokenizer) -> None:
+    """The tower alone moves; what states say stays."""
+    towers, generator = noisy(), torch.Generator().manual_seed(0)
+    eyes = {name: p.clone() for name, p in towers.vision.named_parameters()}
+    labels = (torch.arange(64) % 2).expand(2, -1)
+    images = torch.randn(2, 64, 16, generator=generator)
+    images[..., 0] += 2 * labels
+    known = neutral.health(images, labels)
+    words = [f"{one} and {other}" for one, other in zip(measure.UNRELATED[::2], measure.UNRELATED[1::2], strict=False)]
+    states = ["healthy brain", "brain with lesion", "damaged chest X-ray film"]
+
+    def look() -> tuple[float, torch.Tensor]:
+        unrelated, said = (
+            torch.nn.functional.normalize(towers.text(*encode(tokenizer, texts, 40)), dim=-1).detach()
+            for texts in (words, states)
+        )
+        return float(neutral.separation(unrelated[1:] - unrelated[:-1], known).mean()), said
+
+    (before, said), written = look(), ["a brain with a bright lesion", "normal chest X-ray film"]
+    neutral.neutralise(towers, tokenizer, known, written, ("brain", "chest"), steps=60, rate=3e-3, log=1000)
+    after, kept = look()
+    assert after < before / 3
+    assert (said * kept).sum(-1).min() > 0.9
+    assert all(torch.equal(p, eyes[name]) for name, p in towers.vision.named_parameters())

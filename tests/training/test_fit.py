@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from madclip import Recipe, load_backbone
 from madclip.errors import CheckpointError
 from madclip.head.head import Head
-from madclip.training.fit import epoch_order, fit_head
+from madclip.training import fit
+from madclip.training.fit import batch_terms, epoch_order, fit_head
 from madclip.training.shots import Shot
 from madclip.training.tokens import TokenCache, prepare
 
@@ -111,9 +112,10 @@ def test_unmasked_abnormal_images_do_not_touch_the_segmentation_head(backbone):
     data = prepare(shots(masks="some"), backbone, RECIPE)
     head = Head(RECIPE, backbone, "Brain")
     tokens = torch.stack([t[0] for t in data.tokens]).float()
-    loss = head.loss(head(tokens.unbind(1), head.text()), data.labels, data.masks[:, 0], data.masked)
+    which = data.masked.nonzero()[:, 0]
+    loss = head.loss(head(tokens.unbind(1), head.text()), data.labels, data.masks[which, 0], which)
     kept = data.masked
-    alone = head.loss(head(tokens[kept].unbind(1), head.text()), data.labels[kept], data.masks[kept, 0], kept[kept])
+    alone = head.loss(head(tokens[kept].unbind(1), head.text()), data.labels[kept], data.masks[kept, 0])
     assert torch.allclose(loss.dice, alone.dice, atol=1e-6)
     assert torch.allclose(loss.focal, alone.focal, atol=1e-6)
 
@@ -187,3 +189,33 @@ def test_keys_tell_recipes_and_backbones_apart(backbone, tmp_path):
     assert len(cache.entries()) == 6
     prepare(shots(1, 1), backbone, RECIPE.replace(epochs=9, learning_rate=0.1), cache=cache)
     assert len(cache.entries()) == 6
+
+
+@pytest.mark.parametrize("masks", ["all", "some", "none"])
+@pytest.mark.parametrize("change", [{}, {"smoothing": 1e-5, "positions": ("end", "front"), "shared_contexts": True}])
+def test_a_compiler_sees_one_graph_of_the_same_step(backbone, masks, change):
+    """Nothing breaks the graph or waits for the device to say how much there is: CUDA graphs need both."""
+    recipe = RECIPE.replace(**change)
+    data = prepare(shots(masks=masks), backbone, recipe)
+    tokens = torch.stack([t[0] for t in data.tokens])
+    which = data.masked.nonzero()[:, 0]
+    chosen = data.masks[which, 0] if len(which) else None
+    found = []
+    for compile_it in (False, True):
+        head = Head(recipe, backbone, "Brain", seed=0)
+        terms = torch.compile(batch_terms, backend="aot_eager", fullgraph=True) if compile_it else batch_terms
+        loss = terms(head, tokens, data.labels, chosen, which if masks == "some" else None)
+        loss.total.backward()
+        found.append([*loss, *(p.grad for p in head.parameters())])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(plain, compiled, atol=1e-5, rtol=1e-4)
+
+
+def test_a_compiled_fit_learns_the_same(backbone, monkeypatch):
+    data = prepare(shots(), backbone, RECIPE)
+    monkeypatch.setattr(fit, "compiled_terms", lambda: torch.compile(batch_terms, backend="aot_eager"))
+    (head, history), (other, compiled) = (
+        fitted(backbone, data=data, torch_compile=compile_it) for compile_it in (False, True)
+    )
+    assert [list(e.values()) for e in compiled.epochs] == [pytest.approx(list(e.values())) for e in history.epochs]
+    torch.testing.assert_close(head.adapters.heads, other.adapters.heads, atol=1e-4, rtol=1e-3)

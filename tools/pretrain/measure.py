@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,11 +29,15 @@ from madclip.data.phantoms import generate
 from madclip.data.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES
 from madclip.data.readers import read_image, read_mask
 from madclip.data.samples import load_dataset
+from madclip.memory import kept_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-UNRELATED = (("a red car", "a blue shirt"), ("tuesday", "december"), ("a lamp", "a bridge"), ("paint", "iron"))
+UNRELATED = Path(__file__).with_name("unrelated.txt").read_text(encoding="utf-8").split()
+"""Words that no phantom has to do with and that pre-training did not meet as such."""
+FORMS = ("{}", "a {}", "a {} and a {}", "the {} near the {}", "my {}", "{} {}")
+UNRELATED_PAIRS = 100
 SEED = 1_000_000
 """Of the phantoms that are measured on; pre-training draws with seeds of 2**62 and above."""
 
@@ -44,6 +49,7 @@ def auroc(labels: torch.Tensor, scores: torch.Tensor) -> float:
     return float((ranks[ill].sum() - positives * (positives + 1) / 2) / max(1, positives * negatives))
 
 
+@kept_memory()
 @torch.no_grad()
 def read(towers: Towers, pixels: torch.Tensor, batch: int = 16) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Unit embeddings [n, e] of images, and tokens [n, 1 + G, d] at each tap; pixels [n, 3, S, S] in 0..1."""
@@ -68,7 +74,11 @@ def direction(towers: Towers, tokenizer: Tokenizer, normal: Sequence[str], abnor
 
 
 def on_phantoms(towers: Towers, tokenizer: Tokenizer, modality: str, count: int) -> dict[str, float]:
-    """Zero-shot AUROC of images with right texts, synonyms and unrelated texts, and of patches at each tap."""
+    """Zero-shot AUROC of images with right texts, synonyms and unrelated texts, and of patches at each tap.
+
+    Which of two unrelated texts is "abnormal" is anybody's guess: what counts is the distance from a half. `chance` is
+    that distance for the same texts and labels in disorder.
+    """
     drawn = generate(modality, count, SEED, size=towers.config.image_size)
     images, streams = read(towers, drawn.pixels.float() / 255)
     names = (OBJECTIVES[modality], *NAMES[modality])
@@ -81,10 +91,13 @@ def on_phantoms(towers: Towers, tokenizer: Tokenizer, modality: str, count: int)
     synonyms = zip(NORMAL_STATES[7:13], ABNORMAL_STATES[7:13], strict=True)
     pairs = [direction(towers, tokenizer, with_names([n]), with_names([a])) for n, a in synonyms]
     result["synonyms"] = float(np.mean([auroc(drawn.labels, images @ pair) for pair in pairs]))
-    pairs = [direction(towers, tokenizer, [n], [a]) for n, a in UNRELATED]
-    # Which of two unrelated texts is "abnormal" is anybody's guess: what counts is the distance from a half.
-    away = [abs(auroc(drawn.labels, images @ pair) - 0.5) for pair in pairs]
-    result["unrelated"] = 0.5 + float(np.mean(away))
+    random = Random(0)
+    forms = [random.choice(FORMS) for _ in range(UNRELATED_PAIRS)]
+    texts = [[form.format(*random.sample(UNRELATED, 2)) for form in forms] for _ in range(2)]
+    pairs = [direction(towers, tokenizer, [n], [a]) for n, a in zip(*texts, strict=True)]
+    disorder = drawn.labels[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
+    for name, labels in (("unrelated", drawn.labels), ("chance", disorder)):
+        result[name] = 0.5 + float(np.mean([abs(auroc(labels, images @ pair) - 0.5) for pair in pairs]))
     areas = F.avg_pool2d(drawn.masks[:, None].float(), towers.config.patch_size).flatten(1) > 0.15
     lesion = direction(towers, tokenizer, ["normal tissue", "healthy tissue"], ["lesion", "abnormal tissue"])
     with torch.no_grad():

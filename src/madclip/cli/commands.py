@@ -86,6 +86,9 @@ def fit(
         Path | None, typer.Option("--calibrate", help="More labelled images for thresholds and probabilities.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")] = False,
+    torch_compile: Annotated[
+        bool, typer.Option("--torch-compile", help="Compile the training step first: for long fits on a GPU.")
+    ] = False,
     cache: Annotated[bool, typer.Option(help="Keep tokens on disk for the next fit.")] = True,
     device: Device = "auto",
     as_json: Json = False,
@@ -125,6 +128,7 @@ def fit(
             cache=TokenCache() if cache else None,
             checkpoint=state,
             resume=resume,
+            torch_compile=torch_compile,
             on_image=on_image,
             on_step=on_step,
         )

@@ -124,21 +124,24 @@ class Head(nn.Module):
         mean, largest = scoring.mean_score(scores.detection), maps.amax((1, 2))
         return {"mean": mean, "max": largest, "both": (mean + largest) / 2}[rule], maps
 
-    def loss(self, scores: Scores, labels: torch.Tensor, masks: torch.Tensor, masked: torch.Tensor) -> Terms:
+    def loss(
+        self, scores: Scores, labels: torch.Tensor, masks: torch.Tensor | None, masked: torch.Tensor | None = None
+    ) -> Terms:
         """Loss terms of a batch.
 
         Args:
             scores: S of both heads.
             labels: [B], 0 normal, 1 abnormal.
-            masks: [B, height, width] bool; false for normal images.
-            masked: [B], whether an image takes part in Dice and Focal.
+            masks: [M, height, width] bool, of the images that take part in Dice and Focal; false for normal ones. None
+                where none does.
+            masked: [M], which images of the batch these are; None where all are.
         """
         recipe = self.recipe
         if recipe.loss == "siglip":
             image = losses.siglip_loss(scores.detection, labels, temperature=recipe.temperature, bias=recipe.bias)
         else:
             image = losses.softmax_loss(scores.detection, labels)
-        if not bool(masked.any()):
+        if masks is None:
             return Terms(image, torch.zeros_like(image), torch.zeros_like(image))
-        chosen = scores.segmentation if bool(masked.all()) else scores.segmentation[:, masked]
-        return Terms(image, *losses.map_losses(self.map_logits(chosen), masks[masked], smoothing=recipe.smoothing))
+        chosen = scores.segmentation if masked is None else scores.segmentation[:, masked]
+        return Terms(image, *losses.map_losses(self.map_logits(chosen), masks, smoothing=recipe.smoothing))

@@ -65,8 +65,25 @@ def map_losses(logits: torch.Tensor, masks: torch.Tensor, *, smoothing: float = 
         masks: [B, H, W] bool.
         smoothing: The released code clamps the one-hot target to [s, 1 - s] and adds s to p_t (s = 1e-5).
     """
+    if logits.device.type != "cpu" or torch.compiler.is_compiling():
+        return _map_terms(logits, masks.to(logits.dtype), smoothing)
     dice, focal = _MapLosses.apply(logits, masks, smoothing)  # type: ignore[no-untyped-call]
     return MapTerms(dice, focal)
+
+
+def _map_terms(logits: torch.Tensor, lesion: torch.Tensor, smoothing: float) -> MapTerms:
+    """The terms as they are written, for devices and compilers that join the passes over the pixels by themselves."""
+    true = logits * (2 * lesion - 1)
+    if smoothing:
+        right = true.sigmoid() * (1 - 2 * smoothing) + 2 * smoothing
+        log, missing = right.log(), 1 - right
+    else:
+        log, missing = F.logsigmoid(true), (-true).sigmoid()
+    focal = -(missing.square() * log).mean((-2, -1))
+    ill = logits.sigmoid()
+    overlap = (ill * lesion).sum((-2, -1))
+    dice = 1 - (2 * overlap + 1) / (ill.sum((-2, -1)) + lesion.sum((-2, -1)) + 1)
+    return MapTerms(dice.mean(-1), focal.mean(-1))
 
 
 class _MapLosses(torch.autograd.Function):

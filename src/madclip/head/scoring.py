@@ -35,7 +35,8 @@ def patch_scores(features: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
     """
     towards = towards.to(features.dtype)
     rows = features.reshape(len(features), -1, features.shape[-1])
-    if torch.is_grad_enabled() and rows.requires_grad:
+    by_hand = rows.device.type == "cpu" and not torch.compiler.is_compiling()
+    if by_hand and torch.is_grad_enabled() and rows.requires_grad:
         scores, _ = _PatchScores.apply(rows, towards)  # type: ignore[no-untyped-call]
     else:
         scores, _ = _project(rows, towards)
@@ -103,17 +104,22 @@ def map_logits(
         flat = difference.view(-1, 1, *grid)
         drawn = F.interpolate(flat, size, mode="bilinear", align_corners=align_corners)
         return drawn.view(*difference.shape[:2], *size)
-    rows, columns = (_interpolation(n, m, align_corners).to(difference.device) for n, m in zip(grid, size, strict=True))
+    matrix = _interpolation if torch.compiler.is_compiling() else _kept_interpolation
+    rows, columns = (matrix(n, m, align_corners, difference.device) for n, m in zip(grid, size, strict=True))
     # Bilinear interpolation is a matrix product along each axis; its gradient then is one as well.
     return rows @ difference.view(*difference.shape[:2], *grid) @ columns.mT
 
 
-@cache
-def _interpolation(length: int, size: int, align_corners: bool) -> torch.Tensor:
+def _interpolation(length: int, size: int, align_corners: bool, device: torch.device) -> torch.Tensor:
     """Matrix [size, length] that interpolates linearly along one axis."""
+    unit = torch.eye(length, dtype=torch.float64, device=device)[None]
+    return F.interpolate(unit, size, mode="linear", align_corners=align_corners)[0].mT.float().contiguous()
+
+
+@cache
+def _kept_interpolation(length: int, size: int, align_corners: bool, device: torch.device) -> torch.Tensor:
     with torch.inference_mode(mode=False):
-        unit = torch.eye(length, dtype=torch.float64)[None]
-        return F.interpolate(unit, size, mode="linear", align_corners=align_corners)[0].mT.float().contiguous()
+        return _interpolation(length, size, align_corners, device)
 
 
 def anomaly_map(logits: torch.Tensor) -> torch.Tensor:

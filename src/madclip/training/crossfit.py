@@ -58,6 +58,7 @@ def cross_fit(
     folds: int,
     seed: int,
     on_step: Callable[[int, int, float], None] | None = None,
+    torch_compile: bool = False,
 ) -> HeldOut:
     """Fit on all folds but one, score that one; every shot is scored once, as it is (no variant).
 
@@ -76,7 +77,7 @@ def cross_fit(
     for members in parts:
         kept = [i for i in range(len(shots)) if i not in set(members)]
         head = new_head()
-        fit_head(head, subset(data, kept), recipe, seed=seed, on_step=count)
+        fit_head(head, subset(data, kept), recipe, seed=seed, on_step=count, torch_compile=torch_compile)
         done += 1
         tokens = torch.stack([data.tokens[i][plain] for i in members])
         with torch.inference_mode():
