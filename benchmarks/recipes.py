@@ -1,11 +1,11 @@
 """Changes of the recipe side by side, on images of valid/ that are not shots; test/ is never opened.
 
     python benchmarks/recipes.py NAME=FOLDER:OBJECTIVE ... --shots 16 --seeds 3 --out rows.jsonl \
-        --try "t10:temperature=10" --try "long:epochs=20" [--docs docs/recipes.md]
+        --try "t10:temperature=10" --try "long:epochs=20" --try "narrow:@narrow" [--docs docs/recipes.md]
 
-The recipe `madclip` itself is always the first row; `--try paper:` and `--try released:` are the other presets. Every
-row has the image AUROC of all rules of the image score, from the same fit. Rows that are in the file already are not
-repeated, so that sets, draws and recipes may join.
+The recipe `madclip` itself is always the first row; `--try paper:` and `--try released:` are the other presets, and
+`@` names one of `changes.py`. Every row has the image AUROC of all rules of the image score, from the same fit. Rows
+that are in the file already are not repeated, so that sets, draws and recipes may join.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from changes import CHANGES, Change
 from madclip import MadCLIP, Recipe, load_backbone
 from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.readers import read_image, read_mask
@@ -30,39 +34,53 @@ from madclip.evaluation.metrics import auroc
 from madclip.evaluation.pixel import pixel_auroc
 from madclip.files import write_between
 from madclip.head import scoring
+from madclip.head.head import Head
 from madclip.recipe import parse_field
-from madclip.training.tokens import TokenCache, encode_patches
+from madclip.training.crossfit import fold_members, subset
+from madclip.training.fit import fit_head
+from madclip.training.shots import read_shot
+from madclip.training.tokens import TokenCache, encode_patches, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from madclip.backbones.spec import Backbone
     from madclip.data.samples import Sample
+    from madclip.training.shots import Shot
+    from madclip.training.tokens import TrainingSet
 
 TOP = 0.02
 """Share of the pixels that `top` averages."""
-RULES = ("both", "mean", "max", "top", "detection max", "flipped too")
+FOLDS = 4
+LEARNED = ("mean", "max", "detection max", "top")
+"""What the learned rule combines."""
+RULES = ("both", "mean", "max", "top", "detection max", "flipped too", "learned")
 
 
 @torch.inference_mode()
-def measure(detector: MadCLIP, rest: list[Sample]) -> dict[str, float | None]:
-    """AUROC of each rule of the image score, and of pixels at the recipe's size.
+def encode(backbone: Backbone, recipe: Recipe, samples: Sequence[Sample]) -> torch.Tensor:
+    """Patch tokens [n, 2, T, G, d] of images and of their mirror images."""
+    pixels = torch.stack([fit_pixels(read_image(s.image).pixels, recipe.image_size, recipe.aspect) for s in samples])
+    views = [torch.stack([pixels, pixels.flip(-1)], 1)[i] for i in range(len(pixels))]
+    return torch.stack([torch.stack(encode_patches(backbone, recipe, view), 1) for view in views])
+
+
+@torch.inference_mode()
+def read(head: Head, tokens: torch.Tensor, *, has_masks: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Image scores by each rule but the learned one, each [n], and maps [n, S, S], from `encode`'s tokens.
 
     The first three are the recipe's. `top` is the mean of the highest pixels of both maps, `detection max` the maximum
     of the detection head's map, `flipped too` is `both` averaged over the image and its mirror image.
     """
-    recipe, head = detector.recipe, detector.head
-    assert head is not None
-    size, text = recipe.image_size, head.text()
-    pixels = torch.stack([fit_pixels(read_image(s.image).pixels, size, recipe.aspect) for s in rest])
-    found: dict[str, list[torch.Tensor]] = {rule: [] for rule in RULES}
+    text = head.text()
+    found: dict[str, list[torch.Tensor]] = {rule: [] for rule in RULES[:-1]}
     maps = []
-    for some in pixels.split(8):
-        views = [head(encode_patches(detector.backbone, recipe, view), text) for view in (some, some.flip(-1))]
-        both, drawn = head.read(views[0], "both", has_masks=detector.has_masks)
-        mirrored, _ = head.read(views[1], "both", has_masks=detector.has_masks)
+    for some in tokens.split(8):
+        views = [head(view.unbind(1), text) for view in some.unbind(1)]
+        both, drawn = head.read(views[0], "both", has_masks=has_masks)
+        mirrored, _ = head.read(views[1], "both", has_masks=has_masks)
         other = scoring.anomaly_map(head.map_logits(views[0].detection))
-        highest = [m.flatten(1).topk(round(TOP * size**2)).values.mean(1) for m in (drawn, other)]
+        highest = [m.flatten(1).topk(round(TOP * m[0].numel())).values.mean(1) for m in (drawn, other)]
         scores = (
             both,
             scoring.mean_score(views[0].detection),
@@ -71,16 +89,20 @@ def measure(detector: MadCLIP, rest: list[Sample]) -> dict[str, float | None]:
             other.amax((1, 2)),
             (both + mirrored) / 2,
         )
-        for rule, values in zip(RULES, scores, strict=True):
+        for rule, values in zip(RULES, scores, strict=False):
             found[rule].append(values)
         maps.append(drawn)
-    labels = [sample.label for sample in rest]
-    out: dict[str, float | None] = {rule: auroc(labels, torch.cat(found[rule]).tolist()) for rule in RULES}
-    if any(sample.mask for sample in rest):
-        empty = np.zeros((size, size), bool)
-        masks = [fit_mask(read_mask(s.mask), size, recipe.aspect).numpy() if s.mask else empty for s in rest]
-        out["pixels"] = pixel_auroc(list(torch.cat(maps).numpy()), masks)
-    return out
+    return {rule: torch.cat(values) for rule, values in found.items()}, torch.cat(maps)
+
+
+def learned_score(shots: dict[str, torch.Tensor], labels: Sequence[int], rest: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A logistic regression on the log-odds of the mean, both maxima and `top`, from the shots' cross-fitted scores."""
+    known, new = (
+        torch.stack([rules[name].double() for name in LEARNED], 1).clamp(1e-6, 1 - 1e-6).logit()
+        for rules in (shots, rest)
+    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(known.numpy(), labels)
+    return torch.from_numpy(model.decision_function(new.numpy()))
 
 
 def held_back(pool: Sequence[Sample], chosen: Sequence[Sample]) -> list[Sample]:
@@ -91,16 +113,63 @@ def held_back(pool: Sequence[Sample], chosen: Sequence[Sample]) -> list[Sample]:
     return others if len(others) >= 20 and {sample.label for sample in others} == {0, 1} else rest
 
 
-def one(backbone: Backbone, folder: str, objective: str, recipe: Recipe, shots: int, seed: int) -> dict[str, Any]:
-    """Fit on shots of valid/ and measure on the rest of it, other patients where there are enough of them."""
-    pool = load_dataset(folder).shot_pool
-    chosen = draw_shots(pool, shots, seed)
-    rest = held_back(pool, chosen)
-    start = time.perf_counter()
-    detector = MadCLIP(recipe, backbone=backbone, objective=objective)
-    detector.fit(chosen, seed=seed, folds=0, cache=TokenCache())
-    seconds = time.perf_counter() - start
-    return {**measure(detector, rest), "images": len(rest), "seconds": round(seconds, 1)}
+class Cell:
+    """Shots of valid/ and the rest of it, other patients where there are enough of them; tokens are made once."""
+
+    def __init__(self, folder: str, objective: str, count: int, seed: int) -> None:
+        pool = load_dataset(folder).shot_pool
+        self.objective, self.seed = objective, seed
+        self.chosen = draw_shots(pool, count, seed)
+        self.rest = held_back(pool, self.chosen)
+        self._tokens: dict[tuple[object, ...], torch.Tensor] = {}
+
+    def tokens(self, backbone: Backbone, recipe: Recipe) -> torch.Tensor:
+        """Of the rest."""
+        key = (backbone.fingerprint, backbone.image_size, recipe.aspect, recipe.normalise)
+        if key not in self._tokens:
+            self._tokens[key] = encode(backbone, recipe, self.rest)
+        return self._tokens[key]
+
+    def run(self, backbone: Backbone, recipe: Recipe, change: Change, *, learn: bool) -> dict[str, Any]:
+        """Fit and measure: AUROC of each rule, and of pixels at the recipe's size."""
+        backbone = MadCLIP(recipe, backbone=backbone, objective=self.objective).backbone
+        shots = [read_shot(sample, recipe) for sample in self.chosen]
+        tokens, seed, start = self.tokens(backbone, recipe), self.seed, time.perf_counter()
+        if change.data:
+            data, recipe = change.data(shots, backbone, recipe, seed)
+        else:
+            data = prepare(shots, backbone, recipe, seed=seed, cache=TokenCache())
+        head = change.head(recipe, backbone, self.objective, seed=seed)
+        fit_head(head, data, recipe, seed=seed)
+        seconds = time.perf_counter() - start
+        has_masks = any(shot.mask is not None for shot in shots)
+        found, maps = read(head, tokens, has_masks=has_masks)
+        if learn:
+            held_out = self._cross_fit(backbone, recipe, shots, data, has_masks=has_masks)
+            found["learned"] = learned_score(held_out, data.labels.tolist(), found)
+        labels = [sample.label for sample in self.rest]
+        out: dict[str, Any] = {rule: auroc(labels, scores.tolist()) for rule, scores in found.items()}
+        if any(sample.mask for sample in self.rest):
+            size = recipe.image_size
+            empty = np.zeros((size, size), bool)
+            masks = [fit_mask(read_mask(s.mask), size, recipe.aspect).numpy() if s.mask else empty for s in self.rest]
+            out["pixels"] = pixel_auroc(list(maps.numpy()), masks)
+        return {**out, "images": len(self.rest), "seconds": round(seconds, 1)}
+
+    def _cross_fit(
+        self, backbone: Backbone, recipe: Recipe, shots: list[Shot], data: TrainingSet, *, has_masks: bool
+    ) -> dict[str, torch.Tensor]:
+        """Scores of the shots from heads that did not see them."""
+        plain, mirrored = (recipe.variants.index(name) for name in ("identity", "flip-horizontal"))
+        out: dict[str, torch.Tensor] = {}
+        for members in fold_members(shots, FOLDS, self.seed):
+            kept = [i for i in range(len(shots)) if i not in set(members)]
+            head = Head(recipe, backbone, self.objective, seed=self.seed)
+            fit_head(head, subset(data, kept), recipe, seed=self.seed)
+            tokens = torch.stack([data.tokens[i][[plain, mirrored]] for i in members])
+            for rule, scores in read(head, tokens, has_masks=has_masks)[0].items():
+                out.setdefault(rule, torch.zeros(len(shots)))[members] = scores.float()
+        return out
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
@@ -111,7 +180,8 @@ def tables(rows: list[dict[str, Any]]) -> str:
     counts = sorted({row["shots"] for row in rows})
     for shots in counts:
         own = [row for row in rows if (row["try"], row["shots"]) == (first, shots)]
-        cells = [gain([row[rule] - row["both"] for row in own]) for rule in RULES[1:]]
+        known = [[row[rule] - row["both"] for row in own if rule in row] for rule in RULES[1:]]
+        cells = [gain(differences) if differences else "-" for differences in known]
         level = np.mean([row["both"] for row in own])
         lines.append(f"| {shots} | {len(own)} | {level:.3f} | " + " | ".join(cells) + " |")
     lines += ["", f"Every recipe minus `{first}`, same shots and images:", ""]
@@ -167,16 +237,19 @@ def main() -> None:
             for text in given.sets:
                 name, _, rest = text.partition("=")
                 folder, _, objective = rest.rpartition(":")
+                cell = None
                 for change in ["madclip:", *given.tries]:
                     label, _, fields = change.partition(":")
                     if (label, name, shots, seed) in done:
                         continue
+                    other = CHANGES[fields[1:]] if fields.startswith("@") else Change()
                     recipe = Recipe.preset(
                         label if label in ("paper", "released") and not fields else "madclip",
-                        **dict(parse_field(field) for field in fields.split(";") if field),
+                        **dict(parse_field(f) for f in fields.split(";") if f and not f.startswith("@")),
                     )
+                    cell = cell or Cell(folder, objective, shots, seed)
                     row = {"try": label, "set": name, "shots": shots, "seed": seed, "backbone": given.backbone}
-                    row |= one(load(recipe.image_size), folder, objective, recipe, shots, seed)
+                    row |= cell.run(load(recipe.image_size), recipe, other, learn=label == "madclip")
                     rows.append(row)
                     with given.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")

@@ -64,9 +64,9 @@ class Adapters(nn.Module):
         batch, patches, width = tokens.shape
         branches, count, embed_dim = heads.shape[:3]
         hidden = self._activate(F.linear(tokens.reshape(-1, width), shared.flatten(0, 1).to(tokens.dtype)))
-        hidden = hidden.view(-1, branches, width)
+        hidden = hidden.view(-1, branches, shared.shape[1])
         if self.norm == "layer_norm":
-            hidden = F.layer_norm(hidden, (width,), eps=1e-5)
+            hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=1e-5)
         features = self._activate(torch.bmm(hidden.transpose(0, 1), heads.flatten(1, 2).mT.to(tokens.dtype)))
         return features.view(branches, batch, patches, count, embed_dim).permute(0, 3, 1, 2, 4)
 
