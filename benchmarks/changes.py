@@ -64,8 +64,14 @@ class Narrow(Head):
 
 def fresh(shots: Sequence[Shot], backbone: Backbone, recipe: Recipe, seed: int) -> tuple[TrainingSet, Recipe]:
     """Augmentation drawn anew for every epoch, in the range of the fixed variants; as many steps as `recipe` takes."""
+    return combined(shots, backbone, recipe.replace(epochs=1), seed, count=len(recipe.variants) * recipe.epochs)
+
+
+def combined(
+    shots: Sequence[Shot], backbone: Backbone, recipe: Recipe, seed: int, count: int = 16
+) -> tuple[TrainingSet, Recipe]:
+    """Variants that are turned, moved, enlarged, mirrored and jittered at once, where fixed ones are one of these."""
     generator = torch.Generator().manual_seed(seed)
-    count = len(recipe.variants) * recipe.epochs
     tokens, masks = [], []
     for shot in shots:
         both = torch.cat(
@@ -78,7 +84,7 @@ def fresh(shots: Sequence[Shot], backbone: Backbone, recipe: Recipe, seed: int) 
         tokens.append(torch.cat(parts).clone())
         masks.append(moved[:, 3] > 0.5)
     plain = prepare(shots, backbone, recipe.replace(variants=("identity",)))
-    return TrainingSet(tokens, torch.stack(masks), plain.labels, plain.masked), recipe.replace(epochs=1)
+    return TrainingSet(tokens, torch.stack(masks), plain.labels, plain.masked), recipe
 
 
 def _moved(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -116,5 +122,6 @@ CHANGES = {
     "learned-weights": Change(head=LearnedWeights),
     "narrow": Change(head=Narrow),
     "fresh": Change(data=fresh),
+    "combined": Change(data=combined),
 }
 """By the name that `recipes.py --try NAME:@CHANGE` gives."""
