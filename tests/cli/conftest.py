@@ -1,6 +1,7 @@
 """The command line as a user sees it: exit code, standard output, standard error."""
 
 import os
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -53,6 +54,8 @@ def madclip(capsys, monkeypatch):
 @pytest.fixture
 def start():
     """Start Python in a process of its own; it is killed when the test ends."""
+    # A shell starts what is in its background with SIGINT ignored, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     running = []
 
     def begin(*arguments, **environment):
