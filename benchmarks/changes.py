@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from madclip.head.head import Head, Scores, Terms
-from madclip.training.tokens import TrainingSet, encode_patches, prepare
+from madclip.training.tokens import TrainingSet, encode_variants, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,10 +68,10 @@ def fresh(shots: Sequence[Shot], backbone: Backbone, recipe: Recipe, seed: int) 
 
 
 def combined(
-    shots: Sequence[Shot], backbone: Backbone, recipe: Recipe, seed: int, count: int = 16
+    shots: Sequence[Shot], backbone: Backbone, recipe: Recipe, seed: int, count: int | None = None
 ) -> tuple[TrainingSet, Recipe]:
     """Variants that are turned, moved, enlarged, mirrored and jittered at once, where fixed ones are one of these."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, count = torch.Generator().manual_seed(seed), count or len(recipe.variants)
     tokens, masks = [], []
     for shot in shots:
         both = torch.cat(
@@ -79,9 +79,7 @@ def combined(
         )
         moved = _moved(both.expand(count, -1, -1, -1), generator)
         pixels = _jittered(moved[:, :3], generator)
-        with torch.inference_mode():
-            parts = [torch.stack(encode_patches(backbone, recipe, some), 1) for some in pixels.split(16)]
-        tokens.append(torch.cat(parts).clone())
+        tokens.append(encode_variants(backbone, recipe, pixels))
         masks.append(moved[:, 3] > 0.5)
     plain = prepare(shots, backbone, recipe.replace(variants=("identity",)))
     return TrainingSet(tokens, torch.stack(masks), plain.labels, plain.masked), recipe

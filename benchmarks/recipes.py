@@ -61,8 +61,8 @@ RULES = ("both", "mean", "max", "top", "detection max", "flipped too", "learned"
 def encode(backbone: Backbone, recipe: Recipe, samples: Sequence[Sample]) -> torch.Tensor:
     """Patch tokens [n, 2, T, G, d] of images and of their mirror images."""
     pixels = torch.stack([fit_pixels(read_image(s.image).pixels, recipe.image_size, recipe.aspect) for s in samples])
-    views = [torch.stack([pixels, pixels.flip(-1)], 1)[i] for i in range(len(pixels))]
-    return torch.stack([torch.stack(encode_patches(backbone, recipe, view), 1) for view in views])
+    pairs = torch.stack([pixels, pixels.flip(-1)], 1)
+    return torch.stack([torch.stack(encode_patches(backbone, recipe, pair), 1) for pair in pairs])
 
 
 @torch.inference_mode()
@@ -253,9 +253,11 @@ def main() -> None:
                     rows.append(row)
                     with given.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-    print(tables(rows))
+    named = {text.partition("=")[0] for text in given.sets}
+    text = tables([row for row in rows if row["set"] in named])
+    print(text)
     if given.docs:
-        write_between(given.docs, "recipes", tables(rows))
+        write_between(given.docs, "recipes", text)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def prepare(
         key = _key(shot.digest, jitter_seed, backbone, recipe)
         stream = cache.load(key) if cache else None
         if stream is None:
-            stream = _encode(backbone, recipe, _pixels(shot, recipe, jitter_seed))
+            stream = encode_variants(backbone, recipe, _pixels(shot, recipe, jitter_seed))
             if cache:
                 cache.store(key, stream)
         total += stream.numel() * stream.element_size()
@@ -235,8 +235,8 @@ def _masks(shot: Shot, recipe: Recipe) -> torch.Tensor:
     return move_masks(shot.mask.float()[None, None], recipe.variants)[:, 0, 0] > 0.5
 
 
-def _encode(backbone: Backbone, recipe: Recipe, pixels: torch.Tensor, batch: int = 16) -> torch.Tensor:
-    """Tokens [V, T, G, d] on the CPU."""
+def encode_variants(backbone: Backbone, recipe: Recipe, pixels: torch.Tensor, batch: int = 16) -> torch.Tensor:
+    """Tokens [V, T, G, d] of the variants of an image, on the CPU: pixels [V, 3, S, S] in 0..1."""
     with torch.inference_mode():
         parts = [torch.stack(encode_patches(backbone, recipe, chunk), 1).cpu() for chunk in pixels.split(batch)]
         return torch.cat(parts).clone()
