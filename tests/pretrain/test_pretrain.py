@@ -221,6 +221,19 @@ def test_the_bundle_is_read_by_transformers(tmp_path: Path, tokenizer: Tokenizer
         export(run, tokenizer, "{{nothing}}", tmp_path / "tiny")
 
 
+def test_a_run_goes_on_from_an_exported_folder(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    run = state.start(Plan(), STREAM, SMALL)
+    exported = noisy()
+    export(replace(run, towers=exported), tokenizer, "", tmp_path / "tiny")
+    later = state.start_from(tmp_path / "tiny", Plan(), STREAM, SMALL)
+    for name, tensor in clip_state(later.towers).items():
+        assert torch.equal(tensor, clip_state(exported)[name].half().float()), name
+    assert torch.equal(later.towers.probes[0].weight, run.towers.probes[0].weight)  # new, as in any other start
+    assert (later.progress.step, later.optimiser.state) == (0, {})
+    with pytest.raises(RuntimeError, match="size"):
+        state.start_from(tmp_path / "tiny", Plan(), STREAM, replace(SMALL, width=64))
+
+
 def test_attention_starts_near_and_contrasting() -> None:
     """Query-key products lean to the identity, value-output products away from it."""
     block = Block(32, 2, 48)

@@ -290,6 +290,23 @@ def clip_config(config: TowerConfig, *, start_id: int, end_id: int) -> dict[str,
 
 def clip_state(towers: Towers) -> dict[str, torch.Tensor]:
     """Weights under the names of `transformers.CLIPModel`; what only training needs is left behind."""
+    return {name: part.detach().clone().contiguous() for name, part in _clip_parts(towers).items()}
+
+
+def load_clip_state(towers: Towers, weights: dict[str, torch.Tensor]) -> None:
+    """Put weights that have `clip_state`'s names into the towers; what only training needs stays as it is.
+
+    Raises:
+        KeyError: A weight is missing.
+        RuntimeError: A weight has another shape.
+    """
+    with torch.no_grad():
+        for name, part in _clip_parts(towers).items():
+            part.copy_(weights[name])
+
+
+def _clip_parts(towers: Towers) -> dict[str, torch.Tensor]:
+    """Views of the towers' weights under the names of `transformers.CLIPModel`."""
     config, vision, text = towers.config, towers.vision, towers.text
     kernel = vision.patch.weight.view(config.width, 3, config.patch_size, config.patch_size)
     state = {
@@ -309,7 +326,7 @@ def clip_state(towers: Towers) -> dict[str, torch.Tensor]:
     for tower, blocks in (("vision_model", vision.blocks), ("text_model", text.blocks)):
         for number, block in enumerate(blocks):
             state |= _block_state(f"{tower}.encoder.layers.{number}", block)
-    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    return state
 
 
 def _block_state(prefix: str, block: Block) -> dict[str, torch.Tensor]:

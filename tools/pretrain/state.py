@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tools.pretrain.data import Stream
-from tools.pretrain.model import TowerConfig, Towers
+from tools.pretrain.model import TowerConfig, Towers, load_clip_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +77,18 @@ def start(plan: Plan, stream: Stream, config: TowerConfig) -> Run:
     """A run at step 0."""
     towers = Towers(config).initialise(torch.Generator().manual_seed(stream.seed))
     return Run(towers, _optimiser(towers, plan), plan, stream, Progress())
+
+
+def start_from(folder: Path, plan: Plan, stream: Stream, config: TowerConfig) -> Run:
+    """A run at step 0 whose towers are those of an exported folder; what only training needs is new.
+
+    Raises:
+        KeyError: The folder's weights are not of such towers.
+        RuntimeError: They have other sizes.
+    """
+    run = start(plan, stream, config)
+    load_clip_state(run.towers, load_file(folder / "model.safetensors"))
+    return run
 
 
 def save(run: Run, path: Path) -> None:

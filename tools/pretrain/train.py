@@ -187,7 +187,8 @@ def main() -> None:
     """Start a run, or go on with the one in --out, or continue a finished run's stable phase with --from."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; resumed where it has a checkpoint")
-    parser.add_argument("--from", dest="origin", type=Path, help="stable.safetensors of an earlier run to go on from")
+    help_from = "stable.safetensors of an earlier run, or an exported folder, to go on from"
+    parser.add_argument("--from", dest="origin", type=Path, help=help_from)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hold-out", choices=MODALITIES, action="append", default=[], help="a modality not to draw")
     parser.add_argument("--device", default="cpu")
@@ -207,14 +208,17 @@ def main() -> None:
     modalities = tuple(m for m in MODALITIES if m not in given.hold_out)
     stream = Stream(seed=given.seed, modalities=modalities, reuse=given.reuse, hardest=given.hardest)
     last = given.out / "last.safetensors"
-    if last.exists() or given.origin:
+    path = given.out / "tokenizer.json"
+    if not last.exists() and given.origin and given.origin.is_dir():
+        run = state.start_from(given.origin, Plan(**chosen), stream, TowerConfig())
+        path.write_bytes((given.origin / "tokenizer.json").read_bytes())
+    elif last.exists() or given.origin:
         run = state.load(last if last.exists() else given.origin)
         run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, **chosen))
         if not last.exists():
             run = dataclasses.replace(run, stream=stream)
     else:
         run = state.start(Plan(**chosen), stream, TowerConfig())
-    path = given.out / "tokenizer.json"
     if not path.exists():
         learn_tokenizer(run.towers.config.vocabulary).save(str(path))
     tokenizer = Tokenizer.from_file(str(path))
