@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 TOP = 0.02
 """Share of the pixels that `top` averages."""
 FOLDS = 4
+FEWEST = 20
+"""Images that a measurement needs."""
 LEARNED = ("mean", "max", "detection max", "top")
 """What the learned rule combines."""
 RULES = ("both", "mean", "max", "top", "detection max", "flipped too", "learned")
@@ -105,22 +108,32 @@ def learned_score(shots: dict[str, torch.Tensor], labels: Sequence[int], rest: d
     return torch.from_numpy(model.decision_function(new.numpy()))
 
 
-def held_back(pool: Sequence[Sample], chosen: Sequence[Sample]) -> list[Sample]:
-    """Images that are not shots, of other patients where there are enough of them."""
-    rest = [sample for sample in pool if sample not in set(chosen)]
-    patients = {sample.patient for sample in chosen} - {None}
-    others = [sample for sample in rest if sample.patient not in patients]
-    return others if len(others) >= 20 and {sample.label for sample in others} == {0, 1} else rest
+def draw(pool: Sequence[Sample], count: int, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Shots, and what is left to measure on: images of other patients, where patients are known.
+
+    Where the shots would take so many patients that fewer than FEWEST images are left, they come from half of the
+    patients: at most `count` of each class, and as many as that half has.
+    """
+    shots = draw_shots(pool, count, seed)
+    if not any(sample.patient for sample in pool):
+        return shots, [sample for sample in pool if sample not in set(shots)]
+    used = {sample.patient for sample in shots}
+    rest = [sample for sample in pool if sample.patient not in used]
+    if len(rest) >= FEWEST and {sample.label for sample in rest} == {0, 1}:
+        return shots, rest
+    patients = sorted({str(sample.patient) for sample in pool})
+    half = set(random.Random(seed).sample(patients, len(patients) // 2))
+    own = [sample for sample in pool if sample.patient in half]
+    count = min(count, *(sum(sample.label == label for sample in own) for label in (0, 1)))
+    return draw_shots(own, count, seed), [sample for sample in pool if sample.patient not in half]
 
 
 class Cell:
-    """Shots of valid/ and the rest of it, other patients where there are enough of them; tokens are made once."""
+    """Shots of valid/ and the rest of it; tokens are made once."""
 
     def __init__(self, folder: str, objective: str, count: int, seed: int) -> None:
-        pool = load_dataset(folder).shot_pool
         self.objective, self.seed = objective, seed
-        self.chosen = draw_shots(pool, count, seed)
-        self.rest = held_back(pool, self.chosen)
+        self.chosen, self.rest = draw(load_dataset(folder).shot_pool, count, seed)
         self._tokens: dict[tuple[object, ...], torch.Tensor] = {}
 
     def tokens(self, backbone: Backbone, recipe: Recipe) -> torch.Tensor:

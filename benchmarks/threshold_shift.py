@@ -17,9 +17,8 @@ from scipy.special import logit
 
 from madclip import MadCLIP, load_backbone
 from madclip.data.samples import load_dataset
-from madclip.data.shots import draw_shots
 from madclip.training.tokens import TokenCache
-from recipes import gain, held_back
+from recipes import draw, gain
 
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
@@ -29,9 +28,7 @@ Draw = tuple[float, float, float, float]
 
 def one(backbone: Backbone, folder: str, objective: str, shots: int, seed: int) -> Draw:
     """Shifts of the normal and of the abnormal images, sensitivity, specificity, on images that are not shots."""
-    pool = load_dataset(folder).shot_pool
-    chosen = draw_shots(pool, shots, seed)
-    rest = held_back(pool, chosen)
+    chosen, rest = draw(load_dataset(folder).shot_pool, shots, seed)
     detector = MadCLIP(backbone=backbone, objective=objective)
     detector.fit(chosen, seed=seed, operating_point="sens=0.95", cache=TokenCache())
     known = detector.calibration
@@ -62,11 +59,11 @@ def main() -> None:
         for text in given.sets:
             name, _, rest = text.partition("=")
             folder, _, objective = rest.rpartition(":")
-            draws = [one(backbone, folder, objective, shots, seed) for seed in range(given.seeds)]
-            columns = [", ".join(f"{value:.2f}" for value in column) for column in zip(*draws, strict=True)]
+            found = [one(backbone, folder, objective, shots, seed) for seed in range(given.seeds)]
+            columns = [", ".join(f"{value:.2f}" for value in column) for column in zip(*found, strict=True)]
             print(f"| {shots} | {name} | " + " | ".join(columns) + " |", flush=True)
-            every += draws
-        means = " | ".join(gain([draw[side] for draw in every], 2) for side in (0, 1))
+            every += found
+        means = " | ".join(gain([row[side] for row in every], 2) for side in (0, 1))
         print(f"| {shots} | mean over draws | {means} | | |", flush=True)
 
 
