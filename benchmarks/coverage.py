@@ -1,6 +1,6 @@
 """Do intervals cover, and do p-values keep their level?
 
-Run: python benchmarks/coverage.py [--write docs/evaluation.md]
+Run: python benchmarks/coverage.py [--docs docs/evaluation.md]
 
 Simulated scores: normal images N(0, 1), anomalous images N(d, 1) with d for the wanted area (binormal). The counts of
 intervals that hold the true area are reported with what falls outside 93 to 97 %.
@@ -24,10 +24,10 @@ from madclip.evaluation.intervals import (
 from madclip.evaluation.metrics import brier, expected_calibration_error
 from madclip.evaluation.pixel import PixelHistogram
 from madclip.evaluation.quantiles import PixelQuantiles
+from madclip.files import write_between
 from madclip.training.calibrate import Calibration, choose_threshold, fit_isotonic, fit_platt
 
 AREAS, SIZES = (0.7, 0.9, 0.97), (50, 200, 1000)
-MARK = "<!-- coverage -->"
 
 
 def shift(area: float) -> float:
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--bootstrap", type=int, default=500, help="repetitions that also bootstrap (1,000 replicates)")
     parser.add_argument("--pixel", type=int, default=400, help="repetitions for pixel metrics")
     parser.add_argument("--draws", type=int, default=100)
-    parser.add_argument("--write", type=Path, help="page whose part between the marks is replaced")
+    parser.add_argument("--docs", type=Path, help="page to write between its marks `coverage`")
     arguments = parser.parse_args()
     start = time.perf_counter()
     heading = (
@@ -218,10 +218,8 @@ def main() -> None:
     ]
     text = "\n\n".join(parts)
     print(text, f"\n{time.perf_counter() - start:.0f} s")
-    if arguments.write:
-        before, _, rest = arguments.write.read_text().partition(MARK)
-        _, _, after = rest.partition(MARK)
-        arguments.write.write_text(f"{before}{MARK}\n\n{text}\n\n{MARK}{after}")
+    if arguments.docs:
+        write_between(arguments.docs, "coverage", text)
 
 
 if __name__ == "__main__":

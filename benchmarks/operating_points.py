@@ -1,7 +1,7 @@
 """What a threshold chosen from the shots for 95 % sensitivity reaches on test images, over several draws of the shots.
 
     python benchmarks/operating_points.py NAME=FOLDER:OBJECTIVE ... --out RUNS --shots 4 8 16 --seeds 5 \
-        --write docs/evaluation.md
+        --docs docs/evaluation.md
 
 Runs that are finished are not repeated; a row counts the draws that are there.
 """
@@ -16,10 +16,11 @@ from typing import Any
 from madclip import Recipe
 from madclip.data.samples import load_dataset
 from madclip.evaluation.repeat import repeat
+from madclip.files import write_between
 from madclip.training.tokens import TokenCache
+from sets import LabelledSet
 
 POINT = "sens=0.95"
-MARK = "<!-- operating points -->"
 
 
 def row(name: str, shots: int, runs: list[dict[str, Any]]) -> str:
@@ -34,19 +35,17 @@ def row(name: str, shots: int, runs: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Parse, run what is missing, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER:OBJECTIVE")
+    parser.add_argument("sets", nargs="+", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shots", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--docs", type=Path, help="page to write between its marks `operating points`")
     given = parser.parse_args()
     lines = [
         "| set | K | highest promise, K / (K + 1) | sensitivity: median (each draw) | specificity | image AUROC |",
         "|---|---|---|---|---|---|",
     ]
-    for text in given.sets:
-        name, _, rest = text.partition("=")
-        folder, _, objective = rest.rpartition(":")
+    for name, folder, objective in given.sets:
         data = load_dataset(folder)
         for shots in given.shots:
             found = repeat(
@@ -63,10 +62,8 @@ def main() -> None:
             )
             lines.append(row(name, shots, found["runs"]))
             print(lines[-1], flush=True)
-    if given.write:
-        head, _, rest = given.write.read_text().partition(MARK)
-        tail = rest.partition(MARK)[2]
-        given.write.write_text(f"{head}{MARK}\n" + "\n".join(lines) + f"\n{MARK}{tail}")
+    if given.docs:
+        write_between(given.docs, "operating points", "\n".join(lines))
 
 
 if __name__ == "__main__":

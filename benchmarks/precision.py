@@ -22,6 +22,7 @@ from madclip.export.engines import export_engine
 from madclip.export.use import use_engine
 from madclip.files import write_between
 from madclip.training.tokens import TokenCache
+from sets import LabelledSet
 
 if TYPE_CHECKING:
     from madclip.evaluation.result import EvaluationResult
@@ -90,15 +91,13 @@ def on_set(name: str, folder: str, objective: str, shots: int, source: str) -> l
 def main() -> None:
     """Parse, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER:OBJECTIVE")
+    parser.add_argument("sets", nargs="+", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--docs", type=Path, help="page to write between its marks `precision`")
     given = parser.parse_args()
     lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
-    for text in given.sets:
-        name, _, rest = text.partition("=")
-        folder, _, objective = rest.rpartition(":")
+    for name, folder, objective in given.sets:
         lines += on_set(name, folder, objective, given.shots, given.backbone)
     lines += [
         "",

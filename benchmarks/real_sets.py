@@ -1,6 +1,6 @@
 """Detectors, an untrained backbone and trivial floors on labelled data sets; writes docs/results.md.
 
-    python benchmarks/real_sets.py NAME=FOLDER:OBJECTIVE ... --out RUNS --seeds 3 --write docs/results.md \
+    python benchmarks/real_sets.py NAME=FOLDER:OBJECTIVE ... --out RUNS --seeds 3 --docs docs/results.md \
         [--also "tiny, seed 1=FOLDER"]
 
 Every data set is in a layout that `madclip data check` knows, with valid/ for the shots and test/ for evaluation. Runs
@@ -30,6 +30,8 @@ from madclip.evaluation.compare import mean_interval, paired_bootstrap, paired_d
 from madclip.evaluation.metrics import auroc
 from madclip.evaluation.pixel import PixelHistogram
 from madclip.evaluation.repeat import repeat
+from madclip.files import write_between
+from sets import LabelledSet
 
 SOURCES = {
     "BrainLGG": "FLAIR slices of low-grade glioma: LGG Segmentation Dataset (Buda et al. 2019; TCIA TCGA-LGG)",
@@ -99,22 +101,20 @@ def cell(values: list[float | None]) -> str:
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER:OBJECTIVE")
+    parser.add_argument("sets", nargs="+", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="madclip")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=BACKBONE")
     parser.add_argument("--folds", type=int, default=4, help="0: no calibration, a quarter of the time")
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--docs", type=Path, help="page to write between its marks `real sets`")
     given = parser.parse_args()
     seeds = list(range(given.seeds))
     others = dict(text.split("=", 1) for text in given.also)
     backbones = {"tiny": "tiny"} | others | {"untrained": str(untrained(given.out / "untrained-backbone"))}
     lines = []
-    for text in given.sets:
-        name, _, rest = text.partition("=")
-        folder, _, objective = rest.rpartition(":")
+    for name, folder, objective in given.sets:
         data = load_dataset(folder)
         runs: dict[str, list[dict[str, Any]]] = {}
         for kind, source in backbones.items():
@@ -154,11 +154,9 @@ def main() -> None:
     machine = (
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    if given.write:
-        head = given.write.read_text().partition("<!-- real sets -->")
-        tail = head[2].partition("<!-- /real sets -->")[2]
-        body = f"\n{given.shots} shots of each class, {len(seeds)} draws, recipe `{given.recipe}`; {machine}.\n\n"
-        given.write.write_text(head[0] + head[1] + body + "\n".join(lines) + "<!-- /real sets -->" + tail)
+    if given.docs:
+        made = f"{given.shots} shots of each class, {len(seeds)} draws, recipe `{given.recipe}`; {machine}."
+        write_between(given.docs, "real sets", "\n".join([made, "", *lines]))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from madclip.training.crossfit import fold_members, subset
 from madclip.training.fit import fit_head
 from madclip.training.shots import read_shot
 from madclip.training.tokens import TokenCache, encode_patches, prepare
+from sets import LabelledSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,14 +231,15 @@ def gain(differences: list[float], digits: int = 3) -> str:
 def main() -> None:
     """Parse, run what is missing, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER:OBJECTIVE")
+    parser.add_argument("sets", nargs="+", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--shots", type=int, nargs="+", default=[16])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--try", dest="tries", action="append", default=[], metavar="NAME:FIELD=VALUE;...")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--docs", type=Path, help="page to write between its marks `recipes`")
+    parser.add_argument("--docs", type=Path, help="page to write between its marks")
+    parser.add_argument("--mark", default="recipes", help="the marks' name")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
@@ -247,9 +249,7 @@ def main() -> None:
     load = cache(lambda size: load_backbone(given.backbone, dtype="auto", image_size=size))
     for seed in range(given.seeds):
         for shots in given.shots:
-            for text in given.sets:
-                name, _, rest = text.partition("=")
-                folder, _, objective = rest.rpartition(":")
+            for name, folder, objective in given.sets:
                 cell = None
                 for change in ["madclip:", *given.tries]:
                     label, _, fields = change.partition(":")
@@ -266,11 +266,11 @@ def main() -> None:
                     rows.append(row)
                     with given.out.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-    named = {text.partition("=")[0] for text in given.sets}
+    named = {one.name for one in given.sets}
     text = tables([row for row in rows if row["set"] in named])
     print(text)
     if given.docs:
-        write_between(given.docs, "recipes", text)
+        write_between(given.docs, given.mark, text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Whether a threshold from cross-fitted scores fits the final head, on images of valid/ that are not shots.
 
-    python benchmarks/threshold_shift.py NAME=FOLDER:OBJECTIVE ... --shots 4 16 --seeds 3
+    python benchmarks/threshold_shift.py NAME=FOLDER:OBJECTIVE ... --shots 4 16 --seeds 3 \
+        --docs docs/evaluation.md
 
 For each set, count and draw: how far the scores of new images lie above the cross-fitted scores of the shots of the
 same class (log-odds, mean of each), and what the threshold for sensitivity 0.95 reaches. A shift with one sign over
@@ -10,6 +11,7 @@ the draws would say that the two heads score on different scales.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +19,10 @@ from scipy.special import logit
 
 from madclip import MadCLIP, load_backbone
 from madclip.data.samples import load_dataset
+from madclip.files import write_between
 from madclip.training.tokens import TokenCache
 from recipes import draw, gain
+from sets import LabelledSet
 
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
@@ -47,24 +51,27 @@ def one(backbone: Backbone, folder: str, objective: str, shots: int, seed: int) 
 def main() -> None:
     """Parse, measure, print one line for each set and count, and the mean shift over all draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER:OBJECTIVE")
+    parser.add_argument("sets", nargs="+", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--shots", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--docs", type=Path, help="page to write between its marks `threshold shift`")
     given = parser.parse_args()
     backbone = load_backbone(given.backbone, dtype="auto")
-    print("| K | set | shift of normals | of abnormals | sensitivity | specificity |\n|---|---|---|---|---|---|")
+    lines = ["| K | set | shift of normals | of abnormals | sensitivity | specificity |", "|---|---|---|---|---|---|"]
     for shots in given.shots:
         every: list[Draw] = []
-        for text in given.sets:
-            name, _, rest = text.partition("=")
-            folder, _, objective = rest.rpartition(":")
+        for name, folder, objective in given.sets:
             found = [one(backbone, folder, objective, shots, seed) for seed in range(given.seeds)]
             columns = [", ".join(f"{value:.2f}" for value in column) for column in zip(*found, strict=True)]
-            print(f"| {shots} | {name} | " + " | ".join(columns) + " |", flush=True)
+            lines.append(f"| {shots} | {name} | " + " | ".join(columns) + " |")
+            print(lines[-1], flush=True)
             every += found
         means = " | ".join(gain([row[side] for row in every], 2) for side in (0, 1))
-        print(f"| {shots} | mean over draws | {means} | | |", flush=True)
+        lines.append(f"| {shots} | mean over draws | {means} | | |")
+        print(lines[-1], flush=True)
+    if given.docs:
+        write_between(given.docs, "threshold shift", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -46,5 +46,5 @@ def write_between(page: Path, name: str, text: str) -> None:
         raise DataError(f"{page}: has no {start} and {end} to write between")
     before, _, rest = whole.partition(start)
     partial = page.with_name(f"{page.name}.partial")
-    partial.write_text(f"{before}{start}\n{text}{end}{rest.partition(end)[2]}", encoding="utf-8")
+    partial.write_text(f"{before}{start}\n{text.rstrip()}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
     partial.replace(page)
