@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from typing import NamedTuple
 
 
@@ -17,10 +18,10 @@ class LabelledSet(NamedTuple):
         """From NAME=FOLDER:OBJECTIVE.
 
         Raises:
-            ValueError: A part is missing.
+            ArgumentTypeError: A part is missing.
         """
         name, _, rest = text.partition("=")
         folder, _, objective = rest.rpartition(":")
         if not (name and folder and objective):
-            raise ValueError(f"{text!r} is not NAME=FOLDER:OBJECTIVE")
+            raise ArgumentTypeError(f"{text!r} is not NAME=FOLDER:OBJECTIVE")
         return cls(name, folder, objective)
