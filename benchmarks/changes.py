@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from madclip.head.head import Head, Scores, Terms
-from madclip.training.tokens import TrainingSet, encode_variants, prepare
+from madclip.training.encode import TrainingSet, encode_variants, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,16 +16,16 @@ from statistics import NormalDist
 
 import numpy as np
 
-from madclip.evaluation.intervals import (
+from madclip.calibration.calibration import Calibration, choose_threshold, fit_isotonic, fit_platt
+from madclip.files import write_between
+from madclip.metrics.image import brier, expected_calibration_error
+from madclip.metrics.intervals import (
     bootstrap_interval,
     delong_interval,
     wilson_interval,
 )
-from madclip.evaluation.metrics import brier, expected_calibration_error
-from madclip.evaluation.pixel import PixelHistogram
-from madclip.evaluation.quantiles import PixelQuantiles
-from madclip.files import write_between
-from madclip.training.calibrate import Calibration, choose_threshold, fit_isotonic, fit_platt
+from madclip.metrics.pixel import PixelHistogram
+from madclip.metrics.quantiles import PixelQuantiles
 
 AREAS, SIZES = (0.7, 0.9, 0.97), (50, 200, 1000)
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from madclip import Recipe, load_backbone
+from madclip.calibration.familiarity import Familiarity
 from madclip.data.samples import load_dataset
 from madclip.detector import pool
 from madclip.files import write_between
-from madclip.training.familiarity import Familiarity
+from madclip.training.encode import encode_patches
 from madclip.training.shots import read_shot
-from madclip.training.tokens import encode_patches
 from sets import LabelledSet
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         samples = load_dataset(folder).split("valid")
         with torch.inference_mode():
             rows = [
-                pool(torch.stack(encode_patches(backbone, recipe, read_shot(sample, recipe).pixels[None]), 1))
+                pool(torch.stack(encode_patches(backbone, recipe.view, read_shot(sample, recipe.view).pixels[None]), 1))
                 for sample in samples
             ]
         features[name] = torch.cat(rows).numpy()

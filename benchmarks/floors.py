@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from madclip.data.geometry import fit_pixels
 from madclip.data.readers import read_image
+from madclip.recipe import View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ SIDE = 240
 
 def grey(sample: Sample, side: int = SIDE) -> NDArray[np.float32]:
     """Mean of the channels, [side, side]."""
-    return fit_pixels(read_image(sample.image).pixels, side, "stretch").mean(0).numpy()
+    return fit_pixels(read_image(sample.image).pixels, View(side)).mean(0).numpy()
 
 
 def logistic_scores(shots: Sequence[Sample], test: Sequence[Sample]) -> NDArray[np.float64]:
@@ -33,7 +34,7 @@ def logistic_scores(shots: Sequence[Sample], test: Sequence[Sample]) -> NDArray[
     from sklearn.preprocessing import StandardScaler
 
     def rows(samples: Sequence[Sample]) -> NDArray[np.float32]:
-        return np.stack([fit_pixels(read_image(s.image).pixels, 16, "stretch").flatten().numpy() for s in samples])
+        return np.stack([fit_pixels(read_image(s.image).pixels, View(16)).flatten().numpy() for s in samples])
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     model.fit(rows(shots), [sample.label for sample in shots])

@@ -24,13 +24,13 @@ import torch
 
 from madclip import MadCLIP, Recipe
 from madclip.benchmark.speed import Shape, make_random, repeat
-from madclip.data.phantoms.dataset import write_phantoms
 from madclip.data.readers import read_image
 from madclip.data.samples import load_dataset
 from madclip.files import write_between
 from madclip.head.head import Head
+from madclip.phantoms.dataset import write_phantoms
 from madclip.report.figures import INK, NORMAL, STYLE
-from madclip.training.tokens import TokenCache
+from madclip.training.encode import TokenCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

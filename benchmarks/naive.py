@@ -22,8 +22,8 @@ from madclip.backbones import load_backbone
 from madclip.benchmark.speed import SHAPES, make_random, matmul_gflops, peak_mb, repeat
 from madclip.head.head import Head
 from madclip.recipe import Recipe
+from madclip.training.encode import TrainingSet, encode_patches
 from madclip.training.fit import new_optimiser, training_step
-from madclip.training.tokens import TrainingSet, encode_patches
 
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
@@ -42,7 +42,7 @@ def naive_loss(
 ) -> torch.Tensor:
     """The loss of a step with the backbone in its graph, its attention weights as matrices, as in the released code."""
     with sdpa_kernel(SDPBackend.MATH):
-        tokens = encode_patches(backbone, head.recipe, pixels)
+        tokens = encode_patches(backbone, head.recipe.view, pixels)
     return head.loss(head(tokens, naive_text(head, backbone)), labels, masks).total
 
 
@@ -84,7 +84,7 @@ def our_seconds(source: str, dtype: str, *, batch: int = 16) -> list[float]:
     head = Head(recipe, backbone, "Brain")
     pixels, labels, masks = batch_of(recipe.image_size, batch)
     with torch.no_grad():
-        tokens = torch.stack(encode_patches(backbone, recipe, pixels), 1)
+        tokens = torch.stack(encode_patches(backbone, recipe.view, pixels), 1)
     data = TrainingSet(list(tokens[:, None]), masks[:, None], labels, torch.ones(batch, dtype=torch.bool))
     pairs = torch.stack([torch.arange(batch), torch.zeros(batch, dtype=torch.long)], 1)
     optimiser = new_optimiser(head, recipe)

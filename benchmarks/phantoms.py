@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 import torch
 
-from madclip.data.phantoms import BATCH, MODALITIES, generate
+from madclip.phantoms import BATCH, MODALITIES, generate
 
 
 def draw(job: tuple[str, int, int, int, float]) -> int:

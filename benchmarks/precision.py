@@ -21,7 +21,7 @@ from madclip.evaluation.protocol import evaluate
 from madclip.export.engines import export_engine
 from madclip.export.use import use_engine
 from madclip.files import write_between
-from madclip.training.tokens import TokenCache
+from madclip.training.encode import TokenCache
 from sets import LabelledSet
 
 if TYPE_CHECKING:

@@ -26,11 +26,12 @@ from madclip.data.geometry import fit_mask
 from madclip.data.readers import read_mask
 from madclip.data.samples import Dataset, load_dataset
 from madclip.data.shots import draw_shots
-from madclip.evaluation.compare import mean_interval, paired_bootstrap, paired_delong
-from madclip.evaluation.metrics import auroc
-from madclip.evaluation.pixel import PixelHistogram
 from madclip.evaluation.repeat import repeat
 from madclip.files import write_between
+from madclip.metrics.compare import mean_interval, paired_bootstrap, paired_delong
+from madclip.metrics.image import auroc
+from madclip.metrics.pixel import PixelHistogram
+from madclip.recipe import View
 from sets import LabelledSet
 
 SOURCES = {
@@ -66,9 +67,7 @@ def floor_rows(data: Dataset, shots: int, seeds: list[int]) -> dict[str, dict[st
         if data.has_masks:
             pixels = PixelHistogram()
             for sample, one in zip(test, maps, strict=True):
-                mask = (
-                    None if sample.mask is None else fit_mask(read_mask(sample.mask), one.shape[0], "stretch").numpy()
-                )
+                mask = None if sample.mask is None else fit_mask(read_mask(sample.mask), View(one.shape[0])).numpy()
                 pixels.update(one, mask)
             found[name]["pixel_auroc"] = [pixels.auroc().value] * len(seeds)
     return found

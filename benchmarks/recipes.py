@@ -30,17 +30,17 @@ from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.readers import read_image, read_mask
 from madclip.data.samples import load_dataset
 from madclip.data.shots import draw_shots
-from madclip.evaluation.compare import mean_interval
-from madclip.evaluation.metrics import auroc
-from madclip.evaluation.pixel import pixel_auroc
 from madclip.files import write_between
 from madclip.head import scoring
 from madclip.head.head import Head
+from madclip.metrics.compare import mean_interval
+from madclip.metrics.image import auroc
+from madclip.metrics.pixel import pixel_auroc
 from madclip.recipe import parse_field
 from madclip.training.crossfit import fold_members, subset
+from madclip.training.encode import TokenCache, encode_patches, prepare
 from madclip.training.fit import fit_head
 from madclip.training.shots import read_shot
-from madclip.training.tokens import TokenCache, encode_patches, prepare
 from sets import LabelledSet
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     from madclip.backbones.spec import Backbone
     from madclip.data.samples import Sample
+    from madclip.training.encode import TrainingSet
     from madclip.training.shots import Shot
-    from madclip.training.tokens import TrainingSet
 
 TOP = 0.02
 """Share of the pixels that `top` averages."""
@@ -64,9 +64,9 @@ RULES = ("both", "mean", "max", "top", "detection max", "flipped too", "learned"
 @torch.inference_mode()
 def encode(backbone: Backbone, recipe: Recipe, samples: Sequence[Sample]) -> torch.Tensor:
     """Patch tokens [n, 2, T, G, d] of images and of their mirror images."""
-    pixels = torch.stack([fit_pixels(read_image(s.image).pixels, recipe.image_size, recipe.aspect) for s in samples])
+    pixels = torch.stack([fit_pixels(read_image(s.image).pixels, recipe.view) for s in samples])
     pairs = torch.stack([pixels, pixels.flip(-1)], 1)
-    return torch.stack([torch.stack(encode_patches(backbone, recipe, pair), 1) for pair in pairs])
+    return torch.stack([torch.stack(encode_patches(backbone, recipe.view, pair), 1) for pair in pairs])
 
 
 @torch.inference_mode()
@@ -147,7 +147,7 @@ class Cell:
     def run(self, backbone: Backbone, recipe: Recipe, change: Change, *, learn: bool) -> dict[str, Any]:
         """Fit and measure: AUROC of each rule, and of pixels at the recipe's size."""
         backbone = MadCLIP(recipe, backbone=backbone, objective=self.objective).backbone
-        shots = [read_shot(sample, recipe) for sample in self.chosen]
+        shots = [read_shot(sample, recipe.view) for sample in self.chosen]
         tokens, seed, start = self.tokens(backbone, recipe), self.seed, time.perf_counter()
         if change.data:
             data, recipe = change.data(shots, backbone, recipe, seed)
@@ -166,7 +166,7 @@ class Cell:
         if any(sample.mask for sample in self.rest):
             size = recipe.image_size
             empty = np.zeros((size, size), bool)
-            masks = [fit_mask(read_mask(s.mask), size, recipe.aspect).numpy() if s.mask else empty for s in self.rest]
+            masks = [fit_mask(read_mask(s.mask), recipe.view).numpy() if s.mask else empty for s in self.rest]
             out["pixels"] = pixel_auroc(list(maps.numpy()), masks)
         return {**out, "images": len(self.rest), "seconds": round(seconds, 1)}
 

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from madclip.evaluation.pixel import PixelHistogram
+from madclip.metrics.pixel import PixelHistogram
 
 
 def scenes(generator: np.random.Generator, size: int, count: int, spread: float) -> list:

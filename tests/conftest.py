@@ -1,6 +1,5 @@
 """Shared by all tests: no test writes into the user's cache; golden values; a small data set and its detector."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 from madclip import MadCLIP, Recipe, load_backbone
 
 GOLDEN = Path(__file__).parent / "golden"
-sys.path[:0] = [str(GOLDEN), *(str(GOLDEN.parent / room) for room in ("head", "detector"))]
 
 
 @pytest.fixture(autouse=True)

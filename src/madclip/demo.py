@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from madclip.data.phantoms.captions import OBJECTIVES
-from madclip.data.phantoms.dataset import write_phantoms
 from madclip.data.readers import read_image, read_mask
 from madclip.data.samples import Dataset, Sample, load_dataset
 from madclip.detector import MadCLIP
 from madclip.evaluation.protocol import evaluate
+from madclip.phantoms.captions import OBJECTIVES
+from madclip.phantoms.dataset import write_phantoms
 from madclip.report import write_report
 from madclip.report.pictures import contact_sheet
 

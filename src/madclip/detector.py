@@ -15,19 +15,20 @@ import torch
 
 from madclip.backbones import load_backbone
 from madclip.backbones.spec import Backbone
+from madclip.calibration.calibration import Calibration, choose_pixel_threshold, parse_operating_point
+from madclip.calibration.familiarity import Familiarity
 from madclip.data.geometry import fit_pixels, restore_map
 from madclip.data.readers import MIN_SIDE
+from madclip.data.ref import ImageRef, as_ref
 from madclip.data.samples import Dataset, Sample, load_dataset, scan_dataset
 from madclip.data.shots import draw_shots
 from madclip.errors import DataError, RecipeError
 from madclip.head.head import Head
 from madclip.recipe import Recipe
-from madclip.training.calibrate import Calibration, choose_pixel_threshold, parse_operating_point
 from madclip.training.crossfit import can_cross_fit, cross_fit
-from madclip.training.familiarity import Familiarity
+from madclip.training.encode import TokenCache, TrainingSet, encode_patches, prepare
 from madclip.training.fit import History, fit_head
-from madclip.training.shots import Shot, file_digest, labelled_shot, read_pixels, read_shot
-from madclip.training.tokens import TokenCache, TrainingSet, encode_patches, prepare
+from madclip.training.shots import Shot, labelled_shot, read_pixels, read_shot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,7 +67,7 @@ class Prediction:
     score: float
     anomaly_map: npt.NDArray[np.float32]
     size: tuple[int, int]
-    source: Path | None = None
+    source: ImageRef | None = None
     probability: float | None = None
     p_value: float | None = None
     verdict: str | None = None
@@ -318,7 +319,7 @@ class MadCLIP:
             samples = [item for item in data if isinstance(item, Sample)]
             if len(samples) != len(data):
                 raise DataError("images given directly need labels: fit(images, labels), 0 normal and 1 abnormal")
-            return [read_shot(sample, self.recipe) for sample in samples]
+            return [read_shot(sample, self.recipe.view) for sample in samples]
         labels = np.asarray(labels).tolist()
         masks = [None] * len(labels) if masks is None else masks
         if not len(data) == len(labels) == len(masks):
@@ -326,7 +327,7 @@ class MadCLIP:
         if not set(labels) <= {0, 1}:
             raise DataError(f"labels are 0 (normal) or 1 (abnormal), not {sorted(set(labels) - {0, 1})}")
         return [
-            labelled_shot(image, int(label), mask, self.recipe)  # type: ignore[arg-type]
+            labelled_shot(image, int(label), mask, self.recipe.view)  # type: ignore[arg-type]
             for image, label, mask in zip(data, labels, masks, strict=True)
         ]
 
@@ -352,7 +353,7 @@ class MadCLIP:
         point = operating_point or (known.operating_point if known else "youden")
         pixel_threshold = known.pixel_threshold if known else None
         self.calibration = Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold)
-        added = {file_digest(sample.image) for sample in samples}
+        added = {sample.image.digest() for sample in samples}
         self.provenance["calibrated_on"] = sorted(added | set(self.provenance.get("calibrated_on", ())))
         return self
 
@@ -375,18 +376,18 @@ class MadCLIP:
         height, width = _checked_batch(pixels)
         if not len(pixels):
             return torch.zeros(0), torch.zeros(0, height, width)
-        fitted = torch.stack([fit_pixels(image, self.recipe.image_size, self.recipe.aspect) for image in pixels])
+        fitted = torch.stack([fit_pixels(image, self.recipe.view) for image in pixels])
         scores, maps, _ = self._score_fitted(head, fitted)
         if (height, width) == tuple(maps.shape[-2:]):
             return scores, maps
-        restored = [restore_map(one, (height, width), self.recipe.aspect) for one in maps]
+        restored = [restore_map(one, (height, width), self.recipe.view) for one in maps]
         return scores, torch.from_numpy(np.stack(restored))
 
     def _score_fitted(self, head: Head, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores [B], maps [B, S, S] and pooled tokens [B, features] of images that are as the backbone sees them."""
         if self.engine:
             return self.engine(pixels)
-        tokens = encode_patches(self.backbone, self.recipe, pixels)
+        tokens = encode_patches(self.backbone, self.recipe.view, pixels)
         scores, maps = self._score_tokens(head, tokens)
         return scores, maps, pool(torch.stack(tokens, 1)).cpu()
 
@@ -407,7 +408,7 @@ class MadCLIP:
         Raises:
             DataError: An image cannot be read; `predict_iter` goes on with the rest instead.
         """
-        if isinstance(inputs, (str, Path, np.ndarray, torch.Tensor)):
+        if isinstance(inputs, (str, Path, ImageRef, np.ndarray, torch.Tensor)):
             return self.predict([inputs])[0]
         results = []
         for result in self.predict_iter(inputs):
@@ -598,8 +599,8 @@ def predict_each(
                 yield read
                 continue
             value, one, familiar = next(scored)
-            source = Path(item) if isinstance(item, (str, Path)) else None
-            final = restore_map(one, read[1], recipe.aspect) if native else one.numpy()
+            source = as_ref(item) if isinstance(item, (str, Path, ImageRef)) else None
+            final = restore_map(one, read[1], recipe.view) if native else one.numpy()
             yield Prediction(float(value), final, read[1], source, familiar=familiar)
 
 
@@ -634,7 +635,7 @@ def _try_read(image: ImageLike, recipe: Recipe) -> tuple[torch.Tensor, tuple[int
         pixels = read_pixels(image)
     except DataError as error:
         return error
-    return fit_pixels(pixels, recipe.image_size, recipe.aspect), (pixels.shape[1], pixels.shape[2])
+    return fit_pixels(pixels, recipe.view), (pixels.shape[1], pixels.shape[2])
 
 
 def _read_ahead(

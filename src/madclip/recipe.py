@@ -21,6 +21,22 @@ Schedule = Literal["constant", "cosine"]
 BackboneActivation = Literal["weights", "gelu", "quick_gelu"]
 TextAttention = Literal["native", "full"]
 
+
+@dataclass(frozen=True)
+class View:
+    """How an image is brought before the backbone; all that who only resizes needs of a recipe.
+
+    Attributes:
+        size: Side S of the square, pixels.
+        aspect: `stretch` to the square as the paper does, or `pad` the shorter side with zeros, equally on both ends.
+        normalise: Whether pixels are normalised by the backbone's mean and standard deviation.
+    """
+
+    size: int
+    aspect: Aspect = "stretch"
+    normalise: bool = True
+
+
 PAPER_VARIANTS = (
     "identity",
     "rotate-22.5",
@@ -116,6 +132,11 @@ class Recipe:
         for name, hint in hints.items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
         _check_ranges(self)
+
+    @property
+    def view(self) -> View:
+        """How images are brought before the backbone."""
+        return View(self.image_size, self.aspect, self.normalise)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Recipe:

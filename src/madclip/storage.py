@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from madclip.calibration.calibration import Calibration
+from madclip.calibration.familiarity import Familiarity
 from madclip.errors import CheckpointError, DataError, MadCLIPError
 from madclip.head.head import Head
 from madclip.recipe import Recipe
-from madclip.training.calibrate import Calibration
-from madclip.training.familiarity import Familiarity
 
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone

@@ -1,17 +1,13 @@
 """What every backbone must do, whichever file it came from; a new kind joins by a row in makers.MAKERS."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from makers import MAKERS, TEXTS, clip_model, openai_state
 
 from madclip.backbones import load_backbone
 from madclip.errors import RecipeError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from makers import MAKERS, TEXTS, clip_model, openai_state
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))

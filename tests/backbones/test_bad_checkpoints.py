@@ -4,19 +4,16 @@ import hashlib
 import json
 import pickle
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from makers import MAKERS, clip_model, openai_state
 from safetensors.torch import load_file, save_file
 
 from madclip.backbones import checkpoints, load_backbone
 from madclip.errors import CheckpointError, RecipeError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from makers import MAKERS, clip_model, openai_state
 
 
 @pytest.fixture(scope="module")

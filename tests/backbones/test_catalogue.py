@@ -4,20 +4,17 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
+from makers import MAKERS
 
 from madclip.backbones import hub, load_backbone, sources
 from madclip.backbones.catalogue import catalogue
 from madclip.backbones.checkpoints import OPENAI_SHA256
 from madclip.errors import CheckpointError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from makers import MAKERS
 
 HUB_NAME = "someone/tiny-clip"
 

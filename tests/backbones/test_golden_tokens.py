@@ -1,6 +1,5 @@
 """The released implementation's values: positions, tokens at the taps and text embeddings, from both kinds of file."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from madclip.backbones.openai_format import to_hugging_face
 from madclip.backbones.towers import resize_positions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-sys.path.insert(0, str(GOLDEN))
 import weights  # noqa: E402
 
 BOUND = 1e-4

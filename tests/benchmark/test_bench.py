@@ -19,7 +19,7 @@ from madclip.benchmark.published import _numbers
 from madclip.benchmark.runner import Plan, find_sets, own_splits, read_cells, run
 from madclip.benchmark.tables import Run, Table, mean_difference, render, tables_of
 from madclip.errors import CheckpointError, DataError, RecipeError
-from madclip.evaluation.compare import paired_bootstrap
+from madclip.metrics.compare import paired_bootstrap
 from madclip.recipe import Recipe
 
 CHANGES = {"image_size": 64, "variants": ("identity",), "epochs": 1}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from madclip import Recipe, load_backbone
+from madclip.training.encode import prepare
 from madclip.training.fit import fit_head
 from madclip.training.shots import Shot
-from madclip.training.tokens import prepare
 
 RECIPE = Recipe(variants=("identity", "flip-horizontal"), epochs=8, batch_size=4, image_size=64)
 

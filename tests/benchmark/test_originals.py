@@ -2,12 +2,12 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from originals import MINIATURES
 from PIL import Image
 
 from madclip.benchmark.experiments import Cell
@@ -18,9 +18,6 @@ from madclip.benchmark.runner import Plan, run
 from madclip.data import check_dataset, load_dataset
 from madclip.data.readers import read_image, read_mask
 from madclip.errors import DataError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from originals import MINIATURES
 
 
 @pytest.fixture
@@ -140,7 +137,7 @@ def test_brain_follows_the_published_patients(download, tmp_path):
     prepare("BrainMRI", download("BrainMRI"), tmp_path / "out")
     known = published_splits()["brain"]
     for sample in load_dataset(tmp_path / "out").samples:
-        patient, index = sample.image.stem.split("_")
+        patient, index = sample.image.path.stem.split("_")
         assert 60 <= int(index) <= 99
         where = {
             ("train", 0): "train",
@@ -153,7 +150,7 @@ def test_brain_follows_the_published_patients(download, tmp_path):
         else:
             assert patient.startswith("999")
             assert (int(index) - 60) % 8 == 0
-    valid = [s.image.stem.split("_")[0] for s in load_dataset(tmp_path / "out").split("valid") if not s.label]
+    valid = [s.image.path.stem.split("_")[0] for s in load_dataset(tmp_path / "out").split("valid") if not s.label]
     assert len(valid) == len(set(valid)) == 6
 
 

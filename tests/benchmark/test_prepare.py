@@ -79,8 +79,10 @@ def test_oct2017_keeps_images_names_and_classes(oct2017, tmp_path):
         kind = sample.image.name.split("-")[0]
         assert sample.label == int(kind != "NORMAL")
         folder = "train" if sample.split == "train" else "test"
-        assert sample.image.read_bytes() == (oct2017 / folder / kind / sample.image.name).read_bytes()
-        assert sample.image.parent == tmp_path / "out" / sample.split / ("Ungood" if sample.label else "good") / "img"
+        assert sample.image.path.read_bytes() == (oct2017 / folder / kind / sample.image.name).read_bytes()
+        assert (
+            sample.image.path.parent == tmp_path / "out" / sample.split / ("Ungood" if sample.label else "good") / "img"
+        )
 
 
 def test_the_split_depends_on_the_seed_and_nothing_else(tmp_path):

@@ -14,7 +14,7 @@ from madclip.benchmark import speed
 from madclip.errors import RecipeError
 from madclip.head.head import Head
 from madclip.recipe import Recipe
-from madclip.training.tokens import encode_patches
+from madclip.training.encode import encode_patches
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_naive_step_computes_what_ours_does(naive):
     pixels, labels = torch.rand(4, 3, 64, 64, generator=generator), torch.tensor([0, 1, 0, 1])
     masks = torch.zeros(4, 64, 64, dtype=torch.bool)
     masks[1::2, 10:30, 10:30] = True
-    tokens = encode_patches(backbone, recipe, pixels)
+    tokens = encode_patches(backbone, recipe.view, pixels)
     ours = head.loss(head(tokens, head.text()), labels, masks).total
     expected = torch.autograd.grad(ours, list(head.parameters()))
     naive.materialise(backbone)

@@ -1,6 +1,5 @@
 """What the rules of Chest, NIHChest, CheXpert and ADNI say, and rows of their tables that cannot be used."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -8,15 +7,13 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from originals import MINIATURES
 from PIL import Image
 
 from madclip.benchmark.prepare import adni, chest, chexpert, nih, prepare
 from madclip.benchmark.prepare.layout import Original
 from madclip.benchmark.registry import registered
 from madclip.errors import DataError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from originals import MINIATURES
 
 TABLES = {
     "Chest": "stage_2_detailed_class_info.csv",

@@ -237,7 +237,7 @@ def test_control_c_is_130_and_leaves_nothing_half_written(start, small, small_da
 
 
 def test_control_c_during_predict(madclip, small_detector, small_data, tmp_path, monkeypatch):
-    from madclip.export.folder import PredictionFolder
+    from madclip.report.predictions import PredictionFolder
 
     def interrupt(*_):
         raise KeyboardInterrupt

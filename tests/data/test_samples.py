@@ -260,7 +260,7 @@ def write_names(folder, normal, abnormal):
 
 def patients(folder, **options):
     dataset = load_dataset(folder, **options)
-    return {sample.image.stem: sample.patient for sample in dataset.samples}
+    return {sample.image.path.stem: sample.patient for sample in dataset.samples}
 
 
 def test_patients_from_names(tmp_path):

@@ -83,7 +83,7 @@ def test_seeds_differ():
 
 def test_names_decide_not_where_the_set_lies():
     pool = make(0, 9) + make(1, 9)
-    moved = [Sample(Path("/elsewhere") / sample.image.relative_to("/set"), sample.label) for sample in pool]
+    moved = [Sample(Path("/elsewhere") / sample.image.path.relative_to("/set"), sample.label) for sample in pool]
     assert [sample.image.name for sample in draw_shots(pool, 3, 1)] == [
         sample.image.name for sample in draw_shots(moved, 3, 1)
     ]
@@ -122,7 +122,7 @@ def test_published_shots_are_found(source, name):
     expected = tuple(pool)
     others = [*make(0, 5, prefix="other"), *make(1, 5, prefix="other"), *reversed(pool)]
     assert published_shots(source, name, 4, others) == expected
-    converted = [Sample(sample.image.with_suffix(".tif"), sample.label) for sample in pool]
+    converted = [Sample(sample.image.path.with_suffix(".tif"), sample.label) for sample in pool]
     assert published_shots(source, name, 4, converted) == tuple(converted)
 
 

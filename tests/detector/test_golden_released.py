@@ -8,9 +8,9 @@ from test_golden_head import TAPS, relative
 from madclip import MadCLIP, Recipe, load_backbone
 from madclip.head.head import Head
 from madclip.head.prompts import fixed_text_features
+from madclip.training.encode import encode_patches, prepare
 from madclip.training.fit import fit_head
 from madclip.training.shots import Shot
-from madclip.training.tokens import encode_patches, prepare
 
 RELEASED = Recipe.preset("released", image_size=56)
 
@@ -34,7 +34,7 @@ def detector(backbone, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scores(detector, golden):
-    tokens = encode_patches(detector.backbone, detector.recipe, golden["image"])
+    tokens = encode_patches(detector.backbone, detector.recipe.view, golden["image"])
     return detector.head(tokens, detector.head.text())
 
 
@@ -93,7 +93,7 @@ def test_ablation_losses_and_scores(detector, scores, golden):
     assert relative(losses.softmax_loss(scores.detection, golden["label"]), golden["ablation/softmax_loss"]) < 1e-4
     plain = Head(RELEASED.replace(contrast=False), detector.backbone, "Brain")
     plain.load_state_dict(detector.head.state_dict())
-    tokens = encode_patches(detector.backbone, RELEASED, golden["image"])
+    tokens = encode_patches(detector.backbone, RELEASED.view, golden["image"])
     assert relative(plain(tokens, plain.text()).detection[3], golden["ablation/no_contrast/det_scores/24"]) < 1e-4
 
 

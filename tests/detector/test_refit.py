@@ -44,7 +44,7 @@ def test_same_seed_same_bytes(small_detector, small_backbone, shots):
 
 def test_relabelling_turns_scores_around(detector, shots, images):
     flipped = [sample.__class__(**{**sample.__dict__, "label": 1 - sample.label, "mask": None}) for sample in shots]
-    known = torch.tensor([sample.label for sample in load_dataset(shots[0].image.parents[3]).test_pool])
+    known = torch.tensor([sample.label for sample in load_dataset(shots[0].image.path.parents[3]).test_pool])
 
     def gap():
         found = scores(detector, images)

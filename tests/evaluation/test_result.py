@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 
+from madclip.calibration.calibration import Calibration
 from madclip.errors import DataError
-from madclip.evaluation.metrics import auroc
-from madclip.evaluation.pixel import PixelHistogram, dice, pixel_auroc
-from madclip.evaluation.quantiles import PixelQuantiles
 from madclip.evaluation.result import choose_gallery, evaluate_scores
-from madclip.training.calibrate import Calibration
+from madclip.metrics.image import auroc
+from madclip.metrics.pixel import PixelHistogram, dice, pixel_auroc
+from madclip.metrics.quantiles import PixelQuantiles
 
 
 @pytest.fixture

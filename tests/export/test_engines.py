@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from madclip import MadCLIP, cli
+from madclip.data.ref import ImageRef
 from madclip.errors import CheckpointError, DataError, MissingExtraError, RecipeError
 from madclip.export import engines, openvino
 from madclip.export.check import agreement, require
 from madclip.export.graph import DetectorGraph, in_float32
 from madclip.export.use import use_engine
-from madclip.training.shots import file_digest
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_images_are_the_shots_or_the_first_that_can_be_read(detector, make_image
     other = make_images(tmp_path / "other", {"test": (5, 5)}, seed=9)
     broken = next(iter((other / "test" / "good" / "img").iterdir()))
     broken.write_bytes(b"not an image")
-    assert file_digest(broken) not in detector.provenance["shots"]
+    assert ImageRef(broken).digest() not in detector.provenance["shots"]
     monkeypatch.setattr(engines, "OTHERS", 7)
     pixels, shots = engines.check_images(detector, other)
     assert not shots

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from madclip.calibration.calibration import Calibration
 from madclip.evaluation.result import evaluate_scores
 from madclip.report import write_report
 from madclip.report.html import METRICS
-from madclip.training.calibrate import Calibration
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -11,9 +11,9 @@ from madclip import Recipe, load_backbone
 from madclip.errors import CheckpointError
 from madclip.head.head import Head
 from madclip.training import fit
+from madclip.training.encode import TokenCache, prepare
 from madclip.training.fit import batch_terms, epoch_order, fit_head
 from madclip.training.shots import Shot
-from madclip.training.tokens import TokenCache, prepare
 
 RECIPE = Recipe(variants=("identity", "flip-horizontal"), epochs=3, batch_size=4, image_size=64)
 
@@ -155,7 +155,7 @@ def test_cached_tokens_are_the_computed_ones(backbone, tmp_path):
 def test_tokens_that_are_cached_need_no_pixel_variants(backbone, tmp_path, monkeypatch):
     cache = TokenCache(tmp_path / "tokens")
     first = prepare(shots(), backbone, RECIPE, cache=cache)
-    monkeypatch.delattr("madclip.training.tokens.make_variants")
+    monkeypatch.delattr("madclip.training.encode.make_variants")
     second = prepare(shots(), backbone, RECIPE, cache=cache)
     assert torch.equal(first.masks, second.masks)
     assert first.masks.any()

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from tools.pretrain.model import TowerConfig, patchify
 
-from madclip.data.phantoms import MODALITIES, captions, generate
+from madclip.phantoms import MODALITIES, captions, generate
 
 GROUP = 8
 """Images of one modality in a chunk."""

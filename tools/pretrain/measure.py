@@ -25,11 +25,12 @@ from tools.pretrain.model import TowerConfig, Towers, patchify
 from tools.pretrain.texts import encode
 
 from madclip.data.geometry import fit_mask, fit_pixels
-from madclip.data.phantoms import generate
-from madclip.data.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES
 from madclip.data.readers import read_image, read_mask
 from madclip.data.samples import load_dataset
 from madclip.memory import kept_memory
+from madclip.phantoms import generate
+from madclip.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES
+from madclip.recipe import View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ def on_real(towers: Towers, root: Path, draws: int = 3) -> dict[str, float]:
     """Logistic regression on frozen tokens, 16 + 16 of valid/ against the others: images, and patches where masked."""
     samples = load_dataset(root).split("valid")
     size, patch = towers.config.image_size, towers.config.patch_size
-    pixels = torch.stack([fit_pixels(read_image(s.image).pixels, size, "stretch") for s in samples])
+    pixels = torch.stack([fit_pixels(read_image(s.image).pixels, View(size)) for s in samples])
     labels = torch.tensor([s.label for s in samples])
     _, streams = read(towers, pixels)
     streams = [F.layer_norm(stream[:, 1:], stream.shape[-1:]) for stream in streams]
@@ -119,7 +120,7 @@ def on_real(towers: Towers, root: Path, draws: int = 3) -> dict[str, float]:
     areas = torch.zeros(len(samples), towers.config.grid**2)
     for i, s in enumerate(samples):
         if s.mask is not None:
-            mask = fit_mask(read_mask(s.mask), size, "stretch")[None, None].float()
+            mask = fit_mask(read_mask(s.mask), View(size))[None, None].float()
             areas[i] = F.avg_pool2d(mask, patch).flatten()
     results: dict[str, list[float]] = {"image": [], **({"patch": []} if any(masked) else {})}
     for seed in range(draws):

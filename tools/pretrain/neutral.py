@@ -24,8 +24,8 @@ from tools.pretrain.measure import read
 from tools.pretrain.texts import CONTEXTS, HEALTHY, LESION, encode
 from tools.pretrain.tokenizer import END, START
 
-from madclip.data.phantoms import captions, generate
-from madclip.data.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES
+from madclip.phantoms import captions, generate
+from madclip.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.data.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES
+from madclip.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

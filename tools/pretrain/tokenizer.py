@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from madclip.data.phantoms.captions import FINDINGS, FINDINGS_OF, OBJECTIVES, SYNONYMS, captions
+from madclip.phantoms.captions import FINDINGS, FINDINGS_OF, OBJECTIVES, SYNONYMS, captions
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = Path(__file__).parent / "words.txt"

@@ -24,7 +24,7 @@ from tools.pretrain.state import Plan, Progress, Run
 from tools.pretrain.texts import States, draw_states, encode
 from tools.pretrain.tokenizer import learn_tokenizer
 
-from madclip.data.phantoms import MODALITIES
+from madclip.phantoms import MODALITIES
 
 CAPTION_WEIGHT, STATE_WEIGHT, TEXT_WEIGHT, DENSE_WEIGHT = 0.5, 0.25, 0.5, (1.0, 1.0, 1.0, 2.0)
 """Of images against captions and states, of patches against texts, and of the dense losses at each tap."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from madclip.benchmark.baselines import BASELINES
 from madclip.benchmark.registry import registered
 from madclip.errors import RecipeError
+from madclip.methods import BASELINES
 from madclip.recipe import PRESETS
 
 if TYPE_CHECKING:

@@ -272,11 +272,11 @@ def _run_cell(cell: Cell, plan: Plan, out: Path) -> None:
 
 def _fit(cell: Cell, plan: Plan, data: Dataset) -> Any:
     """A fitted detector: thresholds are not part of the tables, so MadCLIP's own are not cross-fitted."""
-    from madclip.benchmark.baselines import BASELINES, load_baseline
     from madclip.detector import MadCLIP
     from madclip.evaluation.selection import fit_selected
+    from madclip.methods import BASELINES, load_baseline
     from madclip.recipe import Recipe
-    from madclip.training.tokens import TokenCache
+    from madclip.training.encode import TokenCache
 
     objective, cache_ = plan.objectives[cell.source], TokenCache()
     if cell.method in BASELINES:

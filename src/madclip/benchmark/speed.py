@@ -221,8 +221,8 @@ def _fit_step(source: str, dtype: str) -> Timed:
 
     from madclip.head.head import Head
     from madclip.recipe import Recipe
+    from madclip.training.encode import TrainingSet
     from madclip.training.fit import new_optimiser, training_step
-    from madclip.training.tokens import TrainingSet
 
     backbone, recipe = _backbone(source, dtype), Recipe()
     patches = backbone.grid[0] * backbone.grid[1]
@@ -246,12 +246,12 @@ def _tokens(source: str, dtype: str) -> Timed:
     import torch
 
     from madclip.recipe import Recipe
-    from madclip.training.tokens import encode_patches
+    from madclip.training.encode import encode_patches
 
     backbone, recipe = _backbone(source, dtype), Recipe()
     pixels = torch.rand(8, 3, 240, 240)
     with torch.inference_mode():
-        seconds = [s / 8 for s in repeat(lambda: encode_patches(backbone, recipe, pixels))]
+        seconds = [s / 8 for s in repeat(lambda: encode_patches(backbone, recipe.view, pixels))]
     return Timed(seconds, "image", vision_flops(backbone.spec, backbone.grid[0] * backbone.grid[1]))
 
 
@@ -300,9 +300,9 @@ def _whole(source: str, kind: Literal["fit", "calibrated fit", "refit"]) -> Time
 
     A refit goes on from any head: here from one that was only refitted before.
     """
-    from madclip.data.phantoms.dataset import write_phantoms
     from madclip.data.samples import load_dataset
-    from madclip.training.tokens import TokenCache
+    from madclip.phantoms.dataset import write_phantoms
+    from madclip.training.encode import TokenCache
 
     uses: Literal["chosen", "tiny"] = "tiny" if source == "tiny" else "chosen"
     with tempfile.TemporaryDirectory() as folder:
@@ -331,8 +331,8 @@ def _metrics_image() -> Timed:
     """AUROC with DeLong's interval and average precision of 10,000 images."""
     import numpy as np
 
-    from madclip.evaluation.intervals import delong_interval
-    from madclip.evaluation.metrics import average_precision
+    from madclip.metrics.image import average_precision
+    from madclip.metrics.intervals import delong_interval
 
     generator = np.random.default_rng(0)
     labels = np.arange(10_000) % 2
@@ -345,7 +345,7 @@ def _metrics_pixel() -> Timed:
     """Pixel AUROC, average precision and AUPRO over 64 maps of 240 x 240, for each of them."""
     import numpy as np
 
-    from madclip.evaluation.pixel import PixelHistogram
+    from madclip.metrics.pixel import PixelHistogram
 
     generator = np.random.default_rng(0)
     maps = generator.random((64, 240, 240), np.float32)

@@ -14,8 +14,8 @@ import numpy as np
 from madclip.benchmark.experiments import ABLATIONS, Cell, tasks_of
 from madclip.benchmark.published import published
 from madclip.errors import DataError
-from madclip.evaluation.compare import mean_interval
-from madclip.evaluation.intervals import resamples, weighted_auroc
+from madclip.metrics.compare import mean_interval
+from madclip.metrics.intervals import resamples, weighted_auroc
 from madclip.recipe import PRESETS
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from madclip.cli.console import bar, parse_select, print_facts
 from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, SelectOption
-from madclip.console import bar, parse_select, print_facts
 from madclip.errors import DataError, RecipeError
 from madclip.files import write_between
 
@@ -158,7 +158,7 @@ def bench(
 
 def _methods(text: str, known: tuple[str, ...], *, ablations: bool) -> list[str]:
     if text == "all":
-        from madclip.benchmark.baselines import BASELINES
+        from madclip.methods import BASELINES
 
         return ["madclip"] if ablations else ["madclip", *BASELINES]
     names = [name.strip() for name in text.split(",") if name.strip()]

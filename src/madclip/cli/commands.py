@@ -10,6 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from madclip.cli.bench import bench, benchmark_app
+from madclip.cli.console import (
+    bar,
+    bars,
+    gigabytes,
+    parse_bytes,
+    parse_equal_shots,
+    parse_recipe,
+    parse_select,
+    parse_shots,
+    print_facts,
+    print_table,
+)
 from madclip.cli.data import data_app
 from madclip.cli.options import (
     TINY_NOTE,
@@ -23,18 +35,6 @@ from madclip.cli.options import (
     OperatingPoint,
     RecipeName,
     SelectOption,
-)
-from madclip.console import (
-    bar,
-    bars,
-    gigabytes,
-    parse_bytes,
-    parse_equal_shots,
-    parse_recipe,
-    parse_select,
-    parse_shots,
-    print_facts,
-    print_table,
 )
 from madclip.errors import DataError, MadCLIPError, RecipeError
 
@@ -101,7 +101,7 @@ def fit(
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
     from madclip.evaluation.selection import fit_selected
     from madclip.storage import check_target
-    from madclip.training.tokens import TokenCache
+    from madclip.training.encode import TokenCache
 
     check_target(out)
     dataset = load_dataset(data)
@@ -171,7 +171,7 @@ def refit(
 
     from madclip.detector import MadCLIP
     from madclip.storage import check_target
-    from madclip.training.tokens import TokenCache
+    from madclip.training.encode import TokenCache
 
     target = out or detector
     check_target(target)
@@ -220,8 +220,8 @@ def predict(
     """Score images: predictions.jsonl and .csv, overlays/ and maps/."""
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
-    from madclip.export.folder import PredictionFolder
     from madclip.memory import kept_memory
+    from madclip.report.predictions import PredictionFolder
 
     if maps not in ("tiff", "npy", "none"):
         raise RecipeError(f"--maps is tiff, npy or none, not {maps!r}")
@@ -307,7 +307,7 @@ def repeat(
     from madclip.data.samples import load_dataset
     from madclip.detector import DEFAULT_BACKBONE
     from madclip.evaluation.repeat import repeat as run
-    from madclip.training.tokens import TokenCache
+    from madclip.training.encode import TokenCache
 
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
@@ -356,7 +356,7 @@ def phantoms(
     as_json: Json = False,
 ) -> None:
     """Draw images with exact masks, as a benchmark in the BMAD layout."""
-    from madclip.data.phantoms.dataset import write_phantoms
+    from madclip.phantoms.dataset import write_phantoms
 
     write_phantoms(out, modality, normal, abnormal, seed, difficulty, size, shots=shots)
     facts = {"out": str(out), "modality": modality, "valid": 2 * shots, "test": normal + abnormal, "seed": seed}
@@ -458,7 +458,7 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Show, limit or clear the cached tokens; they derive from your images."""
-    from madclip.training.tokens import TokenCache
+    from madclip.training.encode import TokenCache
 
     tokens = TokenCache()
     freed = tokens.clear() if clear else 0

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from madclip.cli.console import bar, print_facts, print_table
 from madclip.cli.options import Json
-from madclip.console import bar, print_facts, print_table
 
 data_app = typer.Typer(help="Look at data sets before learning from them.", no_args_is_help=True)
 

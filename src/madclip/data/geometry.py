@@ -12,60 +12,59 @@ from PIL import Image as Picture
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from madclip.recipe import Aspect
+    from madclip.recipe import View
 
 
-def fit_pixels(pixels: npt.NDArray[np.float32] | torch.Tensor, size: int, aspect: Aspect) -> torch.Tensor:
+def fit_pixels(pixels: npt.NDArray[np.float32] | torch.Tensor, view: View) -> torch.Tensor:
     """Resizes by antialiased bicubic interpolation, as Pillow does, without rounding to 8 bits.
 
     Args:
         pixels: float32 [3, H, W] in 0..1.
-        size: Side S of the square, pixels.
-        aspect: `stretch` to the square, or `pad` the shorter side with zeros, equally on both ends.
+        view: Side S of the square, and whether the shorter side is padded.
 
     Returns:
         float32 [3, S, S] in 0..1.
     """
     source = torch.as_tensor(pixels, dtype=torch.float32)
-    top, left, height, width = _box(source.shape[-2], source.shape[-1], size, aspect)
+    top, left, height, width = _box(source.shape[-2], source.shape[-1], view)
     if (height, width) == tuple(source.shape[-2:]):
         inner = source
     else:
         inner = F.interpolate(source[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
-    return _place(inner.clamp(0, 1), top, left, size)
+    return _place(inner.clamp(0, 1), top, left, view.size)
 
 
-def fit_mask(mask: npt.NDArray[np.bool_] | torch.Tensor, size: int, aspect: Aspect) -> torch.Tensor:
+def fit_mask(mask: npt.NDArray[np.bool_] | torch.Tensor, view: View) -> torch.Tensor:
     """Resizes bool [H, W] to bool [S, S] by nearest neighbours, padding with False."""
     source = np.asarray(mask, dtype=bool)
-    top, left, height, width = _box(source.shape[0], source.shape[1], size, aspect)
+    top, left, height, width = _box(source.shape[0], source.shape[1], view)
     # By Pillow itself, as in the published protocol: where a centre falls on the border of two pixels (512 to 240 has
     # many), which one is nearest depends on how the positions are summed.
     inner = Picture.fromarray(source).resize((width, height), Picture.Resampling.NEAREST)
-    return _place(torch.from_numpy(np.array(inner)), top, left, size)
+    return _place(torch.from_numpy(np.array(inner)), top, left, view.size)
 
 
-def restore_map(anomaly_map: torch.Tensor, native: tuple[int, int], aspect: Aspect) -> npt.NDArray[np.float32]:
+def restore_map(anomaly_map: torch.Tensor, native: tuple[int, int], view: View) -> npt.NDArray[np.float32]:
     """Brings a map back to the image's own size: the padding is cut away, the rest interpolated bilinearly.
 
     Args:
         anomaly_map: [S, S].
         native: Height and width of the image.
-        aspect: The one that the image was fitted with.
+        view: The one that the image was fitted with.
 
     Returns:
         float32 [H, W], in the range of the map.
     """
-    size = anomaly_map.shape[-1]
-    top, left, height, width = _box(*native, size, aspect)
+    top, left, height, width = _box(*native, view)
     inner = anomaly_map.detach().float().cpu()[top : top + height, left : left + width]
     restored = F.interpolate(inner[None, None], native, mode="bilinear", antialias=True, align_corners=False)[0, 0]
     return restored.contiguous().numpy()
 
 
-def _box(height: int, width: int, size: int, aspect: Aspect) -> tuple[int, int, int, int]:
+def _box(height: int, width: int, view: View) -> tuple[int, int, int, int]:
     """Top, left, height and width of the image inside the square."""
-    if aspect == "stretch":
+    size = view.size
+    if view.aspect == "stretch":
         return 0, 0, size, size
     scale = size / max(height, width)
     inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))

@@ -10,16 +10,17 @@ import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from madclip.data.ref import ImageRef, as_ref
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -62,13 +63,13 @@ class Image:
         pixels: float32 [3, H, W] in 0..1; grey images have three equal channels.
         spacing: Millimetres between rows and between columns; None where the format does not carry them (the dots per
             inch of PNG, JPEG and TIFF say nothing about the patient).
-        source: The file.
+        source: Its name.
         depth: Of its values in the file: "8-bit", "12-bit", "16-bit" or "float".
     """
 
     pixels: npt.NDArray[np.float32]
     spacing: tuple[float, float] | None
-    source: Path
+    source: ImageRef
     depth: str = "float"
 
     @property
@@ -77,7 +78,7 @@ class Image:
         return self.pixels.shape[1], self.pixels.shape[2]
 
 
-def read_image(path: Path | str) -> Image:
+def read_image(image: ImageRef | Path | str) -> Image:
     """Reads PNG, JPEG, TIFF or BMP of any colour type.
 
     8-bit values are divided by 255, 16-bit ones by 65,535 (all their bits are kept), 12-bit TIFFs by 4,095. Floats must
@@ -87,7 +88,10 @@ def read_image(path: Path | str) -> Image:
     Raises:
         DataError: The file is missing, damaged, not an image, too large, too small, or its values have no known scale.
     """
-    path = Path(path)
+    ref = as_ref(image)
+    path = ref.path
+    if ref.frame is not None:
+        raise DataError(f"{ref}: this format has no frames; name the file alone")
     values, maximum = _decode(path)
     if min(values.shape[:2]) < MIN_SIDE:
         raise DataError(f"{path}: {_extent(values)} pixels; an image needs at least {MIN_SIDE} on each side")
@@ -101,10 +105,10 @@ def read_image(path: Path | str) -> Image:
     pixels = np.empty((3, *values.shape[:2]), np.float32)
     np.divide(colours.transpose(2, 0, 1), maximum, out=pixels, casting="unsafe", dtype=np.float32)
     depth = "float" if maximum == 1.0 else f"{round(math.log2(maximum + 1))}-bit"
-    return Image(pixels=pixels, spacing=None, source=path, depth=depth)
+    return Image(pixels=pixels, spacing=None, source=ref, depth=depth)
 
 
-def read_mask(path: Path | str) -> npt.NDArray[np.bool_]:
+def read_mask(mask: ImageRef | Path | str) -> npt.NDArray[np.bool_]:
     """Reads a lesion mask as bool [H, W].
 
     Understood are 0 and full scale (255, 65,535, 1.0), and label maps of small integers (0 to 15), where every label
@@ -114,7 +118,10 @@ def read_mask(path: Path | str) -> npt.NDArray[np.bool_]:
     Raises:
         DataError: The file cannot be read, or its values are not those of a mask.
     """
-    path = Path(path)
+    ref = as_ref(mask)
+    path = ref.path
+    if ref.frame is not None:
+        raise DataError(f"{ref}: this format has no frames; name the file alone")
     values, maximum = _decode(path, mask=True)
     if values.ndim == 3:
         values = values[..., : 1 if values.shape[2] <= 2 else 3].max(axis=2)

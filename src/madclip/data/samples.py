@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from madclip.data.readers import IMAGE_SUFFIXES, Image, read_image, read_mask
+from madclip.data.ref import ImageRef, as_ref
 from madclip.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -45,13 +46,40 @@ _SLICE = re.compile(r"^(?P<patient>.*\d.*)_\d+$")
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image: label 0 normal, 1 anomalous; a mask, a patient and a split where they are known."""
+    """One labelled image.
 
-    image: Path
+    Attributes:
+        image: Its name; a path given to the constructor is taken as the whole file.
+        label: 0 normal, 1 abnormal.
+        mask: The name of its mask, where there is one.
+        patient: Whose image it is, where that is known.
+        split: `train`, `valid` or `test`, where the data set has splits.
+    """
+
+    image: ImageRef
     label: int
-    mask: Path | None = None
+    mask: ImageRef | None = None
     patient: str | None = None
     split: str | None = None
+
+    def __init__(
+        self,
+        image: ImageRef | Path | str,
+        label: int,
+        mask: ImageRef | Path | str | None = None,
+        patient: str | None = None,
+        split: str | None = None,
+    ) -> None:
+        values = (as_ref(image), label, None if mask is None else as_ref(mask), patient, split)
+        for name, value in zip(("image", "label", "mask", "patient", "split"), values, strict=True):
+            object.__setattr__(self, name, value)
+
+    @property
+    def group(self) -> str | None:
+        """What the image shares with others that are not independent of it: its patient, or else its volume."""
+        if self.patient is not None:
+            return f"patient {self.patient}"
+        return None if self.image.frame is None else f"volume {self.image.path}"
 
 
 @dataclass(frozen=True)
@@ -106,9 +134,11 @@ class Dataset:
         """What is evaluated: `test`, else the images of no split."""
         return self.split("test") or self.split(None)
 
-    def name(self, path: Path) -> str:
-        """A path as it is shown: relative to the root where it lies below it."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+    def name(self, image: ImageRef | Path) -> str:
+        """An image or a path as it is shown: relative to the root where it lies below it."""
+        ref = as_ref(image)
+        below = ref.path.relative_to(self.root) if ref.path.is_relative_to(self.root) else ref.path
+        return below.as_posix() if ref.frame is None else f"{below.as_posix()}#{ref.frame}"
 
 
 def load_dataset(root: Path | str, *, patient_from_name: str | None = "auto") -> Dataset:
@@ -315,7 +345,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _sorted(samples: Iterable[Sample]) -> tuple[Sample, ...]:
-    return tuple(sorted(samples, key=lambda sample: sample.image.as_posix()))
+    return tuple(sorted(samples, key=lambda sample: (sample.image.path.as_posix(), sample.image.frame or 0)))
 
 
 def _patients(keys: list[str], rule: str | None) -> list[str | None]:
@@ -343,7 +373,7 @@ def _read_manifest(path: Path) -> Dataset:
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: not a data set; give a folder, or a manifest named .csv or .jsonl")
-    samples: dict[Path, Sample] = {}
+    samples: dict[ImageRef, Sample] = {}
     for where, row in readers[path.suffix.lower()](path):
         sample = _sample_of_row(path.parent, where, row)
         if sample.image in samples:

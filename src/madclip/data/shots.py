@@ -92,8 +92,8 @@ def published_shots(
 def _named(samples: Sequence[Sample], label: int, name: str) -> tuple[str, Sample | None]:
     stem = name.rpartition(".")[0]
     same_class = [sample for sample in samples if sample.label == label]
-    matches = [sample for sample in same_class if sample.image.name == name] or [
-        sample for sample in same_class if sample.image.stem == stem
+    matches = [sample for sample in same_class if sample.image.path.name == name] or [
+        sample for sample in same_class if sample.image.path.stem == stem
     ]
     if len(matches) > 1:
         raise DataError(f"{name} of the published list is there twice: {matches[0].image} and {matches[1].image}")
@@ -133,8 +133,8 @@ class _Group:
     sides: tuple[list[Sample], list[Sample]]
 
 
-def _order(sample: Sample) -> str:
-    return sample.image.as_posix()
+def _order(sample: Sample) -> tuple[str, int]:
+    return sample.image.path.as_posix(), sample.image.frame or 0
 
 
 def _groups(samples: Sequence[Sample], generator: np.random.Generator) -> list[_Group]:
@@ -143,7 +143,7 @@ def _groups(samples: Sequence[Sample], generator: np.random.Generator) -> list[_
     by_patient: dict[Hashable, _Group] = {}
     for index in generator.permutation(len(ordered)):
         sample = ordered[index]
-        key: Hashable = index if sample.patient is None else sample.patient
+        key: Hashable = index if sample.group is None else sample.group
         by_patient.setdefault(key, _Group(([], []))).sides[sample.label].append(sample)
     return list(by_patient.values())
 

@@ -16,7 +16,6 @@ from madclip.data.samples import Dataset, Sample, load_dataset, read_sample_mask
 from madclip.errors import DataError
 from madclip.evaluation.result import EvaluationResult, evaluate_scores
 from madclip.memory import kept_memory
-from madclip.training.shots import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,9 +24,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from madclip.backbones.spec import Backbone
+    from madclip.calibration.calibration import Calibration
+    from madclip.data.ref import ImageRef
     from madclip.detector import Prediction
     from madclip.recipe import Recipe
-    from madclip.training.calibrate import Calibration
 
     Scored = tuple[Sample, Prediction]
 
@@ -65,7 +65,7 @@ class Detector(Protocol):
     def image_score(self) -> str:
         """The rule of the image score."""
 
-    def predict_iter(self, inputs: Iterable[Path], /, *, native: bool) -> Iterator[Prediction | DataError]:
+    def predict_iter(self, inputs: Iterable[ImageRef], /, *, native: bool) -> Iterator[Prediction | DataError]:
         """A prediction or an error for each file in order."""
 
 
@@ -127,7 +127,7 @@ def _unseen(detector: Detector, dataset: Dataset) -> tuple[list[Sample], list[st
     if not pool:
         raise DataError(f"{dataset.root}: no test images (no test/ folder, and all images belong to other splits)")
     learned = {*detector.provenance.get("shots", ()), *detector.provenance.get("calibrated_on", ())}
-    seen = [sample for sample in pool if learned and file_digest(sample.image) in learned]
+    seen = [sample for sample in pool if learned and sample.image.digest() in learned]
     if len(seen) == len(pool):
         raise DataError(f"{dataset.root}: the detector learned from all {len(pool)} test images; evaluate on others")
     if not seen:
@@ -169,15 +169,16 @@ def _maps(
     detector: Detector, scored: Sequence[Scored], spool: IO[bytes], pixel_size: PixelSize
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]]:
     """Maps from the spool, and masks, at the size asked for."""
-    side, aspect = detector.recipe.image_size, detector.recipe.aspect
+    view = detector.recipe.view
+    side = view.size
     spool.seek(0)
     for sample, prediction in scored:
         square = np.frombuffer(spool.read(4 * side * side), np.float32).reshape(side, side)
         mask = None if sample.mask is None else read_mask(sample.mask)
         if pixel_size == "recipe":
-            yield square, None if mask is None else fit_mask(mask, side, aspect).numpy()
+            yield square, None if mask is None else fit_mask(mask, view).numpy()
         else:
-            yield restore_map(torch.from_numpy(square.copy()), prediction.size, aspect), mask
+            yield restore_map(torch.from_numpy(square.copy()), prediction.size, view), mask
 
 
 def _picture(sample: Sample) -> npt.NDArray[np.uint8]:

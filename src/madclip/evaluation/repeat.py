@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from madclip.backbones.spec import Backbone
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError
-from madclip.evaluation.compare import mean_interval
 from madclip.evaluation.protocol import evaluate
 from madclip.evaluation.selection import Select, fit_selected
+from madclip.metrics.compare import mean_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

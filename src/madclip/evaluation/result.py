@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madclip.errors import DataError
-from madclip.evaluation import intervals, metrics
-from madclip.evaluation.metrics import Confusion, Estimate
-from madclip.evaluation.pixel import PixelHistogram, check_map, dice, surface_dice
-from madclip.evaluation.quantiles import PixelQuantiles
+from madclip.metrics import image as metrics
+from madclip.metrics import intervals
+from madclip.metrics.image import Confusion, Estimate
+from madclip.metrics.pixel import PixelHistogram, check_map, dice, surface_dice
+from madclip.metrics.quantiles import PixelQuantiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from madclip.training.calibrate import Calibration
+    from madclip.calibration.calibration import Calibration
 
     Floats = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from madclip.data.shots import draw_shots, folds
 from madclip.errors import DataError, RecipeError
-from madclip.evaluation.metrics import auroc
+from madclip.metrics.image import auroc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

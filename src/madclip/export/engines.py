@@ -12,12 +12,13 @@ import torch
 
 from madclip.data.geometry import fit_pixels
 from madclip.data.inputs import expand_inputs
+from madclip.data.ref import ImageRef
 from madclip.errors import DataError, RecipeError
 from madclip.export import onnx, openvino, pt2
 from madclip.export.check import agreement, require
 from madclip.export.graph import DetectorGraph, in_float32, traced
 from madclip.files import new_folder
-from madclip.training.shots import file_digest, read_pixels
+from madclip.training.shots import read_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,7 +136,7 @@ def check_images(detector: MadCLIP, data: Path) -> tuple[npt.NDArray[np.float32]
         DataError: There is no image that can be read.
     """
     files, known = expand_inputs([data]), set(detector.provenance.get("shots", ()))
-    shots = [file for file in files if file_digest(file) in known]
+    shots = [file for file in files if ImageRef(file).digest() in known]
     fitted: list[npt.NDArray[np.float32]] = []
     for file in shots or files:
         try:
@@ -144,7 +145,7 @@ def check_images(detector: MadCLIP, data: Path) -> tuple[npt.NDArray[np.float32]
             if shots:
                 raise
             continue
-        fitted.append(fit_pixels(image, detector.recipe.image_size, detector.recipe.aspect).numpy())
+        fitted.append(fit_pixels(image, detector.recipe.view).numpy())
         if not shots and len(fitted) == OTHERS:
             break
     if not fitted:

@@ -11,7 +11,7 @@ from torch import nn
 from madclip.detector import MadCLIP, open_backbone, pool
 from madclip.errors import CheckpointError, RecipeError
 from madclip.head.head import Head
-from madclip.training.tokens import encode_patches
+from madclip.training.encode import encode_patches
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -42,7 +42,7 @@ class DetectorGraph(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], pooled tokens [B, features], all float32."""
-        tokens = encode_patches(self.backbone, self.recipe, pixels)
+        tokens = encode_patches(self.backbone, self.recipe.view, pixels)
         scores = self.head(tokens, self.text)
         image, maps = self.head.read(scores, self.image_score, has_masks=self.has_masks)
         return image, maps, pool(torch.stack(tokens, 1)).float()

@@ -13,8 +13,8 @@ import numpy as np
 from madclip.report import figures
 
 if TYPE_CHECKING:
-    from madclip.evaluation.metrics import Estimate
     from madclip.evaluation.result import EvaluationResult, GalleryItem
+    from madclip.metrics.image import Estimate
 
 METRICS = {
     "image_auroc": ("Image AUROC", "chance that an anomalous image scores above a normal one; 0.5 is no skill"),

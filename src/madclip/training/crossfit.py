@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from madclip.head.head import Head
     from madclip.recipe import Recipe
+    from madclip.training.encode import TrainingSet
     from madclip.training.shots import Shot
-    from madclip.training.tokens import TrainingSet
 
     Scorer = Callable[[Head, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
     """Image scores [B] and maps [B, S, S] from a head and the patch tokens of the taps, each [B, G, d]."""
@@ -45,7 +45,7 @@ def fold_members(shots: Sequence[Shot], folds: int, seed: int) -> list[list[int]
     """Indices of the shots of each fold: patients kept together, classes even; at most as many folds as a class has."""
     count = min(folds, *_patients(shots))
     named = [Sample(Path(f"{i:06d}"), shot.label, patient=shot.patient) for i, shot in enumerate(shots)]
-    return [[int(sample.image.name) for sample in part] for part in divide(named, count, seed)]
+    return [[int(sample.image.path.name) for sample in part] for part in divide(named, count, seed)]
 
 
 def cross_fit(

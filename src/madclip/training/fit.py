@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from madclip.head.head import Head, Terms
     from madclip.recipe import Recipe
-    from madclip.training.tokens import TrainingSet
+    from madclip.training.encode import TrainingSet
 
 CHECKPOINT_FORMAT = 1
 

@@ -12,16 +12,17 @@ import torch
 
 from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.readers import MIN_SIDE, read_image, read_mask, to_mask
+from madclip.data.ref import ImageRef
 from madclip.data.samples import Sample, read_sample
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from madclip.recipe import Recipe
+    from madclip.recipe import View
 
-ImageLike: TypeAlias = "str | Path | npt.NDArray[Any] | torch.Tensor"
-"""A file, an array [H, W] or [H, W, 3] (uint8, or floats in 0..1), or a tensor [3, H, W] in 0..1."""
+ImageLike: TypeAlias = "str | Path | ImageRef | npt.NDArray[Any] | torch.Tensor"
+"""A file or a frame of one, an array [H, W] or [H, W, 3] (uint8, or floats in 0..1), or a tensor [3, H, W] in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Shot:
     patient: str | None = None
 
 
-def read_shot(sample: Sample, recipe: Recipe) -> Shot:
+def read_shot(sample: Sample, view: View) -> Shot:
     """A labelled file and its mask as the backbone will see them.
 
     Raises:
@@ -51,36 +52,31 @@ def read_shot(sample: Sample, recipe: Recipe) -> Shot:
     """
     image, mask = read_sample(sample)
     return Shot(
-        fit_pixels(image.pixels, recipe.image_size, recipe.aspect),
+        fit_pixels(image.pixels, view),
         sample.label,
-        None if mask is None else fit_mask(mask, recipe.image_size, recipe.aspect),
-        file_digest(sample.image),
+        None if mask is None else fit_mask(mask, view),
+        sample.image.digest(),
         sample.patient,
     )
 
 
-def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, recipe: Recipe) -> Shot:
+def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, view: View) -> Shot:
     """An image given directly, file or array, as the backbone will see it; errors as in `read_shot`."""
-    if isinstance(image, (str, Path)):
-        if not isinstance(mask, (str, Path, type(None))):
+    if isinstance(image, (str, Path, ImageRef)):
+        if not isinstance(mask, (str, Path, ImageRef, type(None))):
             raise DataError(f"{image}: its mask must be a file as well")
-        return read_shot(Sample(Path(image), label, Path(mask) if mask else None), recipe)
+        return read_shot(Sample(image, label, mask), view)
     pixels = read_pixels(image)
     region = None
     if mask is not None:
-        whole = read_mask(mask) if isinstance(mask, (str, Path)) else _mask_array(mask)
+        whole = read_mask(mask) if isinstance(mask, (str, Path, ImageRef)) else _mask_array(mask)
         if whole.shape != pixels.shape[1:]:
             raise DataError(f"a mask of shape {whole.shape} for an image of {pixels.shape[1:]}: they must agree")
         if whole.any() != (label == 1):
             raise DataError("a mask marks the lesion of an abnormal image: it is empty there, or marks a normal image")
-        region = fit_mask(whole, recipe.image_size, recipe.aspect) if label else None
+        region = fit_mask(whole, view) if label else None
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return Shot(fit_pixels(pixels, recipe.image_size, recipe.aspect), label, region, digest)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, by which a detector knows its shots again."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return Shot(fit_pixels(pixels, view), label, region, digest)
 
 
 def read_pixels(image: ImageLike) -> npt.NDArray[np.float32]:
@@ -89,7 +85,7 @@ def read_pixels(image: ImageLike) -> npt.NDArray[np.float32]:
     Raises:
         DataError: It is not an image, or its values have no known scale.
     """
-    if isinstance(image, (str, Path)):
+    if isinstance(image, (str, Path, ImageRef)):
         return read_image(image).pixels
     if isinstance(image, torch.Tensor):
         pixels, white = image.detach().cpu().float().numpy(), 255 if image.dtype == torch.uint8 else 1

@@ -1,0 +1,1 @@
+"""From the scores of a few shots to thresholds, probabilities, verdicts, and the out-of-distribution check."""

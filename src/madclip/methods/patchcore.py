@@ -1,0 +1,111 @@
+"""PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022) on the taps of a CLIP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+
+from madclip.methods.base import Baseline, squash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from madclip.training.encode import TokenCache
+    from madclip.training.shots import Shot
+
+CORESET = 0.1
+NEIGHBOURS = 9
+SIGMA = 4.0
+
+
+class PatchCore(Baseline):
+    """A memory of normal patches; far from all of them is abnormal. Blocks of the taps stand in for ResNet levels."""
+
+    name: ClassVar[str] = "patchcore"
+    title: ClassVar[str] = "PatchCore (Roth et al., CVPR 2022)"
+    learns_from: ClassVar[Literal["nothing", "normal", "both"]] = "normal"
+    image_score: ClassVar[str] = "largest patch distance, reweighted"
+
+    def _learn(self, shots: Sequence[Shot], *, seed: int, cache: TokenCache | None) -> None:
+        patches = local_features(self.shot_tokens(shots, seed, cache), self.backbone.grid).flatten(0, 1)
+        start = int(torch.randint(len(patches), (), generator=torch.Generator().manual_seed(seed)))
+        self.memory = patches[greedy_coreset(patches, max(1, round(CORESET * len(patches))), start)]
+
+    @torch.inference_mode()
+    def score(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Baseline.score`."""
+        patches = local_features(self.image_tokens(pixels), self.backbone.grid)
+        nearest = [_distances(image, self.memory).min(1) for image in patches]
+        scores = [
+            reweighted_score(image, found.values, found.indices, self.memory)
+            for image, found in zip(patches, nearest, strict=True)
+        ]
+        maps = smooth(self.upsample(torch.stack([found.values for found in nearest])), SIGMA)
+        return squash(torch.stack(scores)), squash(maps)
+
+
+def local_features(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Mean of each patch's 3 x 3 neighbourhood, taps concatenated (section 3.1): [B, T, G, d] -> [B, G, T x d].
+
+    At the border the neighbourhood is what of it lies inside.
+    """
+    planes = tokens.transpose(2, 3).flatten(1, 2).unflatten(2, grid)
+    means = F.avg_pool2d(planes, 3, stride=1, padding=1, count_include_pad=False)
+    return means.flatten(2).transpose(1, 2).contiguous()
+
+
+def greedy_coreset(features: torch.Tensor, size: int, start: int) -> list[int]:
+    """Greedy k-centre selection (algorithm 1): each next row is the one farthest from those chosen.
+
+    Args:
+        features: [N, D].
+        size: Rows to choose, at most N.
+        start: The first of them.
+    """
+    chosen = [start]
+    distance = _distances(features, features[start : start + 1])[:, 0]
+    while len(chosen) < size:
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, _distances(features, features[chosen[-1:]])[:, 0])
+    return chosen
+
+
+def reweighted_score(
+    patches: torch.Tensor, distances: torch.Tensor, nearest: torch.Tensor, memory: torch.Tensor
+) -> torch.Tensor:
+    """Image score (equations 6 and 7): the largest patch distance, less where its memory is itself isolated.
+
+    The weight is 1 - exp |m_test - m*| / sum over the 9 memories m nearest to m* (itself among them) of
+    exp |m_test - m|. A memory of one has no neighbours, and the distance stays as it is.
+
+    Args:
+        patches: [G, D] of one image.
+        distances: [G], to the nearest memory.
+        nearest: [G], which memory that is.
+        memory: [M, D].
+    """
+    worst = int(distances.argmax())
+    if len(memory) == 1:
+        return distances[worst]
+    found = int(nearest[worst])
+    around = _distances(memory[found : found + 1], memory)[0]
+    around[found] = -1  # itself first, before duplicates
+    neighbours = memory[around.topk(min(NEIGHBOURS, len(memory)), largest=False).indices]
+    weight = 1 - _distances(patches[worst : worst + 1], neighbours)[0].softmax(0)[0]
+    return weight * distances[worst]
+
+
+def smooth(maps: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian smoothing, cut off at 4 sigma, the border repeated: [B, S, S]."""
+    radius = round(4 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(maps[:, None], (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
+
+
+def _distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Euclidean, [N, D], [M, D] -> [N, M]; of large ones by a matrix product, exact to some 1e-3 of the length."""
+    return torch.cdist(first, second)
