@@ -29,7 +29,7 @@ ISOTONIC_FROM = 200
 ALPHA = 0.1
 """Error rate of a verdict, where there are enough images for it; otherwise the resolution 1 / (n + 1)."""
 
-Verdict = Literal["like the normals", "anomalous", "I do not know"]
+Verdict = Literal["normal", "anomalous", "uncertain"]
 Kind = Literal["youden", "sens", "spec"]
 
 
@@ -314,7 +314,7 @@ class Calibration:
         """What may be said of an image at the error rates `levels_kept`.
 
         Anomalous where the p-value against the normals is at or below its level and the one against the anomalous is
-        not; like the normals the other way round; unknown where it fits both or neither, or is unlike all shots.
+        not; normal the other way round; uncertain where it fits both or neither, or is unlike all shots.
         Where a class was not calibrated on, only the other one decides.
         """
         normal_level, abnormal_level = (level + 1e-12 for level in self.levels_kept)
@@ -324,8 +324,8 @@ class Calibration:
             fits_normal = fits_normal if self.normal_scores else not fits_abnormal
             fits_abnormal = not fits_normal
         if not familiar or fits_normal == fits_abnormal:
-            return "I do not know"
-        return "like the normals" if fits_normal else "anomalous"
+            return "uncertain"
+        return "normal" if fits_normal else "anomalous"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, with the version of their format."""

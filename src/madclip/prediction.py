@@ -1,0 +1,196 @@
+"""What is said of an image, and the loop that says it of many: below the class users meet, and below other methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import torch
+
+from madclip.calibration.calibration import Calibration, Verdict
+from madclip.data.geometry import fit_pixels, restore_map
+from madclip.data.readers import read_many
+from madclip.data.ref import ImageRef, as_ref
+from madclip.errors import DataError
+from madclip.training.shots import read_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from madclip.recipe import View
+    from madclip.training.shots import ImageLike
+
+Item = TypeVar("Item")
+Decision = Literal["normal", "anomalous"]
+BATCH = 16
+"""Images that are computed at once."""
+READERS = 2
+"""Threads that decode images while others are computed."""
+
+_SHARED = ("score", "threshold", "decision", "probability", "p_value", "verdict", "familiar", "note")
+"""What a row takes from a prediction as it is."""
+
+Scored: TypeAlias = "tuple[torch.Tensor, torch.Tensor, Sequence[bool]]"
+Scorer: TypeAlias = Callable[[torch.Tensor], Scored]
+"""Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], and whether each image is familiar."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of one image.
+
+    Attributes:
+        score: From 0 to 1, where 1 is anomalous; what every metric is computed on.
+        anomaly_map: float32 [H, W] in 0..1 at the image's own size.
+        size: Height and width of the image, pixels.
+        source: The image's name, or None where it was an array.
+        threshold: The score from which the detector decides for `anomalous`; None where it is not calibrated.
+        decision: `anomalous` where the score reaches the threshold, else `normal`; None without a threshold.
+        probability: Calibrated probability that the image is anomalous; None where the detector is not calibrated.
+        p_value: Conformal p-value against the normal images of the calibration; None where there are none.
+        verdict: `normal`, `anomalous` or `uncertain`, at the error rates that the calibration can promise; None where
+            the detector is not calibrated.
+        familiar: Whether the image looks like anything in the shots; False warns of a wrong modality or view.
+        note: One sentence where decision and verdict differ, or where there is neither, that says why.
+    """
+
+    score: float
+    anomaly_map: npt.NDArray[np.float32]
+    size: tuple[int, int]
+    source: ImageRef | None = None
+    threshold: float | None = None
+    decision: Decision | None = None
+    probability: float | None = None
+    p_value: float | None = None
+    verdict: Verdict | None = None
+    familiar: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of every table, JSON object and API answer: what is said of an image, or why nothing is.
+
+    Attributes:
+        image: The image's path as it was given.
+        frame: Index of the frame in that file; None where the file is one image.
+        score: As in `Prediction`, like everything down to `note`; None where there was an error.
+        threshold: See `Prediction`.
+        decision: See `Prediction`.
+        probability: See `Prediction`.
+        p_value: See `Prediction`.
+        verdict: See `Prediction`.
+        familiar: See `Prediction`; None where there was an error.
+        note: See `Prediction`.
+        error: Why there is no score; None where there is one.
+    """
+
+    image: str
+    frame: int | None = None
+    score: float | None = None
+    threshold: float | None = None
+    decision: Decision | None = None
+    probability: float | None = None
+    p_value: float | None = None
+    verdict: Verdict | None = None
+    familiar: bool | None = None
+    note: str = ""
+    error: str | None = None
+
+    @classmethod
+    def of(cls, image: ImageRef | Path | str, result: Prediction | DataError) -> Row:
+        """The row of a prediction, or of the error that its image gave."""
+        ref = as_ref(image)
+        if isinstance(result, DataError):
+            return cls(str(ref.path), ref.frame, error=str(result))
+        said = {name: getattr(result, name) for name in _SHARED}
+        return cls(str(ref.path), ref.frame, **said)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return asdict(self)
+
+
+def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "") -> Prediction:
+    """A prediction with what a calibration says of its score; nothing said contradicts another without a note.
+
+    Args:
+        plain: Score, map and familiarity.
+        calibration: None where the detector has none.
+        why_uncalibrated: The note to give then.
+    """
+    if calibration is None:
+        return replace(plain, note=why_uncalibrated)
+    probability = calibration.probability(plain.score)
+    verdict = calibration.verdict(plain.score, familiar=plain.familiar)
+    decision: Decision = "anomalous" if plain.score >= calibration.threshold else "normal"
+    return replace(
+        plain,
+        threshold=calibration.threshold,
+        decision=decision,
+        probability=None if probability is None else float(probability),
+        p_value=float(calibration.p_value(plain.score)),
+        verdict=verdict,
+        note=_difference(decision, verdict, familiar=plain.familiar),
+    )
+
+
+def _difference(decision: Decision, verdict: Verdict, *, familiar: bool) -> str:
+    if not familiar:
+        return "The image is unlike every shot, so its score means little: is it the modality and view learned from?"
+    if verdict == decision:
+        return ""
+    if verdict == "uncertain":
+        return (
+            "At the error rates that so few shots allow, the score fits both normal and anomalous images, or neither."
+        )
+    return f"The threshold is the operating point's; at the verdict's error rates the score speaks for {verdict}."
+
+
+def predict_each(
+    inputs: Iterable[ImageLike],
+    view: View,
+    score: Scorer,
+    *,
+    batch_size: int = BATCH,
+    native: bool = True,
+) -> Iterator[Prediction | DataError]:
+    """One Prediction, or the error that its file gave, for each input in order; in constant memory.
+
+    Args:
+        inputs: Files, frames or arrays.
+        view: How the backbone sees images.
+        score: Scores, maps and familiarity of a batch.
+        batch_size: Images at once.
+        native: False leaves maps as the backbone's square, not brought back to the image's size.
+    """
+
+    def read(image: ImageLike) -> tuple[torch.Tensor, tuple[int, int]]:
+        pixels = read_pixels(image)
+        return fit_pixels(pixels, view), (pixels.shape[1], pixels.shape[2])
+
+    for batch in _batched(read_many(inputs, read, workers=READERS, ahead=2 * batch_size), batch_size):
+        fitted = [found[0] for _, found in batch if not isinstance(found, DataError)]
+        if fitted:
+            with torch.inference_mode():
+                scored = zip(*score(torch.stack(fitted)), strict=True)
+        for item, found in batch:
+            if isinstance(found, DataError):
+                yield found
+                continue
+            value, one, familiar = next(scored)
+            source = as_ref(item) if isinstance(item, (str, Path, ImageRef)) else None
+            final = restore_map(one, found[1], view) if native else one.numpy()
+            yield Prediction(float(value), final, found[1], source, familiar=bool(familiar))
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
