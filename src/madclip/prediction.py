@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
 
-from madclip.calibration.calibration import Calibration, Verdict
 from madclip.data.geometry import fit_pixels, restore_map
 from madclip.data.readers import read_many
 from madclip.data.ref import ImageRef, as_ref
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from madclip.calibration.calibration import Calibration, Verdict
     from madclip.recipe import View
     from madclip.training.shots import ImageLike
 
@@ -147,9 +147,7 @@ def _difference(decision: Decision, verdict: Verdict, *, familiar: bool) -> str:
     if verdict == decision:
         return ""
     if verdict == "uncertain":
-        return (
-            "At the error rates that so few shots allow, the score fits both normal and anomalous images, or neither."
-        )
+        return "At the error rates that the shots allow, the score fits normal and anomalous images alike, or neither."
     return f"The threshold is the operating point's; at the verdict's error rates the score speaks for {verdict}."
 
 
