@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import torch
 
 from madclip.data.geometry import fit_pixels, restore_map
-from madclip.data.readers import read_many
+from madclip.data.readers import MIN_SIDE, read_many
 from madclip.data.ref import ImageRef, as_ref
 from madclip.errors import DataError
 from madclip.training.shots import read_pixels
@@ -186,6 +186,28 @@ def predict_each(
             source = as_ref(item) if isinstance(item, (str, Path, ImageRef)) else None
             final = restore_map(one, found[1], view) if native else one.numpy()
             yield Prediction(float(value), final, found[1], source, familiar=bool(familiar))
+
+
+def score_batch(
+    pixels: torch.Tensor, view: View, score: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [B] and maps [B, H, W] of a batch [B, 3, H, W] in 0..1 of any size, computed as the backbone sees it.
+
+    Raises:
+        DataError: The pixels have another shape, or values outside 0..1.
+    """
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or min(pixels.shape[2:]) < MIN_SIDE:
+        raise DataError(f"pixels of shape {list(pixels.shape)} are not [B, 3, H, W] of at least {MIN_SIDE} a side")
+    # A comparison with NaN is false.
+    if not bool(((pixels >= 0) & (pixels <= 1)).all()):
+        raise DataError("pixels [B, 3, H, W] have values outside 0..1 (or NaN): scale them")
+    size = (pixels.shape[2], pixels.shape[3])
+    if not len(pixels):
+        return torch.zeros(0), torch.zeros(0, *size)
+    scores, maps = score(torch.stack([fit_pixels(image, view) for image in pixels]))
+    if size == tuple(maps.shape[-2:]):
+        return scores, maps
+    return scores, torch.stack([torch.from_numpy(restore_map(one, size, view)) for one in maps])
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

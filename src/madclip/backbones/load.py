@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from madclip.backbones.configuration import ModelConfig
     from madclip.backbones.modules import TwoTowers
+    from madclip.recipe import Recipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAMILIES: dict[str, tuple[Callable[..., Backbone], Callable[..., TwoTowers], Callable[..., Tokenizer], int]] = {
@@ -199,3 +200,25 @@ def computes_in_bfloat16(device: torch.device) -> bool:
         return False
     flags = set(cpuinfo.read_text().split())
     return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def open_backbone(recipe: Recipe, backbone: str | Path | Backbone, device: str, dtype: str) -> Backbone:
+    """The backbone as a recipe wants it; one that is loaded already must agree with the recipe.
+
+    Raises:
+        RecipeError: It was loaded for another size or with another activation.
+    """
+    wanted = None if recipe.backbone_activation == "weights" else recipe.backbone_activation
+    if not isinstance(backbone, Backbone):
+        return load_backbone(backbone, image_size=recipe.image_size, activation=wanted, device=device, dtype=dtype)
+    if backbone.image_size != (recipe.image_size, recipe.image_size):
+        raise RecipeError(
+            f"the backbone was loaded for {backbone.image_size} pixels, the recipe wants {recipe.image_size}: "
+            f"load_backbone(..., image_size={recipe.image_size})"
+        )
+    if wanted and backbone.spec.activation != wanted:
+        raise RecipeError(
+            f"the backbone was loaded with activation {backbone.spec.activation}, the recipe wants {wanted}: "
+            f"load_backbone(..., activation={wanted!r})"
+        )
+    return backbone

@@ -34,6 +34,12 @@ class Familiarity:
     features: tuple[tuple[float, ...], ...]
     limit: float
 
+    @staticmethod
+    def possible(groups: Sequence[Any]) -> bool:
+        """Whether `fit` has three shots that are each beside a shot of another group; None is a group of its own."""
+        alone = len(set(groups) - {None}) + list(groups).count(None) < 2
+        return len(groups) >= 3 and not alone
+
     @classmethod
     def fit(cls, features: ArrayLike, groups: Sequence[Any] | None = None, level: float = 0.01) -> Familiarity:
         """Learn the limit from each shot's distance to the nearest shot of another patient.

@@ -41,6 +41,25 @@ class Terms(NamedTuple):
         return torch.stack(tuple(self)).sum()
 
 
+class Readout(NamedTuple):
+    """How a score and a map are read off a head.
+
+    Attributes:
+        rule: How the image score comes about; `by_task` is resolved.
+        has_masks: Whether masks were learned from; otherwise the map is that of the detection head.
+    """
+
+    rule: ImageScore
+    has_masks: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, has_masks: bool) -> Readout:
+        """The one that a recipe asks for; `by_task` is the map's maximum where there were masks, else the mean."""
+        if recipe.image_score == "by_task":
+            return cls("max" if has_masks else "mean", has_masks)
+        return cls(recipe.image_score, has_masks)
+
+
 class Head(nn.Module):
     """Adapters and prompts for a backbone; parameters are float32 on the backbone's device.
 
@@ -112,7 +131,7 @@ class Head(nn.Module):
         """Log-odds of "abnormal" at every pixel: S [T, B, G, 2] -> [T, B, height, width]."""
         return scoring.map_logits(scores, self.grid, self.size, align_corners=self.recipe.align_corners)
 
-    def read(self, scores: Scores, rule: ImageScore, *, has_masks: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, scores: Scores, rule: ImageScore, has_masks: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Image scores [B] and anomaly maps [B, height, width], in 0..1.
 
         Args:
@@ -123,6 +142,20 @@ class Head(nn.Module):
         maps = scoring.anomaly_map(self.map_logits(scores.segmentation if has_masks else scores.detection))
         mean, largest = scoring.mean_score(scores.detection), maps.amax((1, 2))
         return {"mean": mean, "max": largest, "both": (mean + largest) / 2}[rule], maps
+
+    def score(
+        self, tokens: torch.Tensor, readout: Readout, text: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image scores [B] and anomaly maps [B, height, width] in 0..1, float32 on the CPU.
+
+        Args:
+            tokens: [B, T, G, d], patch tokens at the taps.
+            readout: How both are read off.
+            text: [e, 2], where it is known already; None computes it.
+        """
+        text = self.text() if text is None else text
+        scores, maps = self.read(self(tokens.to(text.device).unbind(1), text), *readout)
+        return scores.float().cpu(), maps.float().cpu()
 
     def loss(
         self, scores: Scores, labels: torch.Tensor, masks: torch.Tensor | None, masked: torch.Tensor | None = None

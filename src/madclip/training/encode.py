@@ -1,35 +1,30 @@
-"""Tokens of the frozen backbone: computed once for every image variant, kept on disk, read through memory maps."""
+"""Tokens of the frozen backbone, computed once for every image variant, and the training set that they make."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-import platformdirs
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from madclip.data.augment import make_variants, move_masks
-from madclip.errors import CheckpointError, DataError
 from madclip.memory import kept_memory
+from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from madclip.backbones.spec import Backbone
     from madclip.recipe import Recipe, View
+    from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
-FORMAT = 1
-DEFAULT_LIMIT = 20 * 2**30
+FORMAT = 2
+"""Of the cache's keys."""
 MEMORY_BUDGET = 2 * 2**30
-_LIMIT_FILE = "limit.json"
+"""Bytes of tokens that are copied into memory; what is beyond stays mapped from the disk."""
 
 
 @dataclass(frozen=True)
@@ -41,119 +36,47 @@ class TrainingSet:
         masks: [N, V, S, S] bool; false for normal images and for abnormal ones without a mask.
         labels: [N].
         masked: [N], whether a shot takes part in Dice and Focal.
+        identity: Index of the variant that is the image as it is.
     """
 
     tokens: list[torch.Tensor]
     masks: torch.Tensor
     labels: torch.Tensor
     masked: torch.Tensor
-
-    def every(self, stride: int) -> TrainingSet:
-        """Every stride-th variant of each shot, the first among them."""
-        return replace(self, tokens=[tokens[::stride] for tokens in self.tokens], masks=self.masks[:, ::stride])
-
-
-def default_folder() -> Path:
-    """Where tokens are kept: MADCLIP_CACHE, or `tokens` in the user's cache folder."""
-    return Path(os.environ.get("MADCLIP_CACHE") or Path(platformdirs.user_cache_dir("madclip")) / "tokens")
-
-
-class TokenCache:
-    """Tensors by key in a folder that only its owner may read, least recently used first to go.
-
-    Tokens derive from patients' images; treat the folder as you treat the images.
-
-    Args:
-        folder: Where; None for `default_folder()`.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or default_folder()
+    identity: int
 
     @property
-    def limit(self) -> int:
-        """Bytes that the cache may take."""
-        path = self.folder / _LIMIT_FILE
-        if not path.exists():
-            return DEFAULT_LIMIT
-        try:
-            return int(json.loads(path.read_text())["bytes"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: not a limit that madclip wrote; delete the file") from error
+    def plain(self) -> list[torch.Tensor]:
+        """Tokens of the images as they are, N tensors [T, G, d]."""
+        return [tokens[self.identity] for tokens in self.tokens]
 
-    @limit.setter
-    def limit(self, size: int) -> None:
-        self._make_folder()
-        partial = self.folder / f"{_LIMIT_FILE}.{os.getpid()}"
-        partial.write_text(json.dumps({"bytes": size}))
-        partial.replace(self.folder / _LIMIT_FILE)
-        self._evict(size)
+    def subset(self, members: Sequence[int]) -> TrainingSet:
+        """The training set of some of its shots."""
+        chosen = list(members)
+        return replace(
+            self,
+            tokens=[self.tokens[i] for i in chosen],
+            masks=self.masks[chosen],
+            labels=self.labels[chosen],
+            masked=self.masked[chosen],
+        )
 
-    def entries(self) -> list[Path]:
-        """Files of the cache, least recently used first."""
-        return sorted(self.folder.glob("*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    def every(self, stride: int) -> TrainingSet:
+        """Every stride-th variant of each shot, the image as it is among them."""
+        chosen = list(range(self.identity % stride, self.masks.shape[1], stride))
+        return replace(
+            self,
+            tokens=[tokens[chosen[0] :: stride] for tokens in self.tokens],
+            masks=self.masks[:, chosen],
+            identity=chosen.index(self.identity),
+        )
 
-    def size(self) -> int:
-        """Bytes that it takes."""
-        return sum(path.stat().st_size for path in self.entries())
 
-    def clear(self) -> int:
-        """Delete all tokens; returns the bytes set free."""
-        freed = self.size()
-        for path in [*self.entries(), *self.folder.glob("*.partial")]:
-            path.unlink(missing_ok=True)
-        return freed
-
-    def load(self, key: str) -> torch.Tensor | None:
-        """The tensor stored under a key, memory-mapped, or None. A file that cannot be read counts as absent."""
-        path = self._path(key)
-        if not path.exists():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor: torch.Tensor = file.get_tensor("tokens")
-        except (SafetensorError, OSError):
-            path.unlink(missing_ok=True)  # cut off by a full disk or a crash: it is computed anew
-            return None
-        os.utime(path)
-        return tensor
-
-    def store(self, key: str, tensor: torch.Tensor) -> None:
-        """Keep a tensor: written under a temporary name, then renamed; old ones go where the limit asks for it."""
-        size = tensor.numel() * tensor.element_size()
-        limit = self.limit
-        if size > limit:
-            return
-        self._make_folder()
-        self._evict(limit - size)
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".partial")
-        os.close(handle)
-        try:
-            save_file({"tokens": tensor.contiguous()}, name, metadata={"format": str(FORMAT)})
-            Path(name).replace(self._path(key))
-        except (OSError, SafetensorError) as error:
-            raise DataError(
-                f"{self.folder}: cannot keep tokens there ({error}); free some space, set MADCLIP_CACHE to "
-                "another folder, or lower the limit with `madclip cache --limit`"
-            ) from error
-        finally:
-            Path(name).unlink(missing_ok=True)
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
-
-    def _make_folder(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.folder.chmod(0o700)
-
-    def _evict(self, limit: int) -> None:
-        files = [(path, path.stat().st_size) for path in self.entries()]
-        total = sum(size for _, size in files)
-        for path, size in files:
-            if total <= limit:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
+def pool(tokens: torch.Tensor) -> torch.Tensor:
+    """What an image as a whole looks like: [..., T, G, d] -> [..., T x d], each tap's mean patch at unit length."""
+    mean = tokens.float().mean(-2)
+    unit: torch.Tensor = mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return unit.flatten(-2)
 
 
 def encode_patches(backbone: Backbone, view: View, pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -181,7 +104,7 @@ def prepare(
     *,
     seed: int = 0,
     cache: TokenCache | None = None,
-    on_image: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> TrainingSet:
     """Variants of all shots, their tokens and their masks.
 
@@ -191,7 +114,7 @@ def prepare(
         recipe: Its variants, jitter, normalisation.
         seed: Of the class-wise jitter; jitter per image depends on the image alone, so that tokens can be reused.
         cache: Where tokens are kept; None computes them anew and keeps them in memory.
-        on_image: Called with (images done, images).
+        progress: Told of every image that is encoded.
     """
     tokens, masks = [], []
     total = 0
@@ -204,15 +127,14 @@ def prepare(
             if cache:
                 cache.store(key, stream)
         total += stream.numel() * stream.element_size()
-        # Small sets are copied into memory; past the budget they stay memory-mapped and the kernel pages them.
+        # What stays memory-mapped is paged by the kernel.
         tokens.append(stream.clone() if total <= MEMORY_BUDGET else stream)
         masks.append(_masks(shot, recipe))
-        if on_image:
-            on_image(done + 1, len(shots))
+        progress("encode", done + 1, len(shots))
     labels = torch.tensor([shot.label for shot in shots])
     any_mask = any(shot.mask is not None and shot.label for shot in shots)
     masked = torch.tensor([any_mask and (shot.label == 0 or shot.mask is not None) for shot in shots])
-    return TrainingSet(tokens, torch.stack(masks), labels, masked)
+    return TrainingSet(tokens, torch.stack(masks), labels, masked, recipe.variants.index("identity"))
 
 
 def _pixels(shot: Shot, recipe: Recipe, jitter_seed: int) -> torch.Tensor:
@@ -248,8 +170,7 @@ def _key(digest: str, jitter_seed: int, backbone: Backbone, recipe: Recipe) -> s
         "format": FORMAT,
         "image": digest,
         "size": backbone.image_size,
-        "aspect": recipe.aspect,
-        "normalise": recipe.normalise,
+        "view": asdict(recipe.view),
         "variants": recipe.variants,
         "jitter": [recipe.jitter, jitter_seed] if "jitter" in recipe.variants else None,
         "backbone": backbone.fingerprint,

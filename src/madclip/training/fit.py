@@ -7,7 +7,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
-from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,23 +16,37 @@ from safetensors.torch import save_file
 
 from madclip.errors import CheckpointError
 from madclip.memory import kept_memory
+from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from madclip.head.head import Head, Terms
     from madclip.recipe import Recipe
     from madclip.training.encode import TrainingSet
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
-@dataclass
-class History:
-    """Mean loss terms of every finished epoch."""
+History = list[dict[str, float]]
+"""Mean loss terms of every finished epoch."""
 
-    epochs: list[dict[str, float]] = field(default_factory=list)
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the state of a fit under way is kept, so that a fit that was killed can go on.
+
+    Attributes:
+        path: The file, written atomically.
+        run: What the fit depends on besides its training set, as JSON values; the state of another run is refused.
+        resume: Whether to go on from the file where there is one.
+        seconds: Time between two writes.
+    """
+
+    path: Path
+    run: dict[str, Any] = field(default_factory=dict)
+    resume: bool = False
+    seconds: float = 10.0
 
 
 def epoch_order(labels: torch.Tensor, variants: int, seed: int, epoch: int) -> torch.Tensor:
@@ -60,13 +74,9 @@ def fit_head(
     recipe: Recipe,
     *,
     seed: int = 0,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    run: dict[str, Any] | None = None,
-    on_step: Callable[[int, int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = silent,
     on_epoch: Callable[[int, Head], None] | None = None,
-    save_every: float = 10.0,
-    torch_compile: bool = False,
 ) -> History:
     """Train a head in place.
 
@@ -74,43 +84,34 @@ def fit_head(
         head: What is learned.
         data: Tokens, masks and labels of the shots' variants.
         recipe: Optimiser, schedule, batch size, epochs.
-        seed: Of the order of images.
-        checkpoint: File for the state of a fit under way, written atomically; None keeps none.
-        resume: Go on from `checkpoint` where there is one.
-        run: What the fit depends on besides the data; a checkpoint of another run is refused.
-        on_step: Called with (steps done, steps, loss).
-        on_epoch: Called after each epoch with (epochs done, head).
-        save_every: Seconds between checkpoints.
-        torch_compile: Compile the step first.
+        seed: Determines the order of images.
+        checkpoint: Where the state of the fit under way is kept; None keeps none.
+        progress: Told of every step, as stage `fit`.
+        on_epoch: Called after each epoch with the number of epochs done and the head.
 
     Raises:
-        CheckpointError: The checkpoint belongs to another fit or cannot be read.
+        CheckpointError: The checkpoint belongs to another fit, or cannot be read or written.
     """
-    loss_terms = compiled_terms() if torch_compile else batch_terms
     optimiser = new_optimiser(head, recipe)
-    state = _State(head, optimiser, run or {})
-    if resume and checkpoint and checkpoint.exists():
-        state.load(checkpoint)
-    variants = data.masks.shape[1]
-    batches = math.ceil(len(epoch_order(data.labels, variants, seed, 0)) / recipe.batch_size)
+    state = _State(head, optimiser, checkpoint.run if checkpoint else {})
+    if checkpoint and checkpoint.resume and checkpoint.path.exists():
+        state.load(checkpoint.path)
+    batches = math.ceil(len(epoch_order(data.labels, data.masks.shape[1], seed, 0)) / recipe.batch_size)
     total = batches * recipe.epochs
     saved = time.monotonic()
     for epoch in range(state.step // batches, recipe.epochs):
-        order = epoch_order(data.labels, variants, seed, epoch).split(recipe.batch_size)
+        order = epoch_order(data.labels, data.masks.shape[1], seed, epoch).split(recipe.batch_size)
         for pairs in order[state.step - epoch * batches :]:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * _schedule(recipe, state.step / total)
-            terms = training_step(head, optimiser, data, pairs, loss_terms)
-            state.advance(terms, recipe.average, batches)
-            if on_step:
-                on_step(state.step, total, sum(terms.values()))
-            if checkpoint and time.monotonic() - saved >= save_every:
-                state.save(checkpoint)
+            terms = training_step(head, optimiser, data, pairs)
+            state.advance(terms, batches)
+            progress("fit", state.step, total, loss=sum(terms.values()))
+            if checkpoint and time.monotonic() - saved >= checkpoint.seconds:
+                state.save(checkpoint.path)
                 saved = time.monotonic()
         if on_epoch:
-            with state.averaged(recipe.average):
-                on_epoch(epoch + 1, head)
-    state.keep_average(recipe.average)
+            on_epoch(epoch + 1, head)
     return state.history
 
 
@@ -132,19 +133,11 @@ def batch_terms(
     return head.loss(head(tokens.unbind(1), head.text()), labels, masks, masked)
 
 
-@cache
-def compiled_terms() -> Callable[..., Terms]:
-    """`batch_terms` through torch.compile, on a GPU with CUDA graphs: one launch instead of a thousand."""
-    compiled: Callable[..., Terms] = torch.compile(batch_terms, mode="reduce-overhead")
-    return compiled
-
-
 def training_step(
     head: Head,
     optimiser: torch.optim.Optimizer,
     data: TrainingSet,
     pairs: torch.Tensor,
-    loss_terms: Callable[..., Terms] = batch_terms,
 ) -> dict[str, float]:
     """One step on a batch of pairs (shot, variant) [M, 2]; its loss terms, summed over taps."""
     device = next(head.parameters()).device
@@ -154,7 +147,7 @@ def training_step(
     masks = data.masks[shots[masked], variants[masked]].to(device) if len(masked) else None
     which = None if len(masked) == len(shots) else masked.to(device)
     optimiser.zero_grad(set_to_none=True)
-    terms = loss_terms(head, tokens, data.labels[shots].to(device), masks, which)
+    terms = batch_terms(head, tokens, data.labels[shots].to(device), masks, which)
     terms.total.backward()
     optimiser.step()
     return {name: value.sum().item() for name, value in terms._asdict().items()}
@@ -166,34 +159,18 @@ class _State:
     def __init__(self, head: Head, optimiser: torch.optim.Optimizer, run: dict[str, Any]) -> None:
         self.parameters = dict(head.named_parameters())
         self.optimiser, self.run = optimiser, run
-        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.step, self.sums = 0, dict[str, float]()
-        self.history = History()
+        self.history: History = []
 
-    def advance(self, terms: dict[str, float], decay: float, batches: int) -> None:
+    def advance(self, terms: dict[str, float], batches: int) -> None:
         self.step += 1
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in terms.items()}
         if self.step % batches == 0:
-            self.history.epochs.append({name: value / batches for name, value in self.sums.items()})
+            self.history.append({name: value / batches for name, value in self.sums.items()})
             self.sums = {}
-        if decay:
-            # A running mean at first, so that the initial weights are soon forgotten.
-            decay = min(decay, self.step / (self.step + 9))
-            for name, p in self.parameters.items():
-                self.average[name].lerp_(p.detach(), 1 - decay)
-
-    def keep_average(self, decay: float) -> None:
-        if decay:
-            with torch.no_grad():
-                for name, p in self.parameters.items():
-                    p.copy_(self.average[name])
-
-    def averaged(self, decay: float) -> _Averaged:
-        return _Averaged(self, decay)
 
     def save(self, path: Path) -> None:
         tensors = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
-        tensors |= {f"average/{name}": p for name, p in self.average.items()}
         for name, p in self.parameters.items():
             for key, value in self.optimiser.state[p].items():
                 tensors[f"optimiser/{key}/{name}"] = value
@@ -202,7 +179,7 @@ class _State:
             "run": self.run,
             "step": self.step,
             "sums": self.sums,
-            "history": self.history.epochs,
+            "history": self.history,
         }
         partial = path.with_name(f"{path.name}.{os.getpid()}")
         try:
@@ -232,25 +209,7 @@ class _State:
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"parameter/{name}"])
-                self.average[name].copy_(tensors[f"average/{name}"])
                 kept = (key for key in tensors if key.startswith("optimiser/") and key.endswith(f"/{name}"))
                 self.optimiser.state[p] = {key.split("/")[1]: tensors[key].to(p.device) for key in kept}
         self.step, self.sums = facts["step"], facts["sums"]
-        self.history = History(facts["history"])
-
-
-class _Averaged:
-    """The averaged weights in the head's place for a while."""
-
-    def __init__(self, state: _State, decay: float) -> None:
-        self.state, self.decay = state, decay
-        self.own: dict[str, torch.Tensor] = {}
-
-    def __enter__(self) -> None:
-        self.own = {name: p.detach().clone() for name, p in self.state.parameters.items()} if self.decay else {}
-        self.state.keep_average(self.decay)
-
-    def __exit__(self, *_: object) -> None:
-        with torch.no_grad():
-            for name, value in self.own.items():
-                self.state.parameters[name].copy_(value)
+        self.history = facts["history"]

@@ -13,16 +13,22 @@ import torch
 from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.readers import MIN_SIDE, read_image, read_mask, to_mask
 from madclip.data.ref import ImageRef
-from madclip.data.samples import Sample, read_sample
+from madclip.data.samples import Dataset, Sample, load_dataset, read_sample
+from madclip.data.shots import draw_shots
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from madclip.recipe import View
 
 ImageLike: TypeAlias = "str | Path | ImageRef | npt.NDArray[Any] | torch.Tensor"
 """A file or a frame of one, an array [H, W] or [H, W, 3] (uint8, or floats in 0..1), or a tensor [3, H, W] in 0..1."""
+
+Chosen: TypeAlias = "Sequence[Sample] | Sequence[tuple[ImageLike, int, ImageLike | None]]"
+"""What is learned from: samples, or images with labels and masks."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,65 @@ class Shot:
         pixels: [3, S, S] in 0..1.
         label: 0 normal, 1 abnormal.
         mask: [S, S] bool, or None where an abnormal image has none.
-        digest: SHA-256 of the image file's bytes (or of the array's), hexadecimal.
-        patient: Whose image it is; None where that is not known.
+        digest: The image's identity: SHA-256 of the file's bytes and the frame (or of the array's), hexadecimal.
+        group: What it shares with images that are not independent of it, its patient or its volume; None where that
+            is not known.
     """
 
     pixels: torch.Tensor
     label: int
     mask: torch.Tensor | None
     digest: str
-    patient: str | None = None
+    group: str | None = None
+
+
+def draw_samples(data: Dataset, shots: int | tuple[int, int] | None, seed: int) -> tuple[Sample, ...]:
+    """The samples of a data set that a method learns from: a seeded draw of its shot pool, or with None all of it."""
+    return tuple(data.shot_pool) if shots is None else draw_shots(data.shot_pool, shots, seed)
+
+
+def labelled_images(
+    data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
+    labels: Sequence[int] | None,
+    masks: Sequence[ImageLike | None] | None,
+) -> Dataset | Chosen:
+    """What `fit` was given, told apart: a data set to draw from, samples, or images with labels and masks.
+
+    Raises:
+        DataError: Labels are missing, superfluous, or not as many as images.
+    """
+    if isinstance(data, (str, Path, Dataset)) or any(isinstance(item, Sample) for item in data):
+        if not (labels is None and masks is None):
+            raise DataError("labels and masks go with images given directly; a data set brings its own")
+    if isinstance(data, (str, Path)):
+        return load_dataset(data)
+    if isinstance(data, Dataset):
+        return data
+    if labels is None:
+        samples = [item for item in data if isinstance(item, Sample)]
+        if len(samples) != len(data):
+            raise DataError("images given directly need labels: fit(images, labels), 0 normal and 1 abnormal")
+        return samples
+    labels = np.asarray(labels).tolist()
+    masks = [None] * len(labels) if masks is None else masks
+    if not len(data) == len(labels) == len(masks):
+        raise DataError(f"{len(data)} images, {len(labels)} labels, {len(masks)} masks: as many of each are needed")
+    if not set(labels) <= {0, 1}:
+        raise DataError(f"labels are 0 (normal) or 1 (abnormal), not {sorted(set(labels) - {0, 1})}")
+    return [(image, int(label), mask) for image, label, mask in zip(data, labels, masks, strict=True)]  # type: ignore[misc]
+
+
+def read_shots(chosen: Chosen, view: View) -> list[Shot]:
+    """Samples, or images with labels and masks, as the backbone will see them.
+
+    Raises:
+        DataError: One cannot be read, or there are images of one class only.
+    """
+    shots = [read_shot(one, view) if isinstance(one, Sample) else labelled_shot(*one, view) for one in chosen]
+    counts = [sum(shot.label == c for shot in shots) for c in (0, 1)]
+    if not all(counts):
+        raise DataError(f"fitting needs normal and abnormal images: there are {counts[0]} and {counts[1]}")
+    return shots
 
 
 def read_shot(sample: Sample, view: View) -> Shot:
@@ -56,7 +112,7 @@ def read_shot(sample: Sample, view: View) -> Shot:
         sample.label,
         None if mask is None else fit_mask(mask, view),
         sample.image.digest(),
-        sample.patient,
+        sample.group,
     )
 
 

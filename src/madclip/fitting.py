@@ -1,0 +1,326 @@
+"""How a fit goes, step by step: shots, tokens, a head, its epoch, out-of-fold scores, and what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from dataclasses import InitVar, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from madclip.calibration.calibration import Calibration, choose_pixel_threshold, parse_operating_point
+from madclip.calibration.familiarity import Familiarity
+from madclip.data.samples import Dataset, Sample
+from madclip.errors import RecipeError
+from madclip.head.head import Head, Readout
+from madclip.progress import Progress, silent
+from madclip.state import Fitted, Provenance
+from madclip.training.encode import pool, prepare
+from madclip.training.fit import Checkpoint, fit_head
+from madclip.training.out_of_fold import out_of_fold, why_not
+from madclip.training.selection import EpochWeights, Select, Watched, best_epoch, watch
+from madclip.training.shots import Chosen, draw_samples, read_shots
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from madclip.backbones.spec import Backbone
+    from madclip.recipe import Recipe
+    from madclip.training.cache import TokenCache
+    from madclip.training.encode import TrainingSet
+    from madclip.training.out_of_fold import OutOfFold
+    from madclip.training.shots import Shot
+
+MAX_SEED = 2**31 - 1
+REFIT_RATE, REFIT_STRIDE = 0.5, 2
+"""A refit learns at half the rate, from every second variant of each shot, once."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a fit is run: where tokens and its state are kept, which epoch stays, and who is told of it.
+
+    Attributes:
+        cache: Where tokens are kept on disk; None keeps them in memory.
+        checkpoint: File for the state of the fit under way, so that `resume` can go on after a kill.
+        resume: Go on from `checkpoint` where there is one.
+        select: Which epoch is kept: the `last`; `val`, the one with the best image AUROC on a quarter of the shots,
+            which are held out of the fit; or `test-best`, the best on the test images, as was published: every number
+            of such a detector is optimistic and carries the mark, and it is not calibrated.
+        progress: Told of every image encoded and of every step.
+    """
+
+    cache: TokenCache | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    select: Select = "last"
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is fitted: a recipe on a backbone, for images that show the objective."""
+
+    recipe: Recipe
+    backbone: Backbone
+    objective: str
+
+    def new_head(self, seed: int) -> Head:
+        """A head with the initial weights of a seed."""
+        return Head(self.recipe, self.backbone, self.objective, seed=seed)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What a fit leaves to chance, and what is learned about its scores.
+
+    Attributes:
+        seed: Determines the initial weights, the order of images and the folds.
+        folds: How many parts out-of-fold scores come from; 0 leaves the detector without thresholds.
+        operating_point: How the threshold is chosen: `youden`, `sens=0.95`, `spec=0.95`.
+        select: Which epoch is kept; see `Run`.
+
+    Raises:
+        RecipeError: One of them is out of range.
+    """
+
+    seed: int = 0
+    folds: int = 4
+    operating_point: str = "youden"
+    select: Select = "last"
+    resume: InitVar[bool] = False
+
+    def __post_init__(self, resume: bool) -> None:
+        if resume and self.select != "last":
+            raise RecipeError(f"a fit that selects its epoch by {self.select} cannot be resumed; run it without resume")
+        parse_operating_point(self.operating_point)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise RecipeError(f"seed {self.seed}: give a whole number from 0 to {MAX_SEED}")
+        if self.folds < 0 or self.folds == 1:
+            raise RecipeError(f"{self.folds} folds: give at least 2, or 0 for none")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is learned from.
+
+    Attributes:
+        chosen: Samples, or images with labels and masks.
+        watched: Images that the epoch is chosen by; None keeps the last.
+        left: Names of images that were there to draw from and were not drawn.
+    """
+
+    chosen: Chosen
+    watched: Watched | None = None
+    left: tuple[str, ...] = ()
+
+
+def draw(given: Dataset | Chosen, shots: int | tuple[int, int] | None, draws: Draws) -> Drawn:
+    """What a fit learns from: a draw of a data set, or all that was given directly.
+
+    Raises:
+        DataError: There are fewer images than shots, or none to select an epoch on.
+    """
+    data = given if isinstance(given, Dataset) else None
+    chosen: Chosen = draw_samples(given, shots, draws.seed) if isinstance(given, Dataset) else given
+    watched = None
+    if draws.select != "last":
+        chosen, watched = watch(data, chosen, draws.select, draws.seed)
+    return Drawn(chosen, watched, _left(data, chosen, watched))
+
+
+def draw_again(
+    given: Dataset | Chosen, shots: int | tuple[int, int] | None, draws: Draws, before: Provenance
+) -> Drawn:
+    """What a refit learns from: of a data set the shots of before and what was added since, or a new draw."""
+    if not isinstance(given, Dataset) or shots is not None:
+        return draw(given, shots, draws)
+    known = set(before.pool)
+    chosen = [sample for sample in given.shot_pool if before.hashed(given.name(sample.image)) not in known]
+    return Drawn(chosen, None, _left(given, chosen, None))
+
+
+def _left(data: Dataset | None, chosen: Chosen, watched: Watched | None) -> tuple[str, ...]:
+    if data is None:
+        return ()
+    samples = (*chosen, *(watched.samples if watched else ()))
+    used = {sample.image for sample in samples if isinstance(sample, Sample)}
+    return tuple(data.name(sample.image) for sample in data.shot_pool if sample.image not in used)
+
+
+def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
+    """Learn from shots.
+
+    Args:
+        setting: What is fitted.
+        drawn: What it learns from, and which images the epoch is chosen by.
+        draws: Seed, folds and operating point.
+        run: Cache, checkpoint and progress.
+
+    Raises:
+        DataError: An image or a mask cannot be used, or there is one class only.
+        CheckpointError: `run.checkpoint` belongs to another fit.
+    """
+    shots = read_shots(drawn.chosen, setting.recipe.view)
+    provenance = _provenance(shots, drawn, draws)
+    watched = drawn.watched
+    training = prepare(
+        shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress
+    )
+    head = setting.new_head(draws.seed)
+    with ExitStack() as stack:
+        weights = stack.enter_context(EpochWeights()) if watched else None
+        history = fit_head(
+            head,
+            training,
+            setting.recipe,
+            seed=draws.seed,
+            checkpoint=_checkpoint(setting, run, provenance),
+            progress=run.progress,
+            on_epoch=weights.keep if weights else None,
+        )
+        if weights and watched:
+            readout = Readout.of(setting.recipe, has_masks=bool(provenance.masks))
+            view = setting.recipe.view
+            epoch, value = best_epoch(weights, head, watched, setting.backbone, view, readout, run.progress)
+            provenance = dataclasses.replace(
+                provenance, selected_epoch=epoch, selected_on=f"image AUROC {value:.4f} of {watched.where}"
+            )
+    fitted = Fitted(head, setting.recipe, provenance, familiarity=_familiarity(shots, training), history=history)
+    return _calibrated(fitted, setting, shots, training, draws, run.progress)
+
+
+def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
+    """Go on learning from the head of `before` in one short pass; errors as in `fit`. See `MadCLIP.refit`."""
+    shots = read_shots(drawn.chosen, setting.recipe.view)
+    head = setting.new_head(draws.seed)
+    head.load_state_dict(before.head.state_dict())
+    training = prepare(
+        shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress
+    )
+    recipe = setting.recipe.replace(epochs=1, learning_rate=setting.recipe.learning_rate * REFIT_RATE)
+    history = fit_head(head, training.every(REFIT_STRIDE), recipe, seed=draws.seed, progress=run.progress)
+    old = before.provenance
+    now = Provenance.of(shots, draws.seed)
+    provenance = dataclasses.replace(
+        old,
+        madclip=now.madclip,
+        torch=now.torch,
+        seed=now.seed,
+        normal=now.normal,
+        abnormal=now.abnormal,
+        masks=now.masks,
+        shots=now.shots,
+        removed=tuple(sorted({*old.removed, *old.shots} - set(now.shots))),
+        refits=old.refits + 1,
+        pool=tuple(sorted(old.hashed(name) for name in drawn.left)),
+        calibrated_before_refit=not draws.folds and before.calibration is not None,
+    ).with_groups(shot.group for shot in shots)
+    fitted = Fitted(
+        head,
+        setting.recipe,
+        provenance,
+        calibration=None if draws.folds else before.calibration,
+        familiarity=_familiarity(shots, training),
+        history=[*before.history, *history],
+    )
+    return _calibrated(fitted, setting, shots, training, draws, run.progress) if draws.folds else fitted
+
+
+def calibrated_further(
+    before: Fitted, samples: Sequence[Sample], scores: Sequence[float], operating_point: str | None
+) -> Fitted:
+    """A fitted state whose thresholds and probabilities come from further images too; see `MadCLIP.calibrate`."""
+    known = before.calibration
+    labels = [sample.label for sample in samples]
+    if known:
+        scores = [*scores, *known.normal_scores, *known.abnormal_scores]
+        labels += [0] * len(known.normal_scores) + [1] * len(known.abnormal_scores)
+    point = operating_point or (known.operating_point if known else "youden")
+    pixel_threshold = known.pixel_threshold if known else None
+    used = {*before.provenance.calibrated_on, *(sample.image.digest() for sample in samples)}
+    provenance = dataclasses.replace(before.provenance, calibrated_on=tuple(sorted(used)), uncalibrated="")
+    return dataclasses.replace(
+        before,
+        calibration=Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold),
+        provenance=provenance.with_groups(sample.group for sample in samples),
+    )
+
+
+def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
+    """What is known of a fit before it begins: the shots, those held out, and what was left in the pool."""
+    known = Provenance.of(shots, draws.seed, select=draws.select)
+    pool = tuple(sorted(known.hashed(name) for name in drawn.left))
+    known = dataclasses.replace(known, pool=pool)
+    if drawn.watched is None or draws.select != "val":
+        return known
+    held_out = drawn.watched.samples
+    digests = tuple(sorted(sample.image.digest() for sample in held_out))
+    return dataclasses.replace(known, selection_images=digests).with_groups(sample.group for sample in held_out)
+
+
+def _checkpoint(setting: Setting, run: Run, provenance: Provenance) -> Checkpoint | None:
+    if run.checkpoint is None:
+        return None
+    facts = {
+        "recipe": setting.recipe.to_dict(),
+        "backbone": setting.backbone.fingerprint,
+        "dtype": str(setting.backbone.dtype),
+        "objective": setting.objective,
+        "seed": provenance.seed,
+        "masks": provenance.masks,
+        "shots": list(provenance.shots),
+    }
+    return Checkpoint(run.checkpoint, facts, run.resume)
+
+
+def _familiarity(shots: Sequence[Shot], training: TrainingSet) -> Familiarity | None:
+    """The out-of-distribution check, where there are shots enough for one."""
+    groups = [shot.group for shot in shots]
+    if not Familiarity.possible(groups):
+        return None
+    return Familiarity.fit(torch.stack([pool(tokens) for tokens in training.plain]), groups)
+
+
+def _calibrated(
+    fitted: Fitted,
+    setting: Setting,
+    shots: Sequence[Shot],
+    training: TrainingSet,
+    draws: Draws,
+    progress: Progress,
+) -> Fitted:
+    """A fitted state with thresholds and probabilities from out-of-fold scores, or with why there are none."""
+    if fitted.provenance.select == "test-best":
+        reason = "the epoch was selected on test images, and no threshold can be trusted beside that"
+    else:
+        reason = why_not(shots) if draws.folds else "it was fitted without folds, which thresholds come from"
+    provenance = dataclasses.replace(fitted.provenance, uncalibrated=reason and f"not calibrated: {reason}")
+    if reason:
+        return dataclasses.replace(fitted, provenance=provenance)
+    held_out = out_of_fold(
+        shots,
+        training,
+        lambda: setting.new_head(draws.seed),
+        setting.recipe,
+        fitted.readout,
+        folds=draws.folds,
+        seed=draws.seed,
+        progress=progress,
+    )
+    labels = [shot.label for shot in shots]
+    pixel_threshold = _pixel_threshold(shots, held_out) if fitted.readout.has_masks else None
+    calibration = Calibration.fit(labels, held_out.scores, draws.operating_point, pixel_threshold=pixel_threshold)
+    return dataclasses.replace(fitted, calibration=calibration, provenance=provenance)
+
+
+def _pixel_threshold(shots: Sequence[Shot], held_out: OutOfFold) -> float | None:
+    nowhere = torch.zeros(held_out.maps.shape[1:], dtype=torch.bool)
+    pairs = [
+        (one.numpy(), (nowhere if shot.mask is None else shot.mask).numpy())
+        for one, shot in zip(held_out.maps, shots, strict=True)
+        if shot.label == 0 or shot.mask is not None
+    ]
+    return choose_pixel_threshold(*zip(*pairs, strict=True))

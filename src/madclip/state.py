@@ -1,0 +1,185 @@
+"""What a fit leaves behind: the head with all that was learned about its scores, and where it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from madclip.errors import CheckpointError
+from madclip.head.head import Head, Readout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from madclip.calibration.calibration import Calibration
+    from madclip.calibration.familiarity import Familiarity
+    from madclip.data.samples import Sample
+    from madclip.recipe import Recipe
+    from madclip.training.fit import History
+    from madclip.training.shots import Shot
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a detector came from, and every image that it has seen, for what; no names of files or patients.
+
+    Attributes:
+        madclip: Version of this package at the time of the fit.
+        torch: Version of PyTorch at that time.
+        seed: Of the draw, the initial weights and the order of images; None where nothing was fitted here.
+        normal: Number of normal shots.
+        abnormal: Number of abnormal shots.
+        masks: Number of abnormal shots with a mask.
+        shots: Digests of the images that the head learned from.
+        calibrated_on: Digests of further images that thresholds and probabilities come from.
+        selection_images: Digests of shots that were held out to choose the epoch.
+        removed: Digests of images that were seen for any of these before a refit without them.
+        groups: Salted hashes of the patients and volumes that any of these images belong to.
+        salt: What those hashes, and those of `pool`, are salted with.
+        pool: Salted hashes of the names of images that were there to draw from and were not drawn.
+        select: How the epoch was chosen: `last`, `val` or `test-best`.
+        selected_epoch: The epoch that was kept, from 1; 0 where it is the last.
+        selected_on: What it was chosen by, for people.
+        refits: How often the detector was refitted.
+        calibrated_before_refit: Whether thresholds and probabilities are those of the detector before its refit.
+        uncalibrated: Why there are no thresholds and probabilities, in one sentence; empty where there are.
+        method: Name of the method where it is not MadCLIP.
+        source: What the detector was converted from.
+        sha256: Digest of that file.
+    """
+
+    madclip: str = ""
+    torch: str = ""
+    seed: int | None = None
+    normal: int = 0
+    abnormal: int = 0
+    masks: int = 0
+    shots: tuple[str, ...] = ()
+    calibrated_on: tuple[str, ...] = ()
+    selection_images: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    salt: str = ""
+    pool: tuple[str, ...] = ()
+    select: str = ""
+    selected_epoch: int = 0
+    selected_on: str = ""
+    refits: int = 0
+    calibrated_before_refit: bool = False
+    uncalibrated: str = ""
+    method: str = ""
+    source: str = ""
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, shots: Sequence[Shot], seed: int, **more: Any) -> Self:
+        """What can be said of shots that were learned from with a seed; further fields by name."""
+        digests = tuple(sorted(shot.digest for shot in shots))
+        known = cls(
+            madclip=version("madclip"),
+            torch=torch.__version__,
+            seed=seed,
+            normal=sum(shot.label == 0 for shot in shots),
+            abnormal=sum(shot.label == 1 for shot in shots),
+            masks=sum(shot.mask is not None and shot.label == 1 for shot in shots),
+            shots=digests,
+            salt=sha256("".join(digests).encode()).hexdigest()[:16],
+        )
+        return dataclasses.replace(known, **more).with_groups(shot.group for shot in shots)
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """Digests of all images that were used for anything: none of them may be measured."""
+        return frozenset((*self.shots, *self.calibrated_on, *self.selection_images, *self.removed))
+
+    def saw(self, sample: Sample) -> bool:
+        """Whether an image, or another of its patient or volume, was used for anything.
+
+        Raises:
+            OSError: Its file cannot be read.
+        """
+        return self.saw_group(sample) or sample.image.digest() in self.seen
+
+    def saw_group(self, sample: Sample) -> bool:
+        """Whether an image of the same patient or volume was used for anything."""
+        return bool(self.groups) and sample.group is not None and self.hashed(sample.group) in self.groups
+
+    def hashed(self, name: str) -> str:
+        """A name that must not be kept, as it is kept."""
+        return sha256(f"{self.salt} {name}".encode()).hexdigest()[:16]
+
+    def with_groups(self, groups: Iterable[str | None]) -> Self:
+        """This provenance with more patients and volumes that were seen."""
+        added = {self.hashed(group) for group in groups if group is not None}
+        return dataclasses.replace(self, groups=tuple(sorted({*self.groups, *added})))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; fields that say nothing are left out."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        always = ("normal", "abnormal", "masks", "shots") if self.seed is not None else ()
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if name in always or value not in (None, "", 0, False, ()) or (name == "seed" and value == 0)
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """`to_dict` without the lists of hashes, for people and for reports."""
+        return {name: value for name, value in self.to_dict().items() if not isinstance(value, list) and name != "salt"}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """What `to_dict` wrote, also by earlier versions.
+
+        Raises:
+            CheckpointError: A value is not of its field's type.
+        """
+        known = {field.name: field.default for field in dataclasses.fields(cls)}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        for name, value in given.items():
+            default = known.get(name, value)
+            kinds = (int,) if name == "seed" else (type(default), bool) if name == "masks" else (type(default),)
+            if not isinstance(value, kinds):
+                raise CheckpointError(f"the provenance has {name} {value!r}, which makes no sense")
+        return cls(**{name: value for name, value in given.items() if name in known})
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted detector's state, which nothing changes: a refit or a calibration makes another.
+
+    Attributes:
+        head: What was learned.
+        recipe: How it was learned, and how scores are read off it.
+        provenance: Where it came from and what it has seen.
+        calibration: What the shots say about scores; None where no shot could be held out.
+        familiarity: The out-of-distribution check; None with fewer than three shots of different patients.
+        history: Mean loss terms of every epoch.
+        text: Text features of the head, [e, 2].
+    """
+
+    head: Head
+    recipe: Recipe
+    provenance: Provenance
+    calibration: Calibration | None = None
+    familiarity: Familiarity | None = None
+    history: History = field(default_factory=list)
+    text: torch.Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        with torch.no_grad():
+            object.__setattr__(self, "text", self.head.text().detach())
+
+    @property
+    def readout(self) -> Readout:
+        """How scores and maps are read off the head."""
+        return Readout.of(self.recipe, has_masks=bool(self.provenance.masks))
+
+    def score(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores [B] and maps [B, S, S] of patch tokens [B, T, G, d]."""
+        return self.head.score(tokens, self.readout, self.text)

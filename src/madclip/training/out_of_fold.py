@@ -1,0 +1,95 @@
+"""Out-of-fold scores: each shot scored by a head that did not learn from it, for thresholds and probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from madclip.data.samples import Sample
+from madclip.data.shots import folds as divide
+from madclip.progress import Progress, silent
+from madclip.training.fit import fit_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from madclip.head.head import Head, Readout
+    from madclip.recipe import Recipe
+    from madclip.training.encode import TrainingSet
+    from madclip.training.shots import Shot
+
+
+class OutOfFold(NamedTuple):
+    """Out-of-fold results of the shots, in their order: scores [N] and maps [N, S, S]."""
+
+    scores: torch.Tensor
+    maps: torch.Tensor
+
+
+def why_not(shots: Sequence[Shot]) -> str:
+    """Why no shot can be held out, in one sentence; empty where each class has images of at least two patients."""
+    for label, kind in enumerate(("normal", "abnormal")):
+        count = sum(shot.label == label for shot in shots)
+        if count == 1:
+            return f"there is one {kind} image, and none is left to learn from when it is held out"
+        if _groups(shots)[label] < 2:
+            return f"all {count} {kind} images are of one patient or volume, so that none can be held out"
+    return ""
+
+
+def _groups(shots: Sequence[Shot]) -> list[int]:
+    """Groups of the normal and of the abnormal shots; a shot without a group counts as one."""
+    return [len({s.group or i for i, s in enumerate(shots) if s.label == label}) for label in (0, 1)]
+
+
+def fold_members(shots: Sequence[Shot], folds: int, seed: int) -> list[list[int]]:
+    """Indices of the shots of each fold: groups kept together, classes even; at most as many folds as a class has."""
+    count = min(folds, *_groups(shots))
+    named = [Sample(Path(f"{i:06d}"), shot.label, patient=shot.group) for i, shot in enumerate(shots)]
+    return [[int(sample.image.path.name) for sample in part] for part in divide(named, count, seed)]
+
+
+def out_of_fold(
+    shots: Sequence[Shot],
+    data: TrainingSet,
+    new_head: Callable[[], Head],
+    recipe: Recipe,
+    readout: Readout,
+    *,
+    folds: int,
+    seed: int,
+    progress: Progress = silent,
+) -> OutOfFold:
+    """Fit on all folds but one, score that one; every shot is scored once, as it is (no variant).
+
+    Args:
+        shots: In the order of `data`.
+        data: Tokens and masks of all their variants.
+        new_head: Makes the head that every fold starts from.
+        recipe: How a head is trained.
+        readout: How scores and maps are read off it.
+        folds: How many parts the shots are divided into, where the groups suffice.
+        seed: Of the division and of the order of images.
+        progress: Told of every step, over all folds.
+
+    Raises:
+        DataError: A class has images of fewer than two groups; see `why_not`.
+    """
+    parts = fold_members(shots, folds, seed)
+    scores, maps = torch.zeros(len(shots)), torch.zeros(len(shots), *data.masks.shape[2:])
+    for number, members in enumerate(parts):
+
+        def advance(_: str, done: int, total: int, /, *, loss: float | None = None, part: str = "") -> None:
+            name = f"fold {number + 1} of {len(parts)}{part}"  # noqa: B023  (called within this turn of the loop)
+            progress("out-of-fold", number * total + done, len(parts) * total, loss=loss, part=name)  # noqa: B023
+
+        held_out = set(members)
+        head = new_head()
+        kept = data.subset([i for i in range(len(shots)) if i not in held_out])
+        fit_head(head, kept, recipe, seed=seed, progress=advance)
+        with torch.inference_mode():
+            found, drawn = head.score(torch.stack([data.plain[i] for i in members]), readout)
+        scores[members], maps[members] = found, drawn
+    return OutOfFold(scores, maps)
