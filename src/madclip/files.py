@@ -1,34 +1,116 @@
-"""What is written whole or not at all: folders, and parts of a page."""
+"""Files and folders that are written whole or not at all, and what a file is known by."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
 import shutil
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
+from errno import ENOTEMPTY
 from typing import TYPE_CHECKING
 
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name at the end, and is removed if something went wrong.
+def new_file(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place at the end, and is removed after an error or an interrupt.
+
+    Whoever reads `path` meanwhile sees the old file or the new one, never a part. Missing folders above it are made.
+    A process that is killed leaves the temporary file, which is hidden and ends in `.partial`.
+
+    Args:
+        path: Where the file goes; a link is followed.
+        mode: Its permissions, else those of the file that is replaced, else what the umask gives.
 
     Raises:
-        OSError: A folder cannot be made there, or `out` holds something.
+        OSError: A file cannot be written there.
     """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(path, "partial")
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode))
+    try:
+        kept = mode if mode is not None else (path if path.exists() else partial).stat().st_mode & 0o7777
+        yield partial
+        partial.chmod(kept)  # a writer may have put a file of its own there
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, mode: int | None = None) -> None:
+    """Write a small file, text as UTF-8, in one step that cannot be seen half done; see `new_file`.
+
+    Raises:
+        OSError: A file cannot be written there.
+    """
+    with new_file(path, mode) as partial:
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@contextmanager
+def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place at the end, and is removed after an error or an interrupt.
+
+    Args:
+        out: Where the folder goes; a link is followed.
+        replace: Whether a folder that is there gives way; it stays as it is until the new one is whole.
+
+    Raises:
+        OSError: A folder cannot be made there, or `out` holds something that is not to be replaced.
+    """
+    out = out.resolve()
+    if out.exists() and any(out.iterdir()) and not replace:
+        raise OSError(ENOTEMPTY, os.strerror(ENOTEMPTY), str(out))
     out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    building = _beside(out, "partial")
+    building.mkdir()
     try:
         yield building
-        building.chmod(0o755)
-        building.replace(out)
+        if replace and out.exists():
+            _exchange(building, out)
+        else:
+            building.replace(out)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _exchange(new: Path, out: Path) -> None:
+    """Put a folder in the place of another, which comes back if that fails."""
+    old = _beside(out, "old")
+    out.rename(old)
+    try:
+        new.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A hidden name that nobody can foresee, and that no file system finds too long."""
+    return path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.{kind}")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, for a message of one line: 200 characters at most."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def write_between(page: Path, name: str, text: str) -> None:
@@ -45,6 +127,4 @@ def write_between(page: Path, name: str, text: str) -> None:
     if start not in whole or end not in whole:
         raise DataError(f"{page}: has no {start} and {end} to write between")
     before, _, rest = whole.partition(start)
-    partial = page.with_name(f"{page.name}.partial")
-    partial.write_text(f"{before}{start}\n{text.rstrip()}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
-    partial.replace(page)
+    write_whole(page, f"{before}{start}\n{text.rstrip()}\n{end}{rest.partition(end)[2]}")
