@@ -16,7 +16,7 @@ import torch
 from madclip import Recipe, load_backbone
 from madclip.calibration.familiarity import Familiarity
 from madclip.data.samples import load_dataset
-from madclip.detector import pool
+from madclip.training.encode import pool
 from madclip.files import write_between
 from madclip.training.encode import encode_patches
 from madclip.training.shots import read_shot

@@ -30,7 +30,7 @@ from madclip.files import write_between
 from madclip.head.head import Head
 from madclip.phantoms.dataset import write_phantoms
 from madclip.report.figures import INK, NORMAL, STYLE
-from madclip.training.encode import TokenCache
+from madclip.training.cache import TokenCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -17,7 +17,7 @@ from madclip import Recipe
 from madclip.data.samples import load_dataset
 from madclip.evaluation.repeat import repeat
 from madclip.files import write_between
-from madclip.training.encode import TokenCache
+from madclip.training.cache import TokenCache
 from sets import LabelledSet
 
 POINT = "sens=0.95"

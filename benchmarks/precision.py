@@ -21,7 +21,7 @@ from madclip.evaluation.protocol import evaluate
 from madclip.export.engines import export_engine
 from madclip.export.use import use_engine
 from madclip.files import write_between
-from madclip.training.encode import TokenCache
+from madclip.training.cache import TokenCache
 from sets import LabelledSet
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def on_set(name: str, folder: str, objective: str, shots: int, source: str) -> l
     plain = evaluate(detector, folder)
     rows = [row(name, "torch, fp32", None, plain, plain)]
     half = fitted(folder, objective, "bfloat16", shots, source)
-    totals = [np.array([sum(epoch.values()) for epoch in one.history.epochs]) for one in (detector, half)]
+    totals = [np.array([sum(epoch.values()) for epoch in one.state.history]) for one in (detector, half)]
     rows.append(
         row(
             name,

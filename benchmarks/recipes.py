@@ -38,7 +38,8 @@ from madclip.metrics.image import auroc
 from madclip.metrics.pixel import pixel_auroc
 from madclip.recipe import parse_field
 from madclip.training.crossfit import fold_members, subset
-from madclip.training.encode import TokenCache, encode_patches, prepare
+from madclip.training.cache import TokenCache
+from madclip.training.encode import encode_patches, prepare
 from madclip.training.fit import fit_head
 from madclip.training.shots import read_shot
 from sets import LabelledSet

@@ -20,7 +20,7 @@ from scipy.special import logit
 from madclip import MadCLIP, load_backbone
 from madclip.data.samples import load_dataset
 from madclip.files import write_between
-from madclip.training.encode import TokenCache
+from madclip.training.cache import TokenCache
 from recipes import draw, gain
 from sets import LabelledSet
 

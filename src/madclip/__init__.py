@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from madclip.backbones import load_backbone
-    from madclip.detector import MadCLIP, Prediction
+    from madclip.detector import MadCLIP
     from madclip.errors import MadCLIPError
+    from madclip.prediction import Prediction
     from madclip.recipe import Recipe
 
 __all__ = ["MadCLIP", "MadCLIPError", "Prediction", "Recipe", "load_backbone"]
@@ -17,7 +18,7 @@ __all__ = ["MadCLIP", "MadCLIPError", "Prediction", "Recipe", "load_backbone"]
 _HOMES = {
     "MadCLIP": "madclip.detector",
     "MadCLIPError": "madclip.errors",
-    "Prediction": "madclip.detector",
+    "Prediction": "madclip.prediction",
     "Recipe": "madclip.recipe",
     "load_backbone": "madclip.backbones",
 }

@@ -80,8 +80,7 @@ def run_demo(
 def _run(dataset: Dataset, name: str, objective: str, out: Path, shots: int, progress: Progress) -> DemoRun:
     start = time.monotonic()
     detector = MadCLIP(objective=objective)
-    on_image, on_step = progress(f"{name}: tokens"), progress(f"{name}: fit")
-    detector.fit(dataset, shots=shots, folds=2, on_image=on_image, on_step=on_step)
+    detector.fit(dataset, shots=shots, folds=2)
     folder = out / name
     detector.save(folder / "detector")
     result = evaluate(detector, dataset, on_image=progress(f"{name}: evaluate"))

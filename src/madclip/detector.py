@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Self, overload
 
 import numpy as np
 import torch
@@ -61,29 +61,22 @@ class MadCLIP:
         device: str = "auto",
         dtype: str = "auto",
     ) -> None:
-        self._given = {
-            "recipe": recipe,
-            "backbone": backbone,
-            "objective": objective,
-            "device": device,
-            "dtype": dtype,
-        }
+        self._recipe, self._backbone = recipe, backbone
+        self._objective, self._device, self._dtype = objective, device, dtype
         self.fitted: Fitted | None = None
         self.engine: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
 
     @cached_property
     def recipe(self) -> Recipe:
         """How it learns."""
-        given = self._given["recipe"]
-        return given if isinstance(given, Recipe) else Recipe.preset(given)
+        return self._recipe if isinstance(self._recipe, Recipe) else Recipe.preset(self._recipe)
 
     @property
     def objective(self) -> str:
         """What the images show."""
-        objective: str = self._given["objective"]
-        if not objective.strip():
+        if not self._objective.strip():
             raise RecipeError("the objective is empty: say what the images show, for example 'Brain'")
-        return objective
+        return self._objective
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -93,7 +86,7 @@ class MadCLIP:
             CheckpointError: They cannot be found or read.
             RecipeError: The recipe asks for something that they cannot do.
         """
-        return open_backbone(self.recipe, self._given["backbone"], self._given["device"], self._given["dtype"])
+        return open_backbone(self.recipe, self._backbone, self._device, self._dtype)
 
     # Fitting
 
@@ -168,7 +161,7 @@ class MadCLIP:
             DataError: An image, a mask or the draw cannot be used.
             RecipeError: Nothing was fitted before, or an argument is out of range.
         """
-        before, draws = self._state(), Draws(seed, folds, operating_point)
+        before, draws = self.state, Draws(seed, folds, operating_point)
         setting = Setting(self.recipe, self.backbone, self.objective)
         drawn = fitting.draw_again(labelled_images(data, labels, masks), shots, draws, before.provenance)
         self.fitted, self.engine = fitting.refit(setting, before, drawn, draws, run), None
@@ -186,7 +179,7 @@ class MadCLIP:
         Raises:
             DataError: An image cannot be read, or the operating point needs a class that is missing.
         """
-        before = self._state()
+        before = self.state
         samples = (data if isinstance(data, Dataset) else scan_dataset(data)).samples
         scores = [prediction.score for prediction in self.predict([sample.image for sample in samples])]
         self.fitted = fitting.calibrated_further(before, samples, scores, operating_point)
@@ -207,7 +200,6 @@ class MadCLIP:
         Raises:
             DataError: The pixels have another shape, or values outside 0..1.
         """
-        self._state()
         return score_batch(pixels, self.recipe.view, lambda fitted: self._compute(fitted)[:2])
 
     def _compute(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -215,7 +207,7 @@ class MadCLIP:
         if self.engine:
             return self.engine(pixels)
         tokens = torch.stack(encode_patches(self.backbone, self.recipe.view, pixels), 1)
-        return (*self._state().score(tokens), pool(tokens).cpu())
+        return (*self.state.score(tokens), pool(tokens).cpu())
 
     @overload
     def predict(self, inputs: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is one image
@@ -246,7 +238,7 @@ class MadCLIP:
             batch_size: Images at once.
             native: False leaves maps as the recipe's square, not brought back to the image's size.
         """
-        state = self._state()
+        state = self.state
 
         def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
             scores, maps, pooled = self._compute(pixels)
@@ -259,7 +251,13 @@ class MadCLIP:
             else:
                 yield judged(result, state.calibration, state.provenance.uncalibrated)
 
-    def _state(self) -> Fitted:
+    @property
+    def state(self) -> Fitted:
+        """What was learned.
+
+        Raises:
+            RecipeError: Nothing was.
+        """
         if self.fitted is None:
             raise RecipeError("this detector is not fitted: call fit, or load a saved one")
         return self.fitted
@@ -277,7 +275,7 @@ class MadCLIP:
     @property
     def image_score(self) -> str:
         """The rule of the image score, with `by_task` resolved."""
-        return self._state().readout.rule
+        return self.state.readout.rule
 
     # Keeping
 
@@ -287,7 +285,7 @@ class MadCLIP:
         Raises:
             DataError: The folder holds something that is not a detector, or cannot be written.
         """
-        storage.save(Path(folder), self._state(), self.backbone, self.objective)
+        storage.save(Path(folder), self.state, self.backbone, self.objective)
 
     @classmethod
     def load(cls, folder: str | Path, *, backbone: str | Path | Backbone | None = None, device: str = "auto") -> Self:

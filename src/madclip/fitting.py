@@ -131,9 +131,7 @@ def draw(given: Dataset | Chosen, shots: int | tuple[int, int] | None, draws: Dr
     return Drawn(chosen, watched, _left(data, chosen, watched))
 
 
-def draw_again(
-    given: Dataset | Chosen, shots: int | tuple[int, int] | None, draws: Draws, before: Provenance
-) -> Drawn:
+def draw_again(given: Dataset | Chosen, shots: int | tuple[int, int] | None, draws: Draws, before: Provenance) -> Drawn:
     """What a refit learns from: of a data set the shots of before and what was added since, or a new draw."""
     if not isinstance(given, Dataset) or shots is not None:
         return draw(given, shots, draws)
@@ -166,9 +164,7 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
     shots = read_shots(drawn.chosen, setting.recipe.view)
     provenance = _provenance(shots, drawn, draws)
     watched = drawn.watched
-    training = prepare(
-        shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress
-    )
+    training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     head = setting.new_head(draws.seed)
     with ExitStack() as stack:
         weights = stack.enter_context(EpochWeights()) if watched else None
@@ -197,9 +193,7 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
     shots = read_shots(drawn.chosen, setting.recipe.view)
     head = setting.new_head(draws.seed)
     head.load_state_dict(before.head.state_dict())
-    training = prepare(
-        shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress
-    )
+    training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     recipe = setting.recipe.replace(epochs=1, learning_rate=setting.recipe.learning_rate * REFIT_RATE)
     history = fit_head(head, training.every(REFIT_STRIDE), recipe, seed=draws.seed, progress=run.progress)
     old = before.provenance

@@ -140,13 +140,13 @@ class Provenance:
             CheckpointError: A value is not of its field's type.
         """
         known = {field.name: field.default for field in dataclasses.fields(cls)}
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for name, value in given.items():
             default = known.get(name, value)
             kinds = (int,) if name == "seed" else (type(default), bool) if name == "masks" else (type(default),)
             if not isinstance(value, kinds):
                 raise CheckpointError(f"the provenance has {name} {value!r}, which makes no sense")
-        return cls(**{name: value for name, value in given.items() if name in known})
+        return dataclasses.replace(cls(), **{name: value for name, value in given.items() if name in known})
 
 
 @dataclass(frozen=True)

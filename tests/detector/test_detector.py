@@ -37,7 +37,7 @@ def images(small_data):
 
 
 def weights(detector):
-    return list(detector.head.state_dict().values())
+    return list(detector.state.head.state_dict().values())
 
 
 def same(first, second):
@@ -62,7 +62,7 @@ def test_all_ways_to_give_the_same_images(new, small_data):
     ]
     for other in fits[1:]:
         assert same(fits[0], other)
-        assert other.provenance["shots"] == fits[0].provenance["shots"]
+        assert other.provenance.shots == fits[0].provenance.shots
 
 
 def test_arrays_are_learned_from_as_files_are(new, small_data):
@@ -88,9 +88,9 @@ def test_masks_where_there_are_any(new, small_data, kept):
         s if i < kept else dataclasses.replace(s, mask=None) for i, s in enumerate(abnormal)
     ]
     detector = new().fit(samples, folds=2)
-    assert detector.provenance["masks"] == kept
+    assert detector.provenance.masks == kept
     assert detector.has_masks == bool(kept)
-    assert (detector.history.epochs[-1]["dice"] > 0) == bool(kept)
+    assert (detector.state.history[-1]["dice"] > 0) == bool(kept)
     assert (detector.calibration.pixel_threshold is not None) == bool(kept)
     one = detector.predict(abnormal[0].image)
     assert one.anomaly_map.std() > 0
@@ -98,7 +98,7 @@ def test_masks_where_there_are_any(new, small_data, kept):
 
 def test_unequal_shots(new, small_data):
     detector = new().fit(small_data, shots=(4, 1), folds=2)
-    assert (detector.provenance["normal"], detector.provenance["abnormal"]) == (4, 1)
+    assert (detector.provenance.normal, detector.provenance.abnormal) == (4, 1)
     assert detector.calibration is None  # a single abnormal image cannot be held out
     assert detector.predict(load_dataset(small_data).test_pool[0].image).verdict is None
 
@@ -107,16 +107,16 @@ def test_unequal_shots(new, small_data):
 def test_any_objective(new, small_data, objective, tmp_path, small_backbone):
     detector = new(objective).fit(small_data, shots=2, folds=0)
     plain = new("Brain").fit(small_data, shots=2, folds=0)
-    assert not torch.equal(detector.head.text(), plain.head.text())
+    assert not torch.equal(detector.state.head.text(), plain.state.head.text())
     detector.save(tmp_path / "d")
     again = MadCLIP.load(tmp_path / "d", backbone=small_backbone)
     assert again.objective == objective
-    assert torch.equal(again.head.text(), detector.head.text())
+    assert torch.equal(again.state.head.text(), detector.state.head.text())
 
 
 def test_fixed_prompts_take_any_objective(new, small_data):
     detector = new("x-ray {film}", learned_prompts=False, epochs=1).fit(small_data, shots=2, folds=0)
-    assert torch.isfinite(detector.head.text()).all()
+    assert torch.isfinite(detector.state.head.text()).all()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_images_that_cannot_be_learned_from(new, images, labels, masks, words):
     detector = new()
     with pytest.raises(DataError, match=words):
         detector.fit(images, labels, masks)
-    assert detector.head is None
+    assert detector.state.head is None
 
 
 def test_labels_belong_to_images_given_directly(new, small_data):
@@ -181,7 +181,7 @@ def test_same_seed_same_weights_and_calibration(new, small_data):
     first, second, other = (new().fit(small_data, shots=2, folds=2, seed=seed) for seed in (3, 3, 4))
     assert same(first, second)
     assert first.calibration == second.calibration
-    assert first.familiarity == second.familiarity
+    assert first.state.familiarity == second.state.familiarity
     assert not same(first, other)
 
 

@@ -35,22 +35,22 @@ def detector(backbone, tmp_path_factory):
 @pytest.fixture(scope="module")
 def scores(detector, golden):
     tokens = encode_patches(detector.backbone, detector.recipe.view, golden["image"])
-    return detector.head(tokens, detector.head.text())
+    return detector.state.head(tokens, detector.state.head.text())
 
 
 @pytest.fixture(scope="module")
 def terms(detector, scores, golden):
     masks = golden["mask"][:, 0] > 0.5
-    return detector.head.loss(scores, golden["label"], masks)
+    return detector.state.head.loss(scores, golden["label"], masks)
 
 
 def test_prompt_embeddings(detector, golden):
-    ours = detector.head.prompts.prompt_embeddings().detach()[21:, :24]
+    ours = detector.state.head.prompts.prompt_embeddings().detach()[21:, :24]
     assert relative(ours, golden["released/prompts_abnormal"]) < 1e-4
 
 
 def test_text_features(detector, golden):
-    assert relative(detector.head.text(), golden["released/text_features"]) < 1e-4
+    assert relative(detector.state.head.text(), golden["released/text_features"]) < 1e-4
 
 
 @pytest.mark.parametrize("tap", range(4))
@@ -72,7 +72,7 @@ def test_public_score(detector, golden):
 
 
 def test_gradients(detector, terms, golden):
-    head = detector.head
+    head = detector.state.head
     shared, heads, contexts = torch.autograd.grad(
         terms.total, [head.adapters.shared, head.adapters.heads, head.prompts.contexts], retain_graph=True
     )
@@ -92,7 +92,7 @@ def test_ablation_losses_and_scores(detector, scores, golden):
 
     assert relative(losses.softmax_loss(scores.detection, golden["label"]), golden["ablation/softmax_loss"]) < 1e-4
     plain = Head(RELEASED.replace(contrast=False), detector.backbone, "Brain")
-    plain.load_state_dict(detector.head.state_dict())
+    plain.load_state_dict(detector.state.head.state_dict())
     tokens = encode_patches(detector.backbone, RELEASED.view, golden["image"])
     assert relative(plain(tokens, plain.text()).detection[3], golden["ablation/no_contrast/det_scores/24"]) < 1e-4
 
@@ -109,7 +109,7 @@ def test_training_trajectory(detector, golden):
     ]
     recipe = RELEASED.replace(variants=("identity",), batch_size=6, epochs=8)
     head = Head(recipe, detector.backbone, "Brain")
-    head.load_state_dict(detector.head.state_dict())
+    head.load_state_dict(detector.state.head.state_dict())
     history = fit_head(head, prepare(shots, detector.backbone, recipe), recipe)
     totals = torch.tensor([sum(epoch.values()) for epoch in history.epochs])
     assert relative(totals, golden["released/trajectory"]) < 1e-4

@@ -60,13 +60,13 @@ def test_what_is_said_of_it(detector, shots, small_data, tmp_path, small_backbon
     assert detector.calibration
     kept = detector.calibration
     detector.refit(shots[1:])
-    assert detector.provenance["refits"] == 1
-    assert detector.provenance["normal"] + detector.provenance["abnormal"] == len(shots) - 1
+    assert detector.provenance.refits == 1
+    assert detector.provenance.normal + detector.provenance.abnormal == len(shots) - 1
     assert detector.calibration is kept
     assert any("before it was refitted" in line for line in evaluate(detector, small_data).warnings)
     detector.save(tmp_path / "new")
     again = MadCLIP.load(tmp_path / "new", backbone=small_backbone).refit(shots)
-    assert again.provenance["refits"] == 2
+    assert again.provenance.refits == 2
 
 
 def test_new_thresholds_where_they_are_asked_for(detector, shots, small_data):
@@ -79,9 +79,9 @@ def test_new_thresholds_where_they_are_asked_for(detector, shots, small_data):
 
 def test_refuses(detector, shots, small_backbone, small_recipe):
     normal = [sample for sample in shots if not sample.label]
-    before = {name: value.clone() for name, value in detector.head.state_dict().items()}
+    before = {name: value.clone() for name, value in detector.state.head.state_dict().items()}
     with pytest.raises(DataError, match="needs normal and abnormal"):
         detector.refit(normal)
-    assert all(torch.equal(value, before[name]) for name, value in detector.head.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in detector.state.head.state_dict().items())
     with pytest.raises(RecipeError, match="not fitted"):
         MadCLIP(small_recipe, backbone=small_backbone).refit(shots)

@@ -78,8 +78,8 @@ def test_no_name_of_a_file_or_a_patient_is_kept(fitted, small_data, tmp_path):
         assert ".png" not in text
         assert str(small_data) not in text
         assert small_data.name not in text
-    assert len(fitted.provenance["shots"]) == 8
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in fitted.provenance["shots"])
+    assert len(fitted.provenance.shots) == 8
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in fitted.provenance.shots)
 
 
 def test_no_pickle_is_written(fitted, tmp_path, monkeypatch):

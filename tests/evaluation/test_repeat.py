@@ -44,15 +44,15 @@ def backbone():
 def test_the_kept_weights_are_those_of_the_chosen_epoch(data, backbone, select):
     detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
     fit_selected(detector, data, select, shots=4, folds=0)
-    assert detector.provenance["select"] == select
+    assert detector.provenance.select == select
     if select == "last":
         return
-    epoch = detector.provenance["selected_epoch"]
+    epoch = detector.provenance.selected_epoch
     assert 1 <= epoch <= 3
-    assert detector.provenance["normal"] == (3 if select == "val" else 4)
+    assert detector.provenance.normal == (3 if select == "val" else 4)
     watched = {"val": 2, "test-best": 16}[select]
     place = f"{watched} held-out shots" if select == "val" else "the test images"
-    assert detector.provenance["selected_on"].endswith(place)
+    assert detector.provenance.selected_on.endswith(place)
 
 
 def test_numbers_selected_on_the_test_set_carry_the_mark(data, backbone):

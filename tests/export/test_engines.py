@@ -38,7 +38,7 @@ def traced_once(program, monkeypatch):
 def test_graph_is_the_detector(detector):
     pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected = detector._score_fitted(detector.head, pixels)
+        expected = detector._score_fitted(detector.state.head, pixels)
         found = DetectorGraph(in_float32(detector))(pixels)
     for one, two in zip(expected, found, strict=True):
         assert one.shape == two.shape
@@ -63,7 +63,7 @@ def test_exported_model_equals_the_detector_for_any_batch(engine, detector, smal
     for count in (1, 3, 5):
         pixels = torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(count))
         with torch.inference_mode():
-            expected = detector._score_fitted(detector.head, pixels)
+            expected = detector._score_fitted(detector.state.head, pixels)
         for one, two in zip(expected, model(pixels.numpy()), strict=True):
             assert np.abs(one.numpy() - two).max() < 1e-4
     assert facts["check"]["images"] == 8
@@ -130,7 +130,7 @@ def test_images_are_the_shots_or_the_first_that_can_be_read(detector, make_image
     other = make_images(tmp_path / "other", {"test": (5, 5)}, seed=9)
     broken = next(iter((other / "test" / "good" / "img").iterdir()))
     broken.write_bytes(b"not an image")
-    assert ImageRef(broken).digest() not in detector.provenance["shots"]
+    assert ImageRef(broken).digest() not in detector.provenance.shots
     monkeypatch.setattr(engines, "OTHERS", 7)
     pixels, shots = engines.check_images(detector, other)
     assert not shots

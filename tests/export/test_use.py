@@ -59,7 +59,7 @@ def test_auto_takes_the_fastest_that_fits(folder, detector, tmp_path):
 @pytest.mark.slow
 def test_an_export_of_what_the_detector_was_before_is_not_used(folder, detector):
     with torch.no_grad():
-        detector.head.adapters.shared.add_(1e-3)
+        detector.state.head.adapters.shared.add_(1e-3)
     found, passed = choose_engine(detector, folder, "auto")
     assert found is None
     assert len(passed) == 2

@@ -84,7 +84,7 @@ class TestEveryBaseline:
         abnormal = [sample for sample in load_dataset(small_data).shot_pool if sample.label]
         new = type(fitted)(small_backbone, objective="Brain")
         if fitted.learns_from == "nothing":
-            assert new.fit(abnormal).provenance["normal"] == 0
+            assert new.fit(abnormal).provenance.normal == 0
         else:
             with pytest.raises(DataError, match="0 normal and 4 abnormal"):
                 new.fit(abnormal)

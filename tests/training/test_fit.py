@@ -11,7 +11,8 @@ from madclip import Recipe, load_backbone
 from madclip.errors import CheckpointError
 from madclip.head.head import Head
 from madclip.training import fit
-from madclip.training.encode import TokenCache, prepare
+from madclip.training.cache import TokenCache
+from madclip.training.encode import prepare
 from madclip.training.fit import batch_terms, epoch_order, fit_head
 from madclip.training.shots import Shot
 

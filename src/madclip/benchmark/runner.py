@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from madclip.data.samples import Dataset
     from madclip.detector import MadCLIP
     from madclip.evaluation.protocol import PixelSize
-    from madclip.evaluation.selection import Select
+    from madclip.training.selection import Select
 
 FORMAT = 1
 COLUMNS = ("experiment", "set", "shots", "seed", "method", "select", "metric", "value", "low", "high")
@@ -273,10 +273,10 @@ def _run_cell(cell: Cell, plan: Plan, out: Path) -> None:
 def _fit(cell: Cell, plan: Plan, data: Dataset) -> Any:
     """A fitted detector: thresholds are not part of the tables, so MadCLIP's own are not cross-fitted."""
     from madclip.detector import MadCLIP
-    from madclip.evaluation.selection import fit_selected
+    from madclip.fitting import Run
     from madclip.methods import BASELINES, load_baseline
     from madclip.recipe import Recipe
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
 
     objective, cache_ = plan.objectives[cell.source], TokenCache()
     if cell.method in BASELINES:
@@ -290,7 +290,7 @@ def _fit(cell: Cell, plan: Plan, data: Dataset) -> Any:
     activation = None if recipe.backbone_activation == "weights" else recipe.backbone_activation
     backbone = _backbone(plan.backbone, recipe.image_size, activation, plan.device)
     detector: MadCLIP = MadCLIP(recipe, backbone=backbone, objective=objective)
-    return fit_selected(detector, data, plan.select, shots=cell.shots, seed=cell.seed, folds=0, cache=cache_)
+    return detector.fit(data, shots=cell.shots, seed=cell.seed, folds=0, run=Run(cache=cache_, select=plan.select))
 
 
 @cache

@@ -209,10 +209,11 @@ def _detector(source: str, dtype: str) -> MadCLIP:
     """A detector as if fitted with masks: for time it does not matter what was learned."""
     from madclip.detector import MadCLIP
     from madclip.head.head import Head
+    from madclip.state import Fitted, Provenance
 
     detector = MadCLIP(backbone=_backbone(source, dtype), objective="Brain")
-    detector.head = Head(detector.recipe, detector.backbone, "Brain")
-    detector.provenance = {"masks": 16}
+    head = Head(detector.recipe, detector.backbone, "Brain")
+    detector.fitted = Fitted(head, detector.recipe, Provenance(masks=16))
     return detector
 
 
@@ -230,7 +231,7 @@ def _fit_step(source: str, dtype: str) -> Timed:
     labels = torch.arange(BATCH) % 2
     masks = torch.zeros(BATCH, 1, 240, 240, dtype=torch.bool)
     masks[1::2, :, 60:120, 60:120] = True
-    data = TrainingSet(tokens, masks, labels, torch.ones(BATCH, dtype=torch.bool))
+    data = TrainingSet(tokens, masks, labels, torch.ones(BATCH, dtype=torch.bool), 0)
     head = Head(recipe, backbone, "Brain")
     optimiser = new_optimiser(head, recipe)
     pairs = torch.stack([torch.arange(BATCH), torch.zeros(BATCH, dtype=torch.long)], 1)
@@ -301,8 +302,9 @@ def _whole(source: str, kind: Literal["fit", "calibrated fit", "refit"]) -> Time
     A refit goes on from any head: here from one that was only refitted before.
     """
     from madclip.data.samples import load_dataset
+    from madclip.fitting import Run
     from madclip.phantoms.dataset import write_phantoms
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
 
     uses: Literal["chosen", "tiny"] = "tiny" if source == "tiny" else "chosen"
     with tempfile.TemporaryDirectory() as folder:
@@ -311,11 +313,11 @@ def _whole(source: str, kind: Literal["fit", "calibrated fit", "refit"]) -> Time
         detector, cache = _detector(source, "auto"), TokenCache(Path(folder) / "tokens")
         if kind == "refit":
             shots = load_dataset(data).shot_pool
-            detector.refit(shots, cache=cache)
-            seconds = repeat(lambda: detector.refit(shots[1:], cache=cache), times=3, warm=0)
+            detector.refit(shots, run=Run(cache=cache))
+            seconds = repeat(lambda: detector.refit(shots[1:], run=Run(cache=cache)), times=3, warm=0)
         else:
             folds = 4 if kind == "calibrated fit" else 0
-            seconds = repeat(lambda: detector.fit(data, shots=16, folds=folds, cache=cache), times=1, warm=0)
+            seconds = repeat(lambda: detector.fit(data, shots=16, folds=folds, run=Run(cache=cache)), times=1, warm=0)
         return Timed(seconds, "run", backbone=uses)
 
 

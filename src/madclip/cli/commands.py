@@ -86,9 +86,6 @@ def fit(
         Path | None, typer.Option("--calibrate", help="More labelled images for thresholds and probabilities.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")] = False,
-    torch_compile: Annotated[
-        bool, typer.Option("--torch-compile", help="Compile the training step first: for long fits on a GPU.")
-    ] = False,
     cache: Annotated[bool, typer.Option(help="Keep tokens on disk for the next fit.")] = True,
     device: Device = "auto",
     as_json: Json = False,
@@ -99,9 +96,9 @@ def fit(
     from madclip.data.samples import load_dataset
     from madclip.data.shots import published_shots
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
-    from madclip.evaluation.selection import fit_selected
+    from madclip.fitting import Run
     from madclip.storage import check_target
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
 
     check_target(out)
     dataset = load_dataset(data)
@@ -116,22 +113,15 @@ def fit(
         parse_recipe(recipe, change), backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device
     )
     state = out.with_name(out.name + ".fit-state")
-    with bar("tokens") as on_image, bar("fit") as on_step:
-        fit_selected(
-            detector,
-            dataset,
-            parse_select(select),
-            shots=count,
-            seed=seed,
-            folds=folds,
-            operating_point=operating_point,
-            cache=TokenCache() if cache else None,
-            checkpoint=state,
-            resume=resume,
-            torch_compile=torch_compile,
-            on_image=on_image,
-            on_step=on_step,
-        )
+    tokens = TokenCache() if cache else None
+    detector.fit(
+        dataset,
+        shots=count,
+        seed=seed,
+        folds=folds,
+        operating_point=operating_point,
+        run=Run(tokens, state, resume, parse_select(select)),
+    )
     if calibrate_on is not None:
         detector.calibrate(calibrate_on, operating_point=operating_point)
     detector.save(out)
@@ -140,8 +130,8 @@ def fit(
         "detector": str(out),
         "backbone": detector.backbone.spec.id,
         "objective": objective,
-        "loss": detector.history.epochs[-1] if detector.history.epochs else None,
-        **{k: v for k, v in detector.provenance.items() if k not in ("shots", "calibrated_on")},
+        "loss": detector.state.history[-1] if detector.state.history else None,
+        **detector.provenance.summary(),
     }
     print_facts(
         as_json,
@@ -170,32 +160,30 @@ def refit(
     import time
 
     from madclip.detector import MadCLIP
+    from madclip.fitting import Run
     from madclip.storage import check_target
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
 
     target = out or detector
     check_target(target)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     start = time.perf_counter()
-    with bar("tokens") as on_image, bar("refit") as on_step:
-        model.refit(
-            data,
-            shots=parse_shots(shots),
-            seed=seed,
-            folds=folds,
-            operating_point=operating_point,
-            cache=TokenCache(),
-            on_image=on_image,
-            on_step=on_step,
-        )
+    model.refit(
+        data,
+        shots=parse_shots(shots),
+        seed=seed,
+        folds=folds,
+        operating_point=operating_point,
+        run=Run(TokenCache()),
+    )
     seconds = time.perf_counter() - start
     model.save(target)
     facts = {
         "detector": str(target),
         "seconds": seconds,
-        **{k: v for k, v in model.provenance.items() if k not in ("shots", "calibrated_on")},
+        **model.provenance.summary(),
     }
-    stale = model.provenance.get("calibrated_before_refit")
+    stale = model.provenance.calibrated_before_refit
     kept = "; thresholds are those from before (--folds 4 makes new ones)" if stale else ""
     print_facts(
         as_json,
@@ -307,7 +295,7 @@ def repeat(
     from madclip.data.samples import load_dataset
     from madclip.detector import DEFAULT_BACKBONE
     from madclip.evaluation.repeat import repeat as run
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
 
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
@@ -416,7 +404,7 @@ def import_released(
         device=device,
     )
     detector.save(out)
-    print_facts(as_json, {"detector": str(out), **detector.provenance}, f"{out}: imported {checkpoint}")
+    print_facts(as_json, {"detector": str(out), **detector.provenance.summary()}, f"{out}: imported {checkpoint}")
 
 
 @app.command()
@@ -458,7 +446,7 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Show, limit or clear the cached tokens; they derive from your images."""
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
 
     tokens = TokenCache()
     freed = tokens.clear() if clear else 0

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
     from madclip.calibration.calibration import Calibration
     from madclip.data.ref import ImageRef
-    from madclip.detector import Prediction
+    from madclip.prediction import Prediction
     from madclip.recipe import Recipe
+    from madclip.state import Provenance
 
     Scored = tuple[Sample, Prediction]
 
@@ -54,8 +55,8 @@ class Detector(Protocol):
         """On which it stands."""
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """What it learned from."""
+    def provenance(self) -> Provenance:
+        """Where it came from and what it has seen."""
 
     @property
     def calibration(self) -> Calibration | None:
@@ -94,9 +95,9 @@ def evaluate(
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
     samples, warnings = _unseen(detector, dataset)
-    if detector.provenance.get("select") == "test-best":
+    if detector.provenance.select == "test-best":
         warnings.append("The epoch was selected on test images, as published: every number here is optimistic.")
-    if detector.provenance.get("calibrated_before_refit"):
+    if detector.provenance.calibrated_before_refit:
         warnings.append("Thresholds and probabilities are those of the detector before it was refitted.")
     if objective is not None and objective.casefold() != detector.objective.casefold():
         warnings.append(f"The detector was fitted for {detector.objective!r}, not for {objective!r}.")
@@ -126,8 +127,7 @@ def _unseen(detector: Detector, dataset: Dataset) -> tuple[list[Sample], list[st
     pool = dataset.test_pool
     if not pool:
         raise DataError(f"{dataset.root}: no test images (no test/ folder, and all images belong to other splits)")
-    learned = {*detector.provenance.get("shots", ()), *detector.provenance.get("calibrated_on", ())}
-    seen = [sample for sample in pool if learned and sample.image.digest() in learned]
+    seen = [sample for sample in pool if detector.provenance.saw(sample)]
     if len(seen) == len(pool):
         raise DataError(f"{dataset.root}: the detector learned from all {len(pool)} test images; evaluate on others")
     if not seen:
@@ -190,7 +190,6 @@ def _provenance(detector: Detector, dataset: Dataset, pixel_size: PixelSize) -> 
     from madclip import __version__
 
     spec = detector.backbone.spec
-    learned = {k: v for k, v in detector.provenance.items() if k not in ("shots", "calibrated_on")}
     return {
         "madclip": __version__,
         "torch": torch.__version__,
@@ -203,7 +202,7 @@ def _provenance(detector: Detector, dataset: Dataset, pixel_size: PixelSize) -> 
         "image_score": detector.image_score,
         "backbone": spec.id,
         "backbone_fingerprint": detector.backbone.fingerprint,
-        "fit": learned,
+        "fit": detector.provenance.summary(),
     }
 
 

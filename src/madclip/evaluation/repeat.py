@@ -12,7 +12,7 @@ from madclip.backbones.spec import Backbone
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError
 from madclip.evaluation.protocol import evaluate
-from madclip.evaluation.selection import Select, fit_selected
+from madclip.fitting import Run
 from madclip.metrics.compare import mean_interval
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from madclip.data.samples import Dataset
     from madclip.recipe import Recipe
+    from madclip.training.cache import TokenCache
+    from madclip.training.selection import Select
 
 FORMAT = 1
 
@@ -37,6 +39,7 @@ def repeat(
     select: Select = "last",
     progress: Callable[[str], Callable[..., None]] | None = None,
     device: str = "auto",
+    cache: TokenCache | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Draw shots, fit and evaluate once for each seed; a seed whose evaluation is there is not repeated.
@@ -51,6 +54,7 @@ def repeat(
         seeds: Of the draws, the initial weights and the order.
         select: Which epoch is kept.
         device: As for `MadCLIP`.
+        cache: Where tokens are kept.
         progress: Given a name, returns what is called with (done, total) or (done, total, loss).
         arguments: Further ones of `MadCLIP.fit`.
 
@@ -78,16 +82,7 @@ def repeat(
             detector = MadCLIP(recipe, backbone=backbone, objective=objective, device=device)
             start = time.perf_counter()
             shown = progress or (lambda _: lambda *_: None)
-            fit_selected(
-                detector,
-                data,
-                select,
-                shots=shots,
-                seed=seed,
-                on_image=shown(f"seed {seed}: tokens"),
-                on_step=shown(f"seed {seed}: fit"),
-                **arguments,
-            )
+            detector.fit(data, shots=shots, seed=seed, run=Run(cache=cache, select=select), **arguments)
             detector.save(out / f"seed-{seed}" / "detector")
             fitted = time.perf_counter()
             result = evaluate(detector, data, on_image=shown(f"seed {seed}: evaluate"))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from madclip.data.geometry import fit_pixels
-from madclip.data.inputs import expand_inputs
 from madclip.data.ref import ImageRef
 from madclip.errors import DataError, RecipeError
 from madclip.export import onnx, openvino, pt2
@@ -135,7 +134,7 @@ def check_images(detector: MadCLIP, data: Path) -> tuple[npt.NDArray[np.float32]
     Raises:
         DataError: There is no image that can be read.
     """
-    files, known = expand_inputs([data]), set(detector.provenance.get("shots", ()))
+    files, known = expand_inputs([data]), set(detector.provenance.shots)
     shots = [file for file in files if ImageRef(file).digest() in known]
     fitted: list[npt.NDArray[np.float32]] = []
     for file in shots or files:
@@ -155,9 +154,8 @@ def check_images(detector: MadCLIP, data: Path) -> tuple[npt.NDArray[np.float32]
 
 def head_fingerprint(detector: MadCLIP) -> str:
     """SHA-256 over what was learned, by name."""
-    assert detector.head is not None  # noqa: S101
     digest = sha256()
-    for name, value in sorted(detector.head.state_dict().items()):
+    for name, value in sorted(detector.state.head.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

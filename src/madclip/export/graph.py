@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from madclip.detector import MadCLIP, open_backbone, pool
-from madclip.errors import CheckpointError, RecipeError
+from madclip.backbones.load import open_backbone
+from madclip.detector import MadCLIP
+from madclip.errors import CheckpointError
 from madclip.head.head import Head
-from madclip.training.encode import encode_patches
+from madclip.training.encode import encode_patches, pool
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -29,14 +31,12 @@ class DetectorGraph(nn.Module):
 
     def __init__(self, detector: MadCLIP, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        if detector.head is None:
-            raise RecipeError("this detector is not fitted: call fit, or load a saved one")
+        fitted = detector.state
         same = dtype == detector.backbone.dtype
         self.backbone = detector.backbone if same else deepcopy(detector.backbone).to(dtype)
-        self.head, self.recipe = detector.head, detector.recipe
-        self.has_masks, self.image_score = detector.has_masks, detector.image_score
+        self.head, self.recipe, self.readout = fitted.head, fitted.recipe, fitted.readout
         with torch.no_grad():
-            self.register_buffer("text", self.head.text().detach().clone())
+            self.register_buffer("text", fitted.text.clone())
         self.requires_grad_(requires_grad=False)
         self.eval()
 
@@ -44,7 +44,7 @@ class DetectorGraph(nn.Module):
         """Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], pooled tokens [B, features], all float32."""
         tokens = encode_patches(self.backbone, self.recipe.view, pixels)
         scores = self.head(tokens, self.text)
-        image, maps = self.head.read(scores, self.image_score, has_masks=self.has_masks)
+        image, maps = self.head.read(scores, *self.readout)
         return image, maps, pool(torch.stack(tokens, 1)).float()
 
 
@@ -55,8 +55,7 @@ def in_float32(detector: MadCLIP) -> MadCLIP:
         RecipeError: The detector is not fitted.
         CheckpointError: The backbone is not the one that the detector was fitted with any more.
     """
-    if detector.head is None:
-        raise RecipeError("this detector is not fitted: call fit, or load a saved one")
+    fitted = detector.state
     held, spec = detector.backbone, detector.backbone.spec
     if held.dtype == torch.float32:
         backbone = held if held.device.type == "cpu" else deepcopy(held).cpu()
@@ -65,10 +64,9 @@ def in_float32(detector: MadCLIP) -> MadCLIP:
         if backbone.fingerprint != held.fingerprint:
             raise CheckpointError(f"{spec.source}: not the backbone that this detector was fitted with any more")
     same = MadCLIP(detector.recipe, backbone=backbone, objective=detector.objective)
-    same.head = Head(detector.recipe, backbone, detector.objective)
-    same.head.load_state_dict(detector.head.state_dict())
-    same.provenance, same.calibration = detector.provenance, detector.calibration
-    same.familiarity = detector.familiarity
+    head = Head(detector.recipe, backbone, detector.objective)
+    head.load_state_dict(fitted.head.state_dict())
+    same.fitted = replace(fitted, head=head)
     return same
 
 

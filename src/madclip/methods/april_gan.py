@@ -24,7 +24,7 @@ from madclip.training.encode import backbone_pixels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
 EPOCHS = 40

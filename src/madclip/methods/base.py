@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 
+from madclip.backbones.load import open_backbone
 from madclip.backbones.spec import Backbone
-from madclip.data.samples import Dataset, Sample
-from madclip.detector import BATCH, MAX_SEED, draw_samples, fit_provenance, open_backbone, predict_each
+from madclip.data.samples import Dataset, Sample, load_dataset
 from madclip.errors import DataError, RecipeError
+from madclip.fitting import MAX_SEED
+from madclip.prediction import BATCH, predict_each
 from madclip.recipe import Recipe
-from madclip.training.encode import TokenCache, encode_patches, prepare
-from madclip.training.shots import Shot, read_shot
+from madclip.state import Provenance
+from madclip.training.encode import encode_patches, prepare
+from madclip.training.shots import Shot, draw_samples, read_shot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from madclip.calibration.calibration import Calibration
-    from madclip.detector import Prediction
+    from madclip.prediction import Prediction
+    from madclip.training.cache import TokenCache
     from madclip.training.shots import ImageLike
 
+UNCALIBRATED = "not calibrated: methods of comparison have no thresholds"
 NEEDED = {"nothing": (), "normal": (0,), "both": (0, 1)}
 
 
@@ -69,7 +74,7 @@ class Baseline(ABC):
         self.recipe = recipe.replace(image_size=image_size or known, variants=("identity",))
         self.objective = objective
         self.backbone = open_backbone(self.recipe, backbone, device, dtype)
-        self.provenance: dict[str, Any] = {}
+        self.provenance = Provenance()
 
     def fit(
         self,
@@ -93,16 +98,17 @@ class Baseline(ABC):
         """
         if not 0 <= seed <= MAX_SEED:
             raise RecipeError(f"seed {seed}: give a whole number from 0 to {MAX_SEED}")
-        samples = draw_samples(data, shots, seed) if isinstance(data, (str, Path, Dataset)) else data
+        data = load_dataset(data) if isinstance(data, (str, Path)) else data
+        samples = draw_samples(data, shots, seed) if isinstance(data, Dataset) else data
         drawn = [read_shot(sample, self.recipe.view) for sample in samples]
-        provenance = fit_provenance(drawn, seed)
+        provenance = Provenance.of(drawn, seed, method=self.name, uncalibrated=UNCALIBRATED)
         needed = NEEDED[self.learns_from]
         if not all(any(shot.label == label for shot in drawn) for label in needed):
-            counts = f"{provenance['normal']} normal and {provenance['abnormal']} abnormal"
+            counts = f"{provenance.normal} normal and {provenance.abnormal} abnormal"
             raise DataError(f"{self.name} learns from {self.learns_from} images: there are {counts}")
-        self.provenance = {}
+        self.provenance = Provenance()
         self._learn([shot for shot in drawn if shot.label in needed], seed=seed, cache=cache)
-        self.provenance = provenance | {"method": self.name}
+        self.provenance = provenance
         return self
 
     @abstractmethod
@@ -121,13 +127,13 @@ class Baseline(ABC):
         Raises:
             RecipeError: Nothing was learned yet.
         """
-        if not self.provenance:
+        if not self.provenance.method:
             raise RecipeError(f"{self.name} is not fitted: call fit")
 
         def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
             return (*self.score(pixels), [True] * len(pixels))
 
-        return predict_each(inputs, self.recipe, score, batch_size=batch_size, native=native)
+        return predict_each(inputs, self.recipe.view, score, batch_size=batch_size, native=native)
 
     def shot_tokens(self, shots: Sequence[Shot], seed: int, cache: TokenCache | None) -> torch.Tensor:
         """Patch tokens of the shots at the taps, [N, T, G, d] float32 on the CPU."""

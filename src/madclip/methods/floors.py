@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
-from madclip.detector import pool
 from madclip.methods.base import Baseline
+from madclip.training.encode import pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
 

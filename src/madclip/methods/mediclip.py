@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
-from madclip.detector import BATCH
 from madclip.head.prompts import Prompts
 from madclip.head.scoring import map_logits
 from madclip.methods.april_gan import project
 from madclip.methods.base import Baseline
 from madclip.methods.text import linear_weights, map_loss, optimise, text_scores
+from madclip.prediction import BATCH
 from madclip.training.encode import encode_patches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
 COPIES = 8

@@ -12,7 +12,7 @@ from madclip.methods.base import Baseline, squash
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.encode import TokenCache
+    from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
 CORESET = 0.1

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from madclip.detector import BATCH
 from madclip.head.losses import map_losses
+from madclip.prediction import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from madclip.detector import Prediction
+    from madclip.prediction import Prediction
 
 MapFormat = Literal["tiff", "npy", "none"]
 _TABLES = ("predictions.jsonl", "predictions.csv")

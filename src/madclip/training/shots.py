@@ -66,9 +66,9 @@ def labelled_images(
     Raises:
         DataError: Labels are missing, superfluous, or not as many as images.
     """
-    if isinstance(data, (str, Path, Dataset)) or any(isinstance(item, Sample) for item in data):
-        if not (labels is None and masks is None):
-            raise DataError("labels and masks go with images given directly; a data set brings its own")
+    labelled = isinstance(data, (str, Path, Dataset)) or any(isinstance(item, Sample) for item in data)
+    if labelled and not (labels is None and masks is None):
+        raise DataError("labels and masks go with images given directly; a data set brings its own")
     if isinstance(data, (str, Path)):
         return load_dataset(data)
     if isinstance(data, Dataset):
@@ -84,7 +84,8 @@ def labelled_images(
         raise DataError(f"{len(data)} images, {len(labels)} labels, {len(masks)} masks: as many of each are needed")
     if not set(labels) <= {0, 1}:
         raise DataError(f"labels are 0 (normal) or 1 (abnormal), not {sorted(set(labels) - {0, 1})}")
-    return [(image, int(label), mask) for image, label, mask in zip(data, labels, masks, strict=True)]  # type: ignore[misc]
+    images = [item for item in data if not isinstance(item, Sample)]
+    return [(image, int(label), mask) for image, label, mask in zip(images, labels, masks, strict=True)]
 
 
 def read_shots(chosen: Chosen, view: View) -> list[Shot]:
