@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from madclip.training.crossfit import fold_members, subset
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -37,7 +38,6 @@ from madclip.metrics.compare import mean_interval
 from madclip.metrics.image import auroc
 from madclip.metrics.pixel import pixel_auroc
 from madclip.recipe import parse_field
-from madclip.training.crossfit import fold_members, subset
 from madclip.training.cache import TokenCache
 from madclip.training.encode import encode_patches, prepare
 from madclip.training.fit import fit_head

@@ -140,7 +140,9 @@ class Provenance:
             CheckpointError: A value is not of its field's type.
         """
         known = {field.name: field.default for field in dataclasses.fields(cls)}
-        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         for name, value in given.items():
             default = known.get(name, value)
             kinds = (int,) if name == "seed" else (type(default), bool) if name == "masks" else (type(default),)

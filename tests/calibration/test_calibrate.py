@@ -147,16 +147,16 @@ def test_verdicts():
     found = c.Calibration.fit(*binormal(8, 16, 16, shift=4))
     lowest, highest = min(found.normal_scores), max(found.abnormal_scores)
     assert found.verdict(highest) == "anomalous"
-    assert found.verdict(lowest) == "like the normals"
-    assert found.verdict(lowest, familiar=False) == "I do not know"
+    assert found.verdict(lowest) == "normal"
+    assert found.verdict(lowest, familiar=False) == "uncertain"
     mixed = c.Calibration.fit(*binormal(8, 16, 16, shift=0.1))
-    assert mixed.verdict(float(np.median(mixed.normal_scores))) == "I do not know"
+    assert mixed.verdict(float(np.median(mixed.normal_scores))) == "uncertain"
     apart = c.Calibration.fit([0] * 9 + [1] * 9, [0.1] * 9 + [0.9] * 9)
-    assert apart.verdict(0.5) == "I do not know", "above every normal and below every anomalous image: like neither"
+    assert apart.verdict(0.5) == "uncertain", "above every normal and below every anomalous image: like neither"
     normals = c.Calibration.fit([0] * 10, np.arange(10) / 20, "spec=0.9")
     assert normals.method == "none"
     assert normals.probability([0.2]) is None
-    assert [normals.verdict(s) for s in (0.1, 0.9)] == ["like the normals", "anomalous"]
+    assert [normals.verdict(s) for s in (0.1, 0.9)] == ["normal", "anomalous"]
 
 
 @pytest.mark.parametrize("count", [4, 16, 50])

@@ -11,8 +11,9 @@ from PIL import Image
 from madclip import MadCLIP, Prediction
 from madclip.data.samples import load_dataset
 from madclip.errors import DataError, RecipeError
+from madclip.fitting import Run
 from madclip.recipe import ImageScore
-from madclip.training.crossfit import can_cross_fit, fold_members
+from madclip.training.out_of_fold import fold_members, why_not
 from madclip.training.shots import Shot
 
 
@@ -68,8 +69,8 @@ def test_all_ways_to_give_the_same_images(new, small_data):
 def test_arrays_are_learned_from_as_files_are(new, small_data):
     samples = load_dataset(small_data).shot_pool
     labels = [sample.label for sample in samples]
-    grey = [np.asarray(Image.open(s.image)) for s in samples]
-    masks = [None if s.mask is None else np.asarray(Image.open(s.mask)) for s in samples]
+    grey = [np.asarray(Image.open(s.image.path)) for s in samples]
+    masks = [None if s.mask is None else np.asarray(Image.open(s.mask.path)) for s in samples]
     files = new().fit(samples, folds=0)
     colour = [np.repeat(image[..., None], 3, -1) for image in grey]
     floats = [image.astype(np.float32) / 255 for image in grey]
@@ -89,7 +90,7 @@ def test_masks_where_there_are_any(new, small_data, kept):
     ]
     detector = new().fit(samples, folds=2)
     assert detector.provenance.masks == kept
-    assert detector.has_masks == bool(kept)
+    assert detector.state.readout.has_masks == bool(kept)
     assert (detector.state.history[-1]["dice"] > 0) == bool(kept)
     assert (detector.calibration.pixel_threshold is not None) == bool(kept)
     one = detector.predict(abnormal[0].image)
@@ -149,7 +150,7 @@ def test_images_that_cannot_be_learned_from(new, images, labels, masks, words):
     detector = new()
     with pytest.raises(DataError, match=words):
         detector.fit(images, labels, masks)
-    assert detector.state.head is None
+    assert detector.fitted is None
 
 
 def test_labels_belong_to_images_given_directly(new, small_data):
@@ -163,15 +164,15 @@ def test_labels_belong_to_images_given_directly(new, small_data):
 def test_arguments_that_make_no_sense(small_recipe, small_backbone, new, small_data):
     for objective in ("", " \n"):
         with pytest.raises(RecipeError, match="objective is empty"):
-            new(objective)
+            new(objective).fit(small_data)
     with pytest.raises(RecipeError, match="not fitted"):
         new().predict(np.zeros((64, 64), np.uint8))
     with pytest.raises(RecipeError, match="not fitted"):
         new().save("nowhere")
     with pytest.raises(RecipeError, match="image_size=240"):
-        MadCLIP(backbone=small_backbone)
+        MadCLIP(backbone=small_backbone).fit(small_data)
     with pytest.raises(RecipeError, match="activation"):
-        MadCLIP(small_recipe.replace(backbone_activation="quick_gelu"), backbone=small_backbone)
+        MadCLIP(small_recipe.replace(backbone_activation="quick_gelu"), backbone=small_backbone).fit(small_data)
     for arguments in ({"seed": -1}, {"folds": 1}, {"shots": 0}, {"operating_point": "most"}):
         with pytest.raises(RecipeError):
             new().fit(small_data, **({"shots": 2} | arguments))
@@ -197,11 +198,17 @@ def test_a_second_fit_forgets_the_first(new, small_data, images):
 
 
 def test_progress_counts_every_image_and_step(new, small_data):
-    seen, steps = [], []
-    new().fit(small_data, shots=4, folds=2, on_image=lambda *a: seen.append(a), on_step=lambda *a: steps.append(a[:2]))
-    assert seen == [(i, 8) for i in range(1, 9)]
-    assert steps[3] == (4, 4)  # 8 shots in 2 variants, batches of 8, 2 epochs
-    assert steps[4:] == [(i, 8) for i in range(1, 9)] or all(done <= total for done, total in steps[4:])
+    told = []
+
+    def progress(stage, done, total, *, loss=None, part=""):
+        told.append((stage, done, total, loss is not None, part))
+
+    new().fit(small_data, shots=4, folds=2, run=Run(progress=progress))
+    assert told[:8] == [("encode", i, 8, False, "") for i in range(1, 9)]
+    assert told[8:12] == [("fit", i, 4, True, "") for i in range(1, 5)]  # 8 shots in 2 variants, batches of 8, 2 epochs
+    folds = told[12:]
+    assert [(stage, done, total) for stage, done, total, _, _ in folds] == [("out-of-fold", i, 4) for i in range(1, 5)]
+    assert [part for *_, part in folds] == ["fold 1 of 2"] * 2 + ["fold 2 of 2"] * 2
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -215,11 +222,11 @@ def test_folds_leave_both_classes_to_learn_from(seed):
             Shot(torch.zeros(1), int(label), None, str(i), patient)
             for i, (label, patient) in enumerate(zip(labels, patients, strict=True))
         ]
-        if not can_cross_fit(shots):
+        if why_not(shots):
             continue
         parts = fold_members(shots, 4, seed)
         assert sorted(i for part in parts for i in part) == list(range(len(shots)))
-        homes = [{shots[i].patient for i in part} - {None} for part in parts]
+        homes = [{shots[i].group for i in part} - {None} for part in parts]
         assert not any(a & b for i, a in enumerate(homes) for b in homes[:i])
         for part in parts:
             assert {shots[i].label for i in range(len(shots)) if i not in part} == {0, 1}, (labels, patients, parts)
@@ -231,7 +238,7 @@ def test_folds_leave_both_classes_to_learn_from(seed):
 def test_one_or_many_or_arrays(detector, images):
     many = detector.predict(images)
     assert [one.source for one in many] == images
-    arrays = detector.predict([np.asarray(Image.open(path)) for path in images])
+    arrays = detector.predict([np.asarray(Image.open(ref.path)) for ref in images])
     for path, one, from_array in zip(images, many, arrays, strict=True):
         alone = detector.predict(path)
         assert isinstance(alone, Prediction)
@@ -240,7 +247,7 @@ def test_one_or_many_or_arrays(detector, images):
         assert from_array.source is None
         assert from_array.score == pytest.approx(one.score, abs=1e-6)
     assert detector.predict([]) == []
-    assert detector.predict(str(images[0])).score == pytest.approx(many[0].score, abs=1e-6)
+    assert detector.predict(str(images[0].path)).score == pytest.approx(many[0].score, abs=1e-6)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 12])
@@ -257,7 +264,7 @@ def test_batches_and_order_do_not_matter(detector, images, batch):
 def test_score_says_what_predict_says(detector, small_detector, small_backbone, side, rule):
     recipe = dataclasses.replace(detector.recipe, image_score=rule)
     chosen = MadCLIP.load(small_detector, backbone=small_backbone)
-    chosen.recipe = recipe
+    chosen.fitted = dataclasses.replace(chosen.state, recipe=recipe)
     pixels = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(side))
     scores, maps = chosen.score(pixels)
     assert scores.shape == (3,)
@@ -318,7 +325,7 @@ def test_an_empty_batch_has_no_scores(detector):
 
 def test_calibrated_predictions(detector, images):
     found = detector.predict(images)
-    assert {one.verdict for one in found} <= {"like the normals", "anomalous", "I do not know"}
+    assert {one.verdict for one in found} <= {"normal", "anomalous", "uncertain"}
     order = np.argsort([one.score for one in found])
     assert (np.diff([found[i].probability for i in order]) >= 0).all()
     assert (np.diff([found[i].p_value for i in order]) <= 0).all()

@@ -111,5 +111,5 @@ def test_training_trajectory(detector, golden):
     head = Head(recipe, detector.backbone, "Brain")
     head.load_state_dict(detector.state.head.state_dict())
     history = fit_head(head, prepare(shots, detector.backbone, recipe), recipe)
-    totals = torch.tensor([sum(epoch.values()) for epoch in history.epochs])
+    totals = torch.tensor([sum(epoch.values()) for epoch in history])
     assert relative(totals, golden["released/trajectory"]) < 1e-4

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from madclip import MadCLIP
-from madclip.data.samples import load_dataset
+from madclip.data.samples import Sample, load_dataset
 from madclip.errors import DataError, RecipeError
 from madclip.evaluation.protocol import evaluate
 
@@ -38,12 +38,12 @@ def test_the_same_shots_change_little(detector, shots, images):
 
 def test_same_seed_same_bytes(small_detector, small_backbone, shots):
     one, other = (MadCLIP.load(small_detector, backbone=small_backbone).refit(shots, seed=3) for _ in range(2))
-    state = other.head.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in one.head.state_dict().items())
+    state = other.state.head.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in one.state.head.state_dict().items())
 
 
 def test_relabelling_turns_scores_around(detector, shots, images):
-    flipped = [sample.__class__(**{**sample.__dict__, "label": 1 - sample.label, "mask": None}) for sample in shots]
+    flipped = [Sample(sample.image, 1 - sample.label, None, sample.patient) for sample in shots]
     known = torch.tensor([sample.label for sample in load_dataset(shots[0].image.path.parents[3]).test_pool])
 
     def gap():

@@ -79,8 +79,8 @@ def test_without_splits_the_shots_are_left_out(small_recipe, small_backbone, dat
         shutil.copytree(data / "test" / old, plain / new)
     detector = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(plain, shots=2, folds=0)
     result = evaluate(detector, plain)
-    assert (result.n_normal, result.n_abnormal) == (4, 4)
-    assert any("4 test images are among the shots" in warning for warning in result.warnings)
+    assert (result.n_normal, result.n_abnormal) == (2, 2)  # two slices of each patient
+    assert any("8 test images are among the shots" in warning for warning in result.warnings)
 
 
 def test_a_data_set_without_test_images(detector, data):
@@ -120,7 +120,7 @@ def test_pixel_metrics_at_native_size_and_at_the_recipes(detector, make_images, 
 
     data = make_images(tmp_path / "wide", {"valid": (4, 4), "test": (6, 6)}, size=(64, 150))
     samples = load_dataset(data).test_pool
-    masks = [np.zeros((64, 150), bool) if s.mask is None else np.asarray(Image.open(s.mask)) > 0 for s in samples]
+    masks = [np.zeros((64, 150), bool) if s.mask is None else np.asarray(Image.open(s.mask.path)) > 0 for s in samples]
     for pixel_size, native in (("native", True), ("recipe", False)):
         result = evaluate(detector, data, pixel_size=pixel_size)
         maps = [p.anomaly_map for p in detector.predict_iter([s.image for s in samples], native=native)]

@@ -11,7 +11,7 @@ from madclip.data.samples import load_dataset
 from madclip.errors import CheckpointError, DataError
 from madclip.evaluation.protocol import evaluate
 from madclip.evaluation.repeat import repeat
-from madclip.evaluation.selection import fit_selected
+from madclip.fitting import Run
 
 RECIPE = Recipe(image_size=64, variants=("identity",), epochs=3, batch_size=4)
 
@@ -43,7 +43,7 @@ def backbone():
 @pytest.mark.parametrize("select", ["last", "val", "test-best"])
 def test_the_kept_weights_are_those_of_the_chosen_epoch(data, backbone, select):
     detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
-    fit_selected(detector, data, select, shots=4, folds=0)
+    detector.fit(data, shots=4, folds=0, run=Run(select=select))
     assert detector.provenance.select == select
     if select == "last":
         return
@@ -57,7 +57,7 @@ def test_the_kept_weights_are_those_of_the_chosen_epoch(data, backbone, select):
 
 def test_numbers_selected_on_the_test_set_carry_the_mark(data, backbone):
     detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
-    fit_selected(detector, data, "test-best", shots=4)
+    detector.fit(data, shots=4, run=Run(select="test-best"))
     assert detector.calibration is None
     result = evaluate(detector, data)
     assert any("optimistic" in warning for warning in result.warnings)
@@ -66,7 +66,7 @@ def test_numbers_selected_on_the_test_set_carry_the_mark(data, backbone):
 
 def test_val_needs_shots_to_hold_out(data, backbone):
     with pytest.raises(DataError, match="folds need"):
-        fit_selected(MadCLIP(RECIPE, backbone=backbone, objective="noise"), data, "val", shots=2)
+        MadCLIP(RECIPE, backbone=backbone, objective="noise").fit(data, shots=2, run=Run(select="val"))
 
 
 def test_repeating_summarises_and_resumes(data, backbone, tmp_path):

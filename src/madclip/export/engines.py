@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from madclip.data.geometry import fit_pixels
+from madclip.data.inputs import expand_inputs
 from madclip.data.ref import ImageRef
 from madclip.errors import DataError, RecipeError
 from madclip.export import onnx, openvino, pt2
