@@ -8,18 +8,16 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. What is betwee
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w: -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -63,14 +61,23 @@ def backbone_files() -> str:
 
 
 def recipe_fields() -> str:
-    """Every field of Recipe, from its docstring."""
+    """Every field of Recipe, from what stands beside it."""
+    from dataclasses import fields
+
     from madclip.recipe import Recipe
 
-    default, hints = Recipe(), get_type_hints(Recipe)
-    meanings = _attributes(Recipe)
+    hints = get_type_hints(Recipe)
     return table(
         ["field", "values", "`madclip`", "meaning"],
-        [[f"`{n}`", _values(hints[n]), _value(getattr(default, n)), meanings[n]] for n in hints],
+        [
+            [
+                f"`{one.name}`",
+                _values(hints[one.name]) + _range(one.metadata),
+                _value(one.default),
+                one.metadata["meaning"],
+            ]
+            for one in fields(Recipe)
+        ],
     )
 
 
@@ -87,17 +94,8 @@ def recipe_presets() -> str:
     )
 
 
-def _attributes(kind: type) -> dict[str, str]:
-    """What the Attributes section of a docstring says of each name."""
-    meanings: dict[str, str] = {}
-    name = ""
-    for line in inspect.getdoc(kind).partition("Attributes:\n")[2].splitlines():
-        if match := ATTRIBUTE.match(line):
-            name = match[1]
-            meanings[name] = match[2]
-        elif name:
-            meanings[name] += " " + line.strip()
-    return meanings
+def _range(known: Mapping[str, Any]) -> str:
+    return "" if known["low"] is None else f" from {known['low']:g} to {known['high']:g}"
 
 
 def _values(hint: Any) -> str:

@@ -15,7 +15,7 @@ class Progress(Protocol):
             stage: What is being done, one word or two: `encode`, `fit`, `out-of-fold`, `evaluate`.
             done: Units that are finished, over the whole of the stage.
             total: Units that the stage has.
-            loss: Of the training step just done.
+            loss: The loss of the training step just done.
             part: Which part of the stage this is, as `fold 2 of 4`.
         """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from madclip.errors import RecipeError
@@ -56,76 +56,60 @@ ALL_VARIANTS = (*PAPER_VARIANTS[:9], "zoom1.1", "zoom1.15", "zoom1.2", "zoom1.3"
 """The 16 variants of the released code (method.md, section 6), in its order."""
 
 
+def _field(default: Any, meaning: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with what there is to know of it: its default, one sentence, and its range where it is a number."""
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high})
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of a detector. The fields of ablations a to f are marked with their letter.
+    """Every choice of a detector; each field's type, default, range and meaning stand beside it.
 
-    Attributes:
-        name: Preset that the recipe started from.
-        image_size: Side in pixels of the square that the backbone sees.
-        aspect: `stretch` to the square as the paper does, or `pad` the shorter side.
-        normalise: Whether pixels are normalised by the backbone's mean and std.
-        backbone_activation: MLP activation of both towers: as the weights say, or overridden.
-        adapter_activation: After every adapter layer (equation 1 says ReLU, the released code LeakyReLU(0.01)).
-        adapter_norm: Normalisation after the shared layer, without parameters.
-        dual_branch: False (c): one set of adapters serves both branches, so O_n = O_ab.
-        separate_heads: False (f): one head per branch serves detection and segmentation.
-        learned_prompts: False (a): the fixed ensemble of hand-crafted templates.
-        use_objective: False (b): the objective is replaced by "medical image".
-        contexts: Learned context tokens per prompt (M).
-        shared_contexts: One set of contexts per class and position rather than one per prompt.
-        positions: Where the contexts stand; one group of prompts for each.
-        text_attention: `full` drops the causal mask and attends to padding, as the released code does.
-        contrast: False (d): the opposite class is not subtracted in the scores.
-        loss: Of the detection head: SigLIP, or softmax (e).
-        temperature: t of the SigLIP term; S is multiplied by it.
-        bias: b of the SigLIP term, added.
-        image_score: `mean` of the detection head's patches, `max` of the map, `both`: the mean of these two, or
-            `by_task`: `max` where there were masks to learn from, else `mean` (as the released code does).
-        align_corners: Of the bilinear interpolation of maps.
-        smoothing: Of the focal term's target (released code: 1e-5).
-        variants: Augmented copies of every shot, by name.
-        jitter: Colour jitter drawn for each image, or once for a class as the released code does.
-        learning_rate: Of Adam, for adapters and contexts alike.
-        betas: Of Adam.
-        weight_decay: Decoupled.
-        schedule: Of the learning rate over the whole fit.
-        batch_size: Images per step.
-        epochs: Passes over shots x variants.
-        average: Decay of the exponential moving average of the weights that is kept; 0 keeps the last weights.
+    The fields of ablations a to f are marked with their letter.
     """
 
-    name: str = "madclip"
-    image_size: int = 240
-    aspect: Aspect = "stretch"
-    normalise: bool = True
-    backbone_activation: BackboneActivation = "weights"
-    adapter_activation: AdapterActivation = "relu"
-    adapter_norm: AdapterNorm = "none"
-    dual_branch: bool = True
-    separate_heads: bool = True
-    learned_prompts: bool = True
-    use_objective: bool = True
-    contexts: int = 8
-    shared_contexts: bool = False
-    positions: tuple[Position, ...] = ("end",)
-    text_attention: TextAttention = "native"
-    contrast: bool = True
-    loss: Loss = "siglip"
-    temperature: float = 1.0
-    bias: float = 0.0
-    image_score: ImageScore = "both"
-    align_corners: bool = False
-    smoothing: float = 0.0
-    variants: tuple[str, ...] = ALL_VARIANTS
-    jitter: Jitter = "per_image"
-    learning_rate: float = 2e-3
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 0.0
-    schedule: Schedule = "cosine"
-    batch_size: int = 16
-    epochs: int = 3
-    average: float = 0.0
+    name: str = _field("madclip", "Preset that the recipe started from.")
+    image_size: int = _field(240, "Side in pixels of the square that the backbone sees.", 1, 4096)
+    aspect: Aspect = _field("stretch", "`stretch` to the square as the paper does, or `pad` the shorter side.")
+    normalise: bool = _field(True, "Whether pixels are normalised by the backbone's mean and standard deviation.")
+    backbone_activation: BackboneActivation = _field(
+        "weights", "MLP activation of both towers: as the weights say, or overridden."
+    )
+    adapter_activation: AdapterActivation = _field(
+        "relu", "Activation after every adapter layer (equation 1 says ReLU, the released code LeakyReLU(0.01))."
+    )
+    adapter_norm: AdapterNorm = _field("none", "Normalisation after the shared layer, without parameters.")
+    dual_branch: bool = _field(True, "False (c): one set of adapters serves both branches, so O_n = O_ab.")
+    separate_heads: bool = _field(True, "False (f): one head per branch serves detection and segmentation.")
+    learned_prompts: bool = _field(True, "False (a): the fixed ensemble of hand-crafted templates.")
+    use_objective: bool = _field(True, 'False (b): the objective is replaced by "medical image".')
+    contexts: int = _field(8, "Learned context tokens per prompt (M).", 0, 64)
+    shared_contexts: bool = _field(False, "One set of contexts per class and position rather than one per prompt.")
+    positions: tuple[Position, ...] = _field(("end",), "Where the contexts stand; one group of prompts for each.")
+    text_attention: TextAttention = _field(
+        "native", "`full` drops the causal mask and attends to padding, as the released code does."
+    )
+    contrast: bool = _field(True, "False (d): the opposite class is not subtracted in the scores.")
+    loss: Loss = _field("siglip", "Image-level loss on the detection scores: `siglip`, or `softmax` (ablation e).")
+    temperature: float = _field(1.0, "t of the SigLIP term, which multiplies S.", 1e-3, 1e3)
+    bias: float = _field(0.0, "b of the SigLIP term, which is added to it.", -1e3, 1e3)
+    image_score: ImageScore = _field(
+        "both",
+        "`mean` of the detection head's patches, `max` of the map, `both`: the mean of these two, or `by_task`: `max` "
+        "where there were masks to learn from, else `mean` (as the released code does).",
+    )
+    align_corners: bool = _field(False, "Whether interpolation maps corner patches to corner pixels.")
+    smoothing: float = _field(0.0, "Smoothing of the focal term's target (released code: 1e-5).", 0.0, 0.1)
+    variants: tuple[str, ...] = _field(ALL_VARIANTS, "Augmented copies of every shot, by name.")
+    jitter: Jitter = _field(
+        "per_image", "Colour jitter is drawn for each image, or once for a class as the released code does."
+    )
+    learning_rate: float = _field(2e-3, "Adam's learning rate, for adapters and contexts alike.", 1e-8, 10.0)
+    betas: tuple[float, float] = _field((0.5, 0.999), "Adam's (beta1, beta2).")
+    weight_decay: float = _field(0.0, "Adam's decoupled weight decay.", 0.0, 10.0)
+    schedule: Schedule = _field("cosine", "How the learning rate goes over the whole fit.")
+    batch_size: int = _field(16, "Images per step.", 1, 4096)
+    epochs: int = _field(3, "Passes over shots x variants.", 1, 100_000)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -151,8 +135,17 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe that `to_dict` wrote; fields not named keep the preset's values."""
+        """The recipe that `to_dict` wrote, also an earlier version's; fields not named keep the preset's values.
+
+        Raises:
+            RecipeError: A field that is gone has a value that had an effect; or see `preset`.
+        """
         values = dict(values)
+        for name, neutral in REMOVED.items():
+            if (value := values.pop(name, neutral)) != neutral:
+                raise RecipeError(
+                    f"recipe field {name!r} is {value!r}, which this version cannot do any more; fit anew"
+                )
         return cls.preset(values.pop("name", "madclip"), **values)
 
     def replace(self, **changes: Any) -> Recipe:
@@ -223,22 +216,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 
 
 def _check_ranges(recipe: Recipe) -> None:
-    limits = {
-        "image_size": (1, 4096),
-        "contexts": (0, 64),
-        "temperature": (1e-3, 1e3),
-        "bias": (-1e3, 1e3),
-        "smoothing": (0.0, 0.1),
-        "learning_rate": (1e-8, 10.0),
-        "weight_decay": (0.0, 10.0),
-        "batch_size": (1, 4096),
-        "epochs": (1, 100_000),
-        "average": (0.0, 0.99999),
-    }
-    for name, (low, high) in limits.items():
-        value = getattr(recipe, name)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise RecipeError(f"recipe field {name!r} lies between {low} and {high}, not {value}")
+    for one in dataclasses.fields(recipe):
+        low, high, value = one.metadata["low"], one.metadata["high"], getattr(recipe, one.name)
+        if low is not None and not (math.isfinite(value) and low <= value <= high):
+            raise RecipeError(f"recipe field {one.name!r} lies between {low} and {high}, not {value}")
     if len(recipe.betas) != 2 or not all(0 <= beta < 1 for beta in recipe.betas):
         raise RecipeError(f"recipe field 'betas' is two numbers in [0, 1), not {recipe.betas}")
     for name in ("positions", "variants"):
@@ -251,6 +232,9 @@ def _check_ranges(recipe: Recipe) -> None:
     if unknown:
         raise RecipeError(f"unknown variants {sorted(unknown)}: choose among {', '.join(ALL_VARIANTS)}")
 
+
+REMOVED: dict[str, Any] = {"average": 0.0}
+"""Fields of earlier versions, with the value at which they did nothing."""
 
 PRESETS: dict[str, Recipe] = {
     "madclip": Recipe(),

@@ -31,7 +31,7 @@ class Provenance:
     Attributes:
         madclip: Version of this package at the time of the fit.
         torch: Version of PyTorch at that time.
-        seed: Of the draw, the initial weights and the order of images; None where nothing was fitted here.
+        seed: Determined the draw, the initial weights and the order of images; None where nothing was fitted here.
         normal: Number of normal shots.
         abnormal: Number of abnormal shots.
         masks: Number of abnormal shots with a mask.

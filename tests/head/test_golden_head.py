@@ -4,7 +4,7 @@ import pytest
 import torch
 import weights
 
-from madclip.head import losses, scoring
+from madclip.head import fused, losses, scoring
 from madclip.head.adapters import DETECTION, SEGMENTATION, Adapters
 
 TAPS = (6, 12, 18, 24)
@@ -40,7 +40,7 @@ def strong(golden):
         torch.stack([scoring.patch_scores(f[:, head], towards) for f in features]) for head in (DETECTION, SEGMENTATION)
     )
     logits = scoring.map_logits(segmentation, GRID, SIZE, align_corners=True)
-    maps = losses.map_losses(logits, golden["mask"][:, 0] > 0.5, smoothing=1e-5)
+    maps = fused.map_losses(logits, golden["mask"][:, 0] > 0.5, smoothing=1e-5)
     terms = {"siglip": losses.siglip_loss(detection, golden["label"])} | maps._asdict()
     return adapters, text, detection, segmentation, logits, terms
 
@@ -82,13 +82,17 @@ def test_softmax_loss_of_ablation_e(golden, strong):
     assert relative(losses.softmax_loss(strong[2], golden["label"]), golden["strong/ablation/softmax_loss"]) < 1e-4
 
 
-def plain_map_losses(logits, masks, smoothing):
-    """The equations as they are written, for autograd."""
+def written_out(logits, masks, smoothing):
+    """The equations of the method, with the one-hot target of the released code."""
     p, masks = logits.sigmoid(), masks.double()
     dice = 1 - ((2 * (p * masks).sum((-2, -1)) + 1) / (p.sum((-2, -1)) + masks.sum((-2, -1)) + 1)).mean(-1)
     onehot = torch.stack([1 - masks, masks]).clamp(smoothing, 1 - smoothing)
     true = (onehot[:, None] * torch.stack([1 - p, p])).sum(0) + smoothing
     return dice, ((1 - true) ** 2 * -true.log()).mean((1, 2, 3))
+
+
+def plain(logits, masks, smoothing):
+    return losses.dice_loss(logits, masks), losses.focal_loss(logits, masks, smoothing=smoothing)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 1e-5, 1e-2])
@@ -98,13 +102,14 @@ def test_map_losses_and_their_gradients_are_the_equations(smoothing):
     masks = torch.rand(5, 12, 9, generator=generator) < torch.tensor([0, 0.1, 0.5, 0.9, 1])[:, None, None]
     weights = torch.rand(2, 4, generator=generator, dtype=torch.float64)
     results = []
-    for compute in (losses.map_losses, plain_map_losses):
+    for compute in (fused.map_losses, plain, written_out):
         leaf = logits.clone().requires_grad_()
         terms = compute(leaf, masks, smoothing=smoothing)
         (torch.stack(tuple(terms)) * weights).sum().backward()
         results.append([*terms, leaf.grad])
-    for ours, theirs in zip(*results, strict=True):
+    for ours, plainly, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(plainly, theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

@@ -30,7 +30,7 @@ def make_variants(
     Args:
         pixels: float32 [B, 3, H, W] in 0..1.
         masks: float32 [B, 1, H, W], or None; they go through the same bilinear steps (threshold them at 0.5).
-        names: Of the variants, from `recipe.ALL_VARIANTS`.
+        names: The variants, from `recipe.ALL_VARIANTS`.
         labels: [B], 1 where abnormal; `per_class` jitter draws once for each class and call.
         jitter: Colour jitter drawn for each image about the image's mean, or as the released code does.
         generator: On the CPU.

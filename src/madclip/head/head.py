@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from madclip.errors import RecipeError
-from madclip.head import losses, scoring
+from madclip.head import fused, losses, scoring
 from madclip.head.adapters import DETECTION, SEGMENTATION, Adapters
 from madclip.head.prompts import Prompts, fixed_text_features
 
@@ -67,7 +67,7 @@ class Head(nn.Module):
         recipe: Its choices.
         backbone: Frozen towers; not a part of the module, so that they are never saved or trained.
         objective: What the images show, in the words of the prompts.
-        seed: Of the initial weights.
+        seed: Determines the initial weights.
     """
 
     text_features: torch.Tensor | None
@@ -136,7 +136,7 @@ class Head(nn.Module):
 
         Args:
             scores: S of both heads.
-            rule: Of the image score; not `by_task`.
+            rule: How the image score comes about; not `by_task`.
             has_masks: Whether masks were learned from; otherwise the map is that of the detection head.
         """
         maps = scoring.anomaly_map(self.map_logits(scores.segmentation if has_masks else scores.detection))
@@ -177,4 +177,4 @@ class Head(nn.Module):
         if masks is None:
             return Terms(image, torch.zeros_like(image), torch.zeros_like(image))
         chosen = scores.segmentation if masked is None else scores.segmentation[:, masked]
-        return Terms(image, *losses.map_losses(self.map_logits(chosen), masks, smoothing=recipe.smoothing))
+        return Terms(image, *fused.map_losses(self.map_logits(chosen), masks, smoothing=recipe.smoothing))

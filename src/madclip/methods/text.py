@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from madclip.head.losses import map_losses
+from madclip.head.fused import map_losses
 from madclip.prediction import BATCH
 
 if TYPE_CHECKING:

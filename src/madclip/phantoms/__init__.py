@@ -65,7 +65,7 @@ def generate(
     Args:
         modality: One of MODALITIES.
         n: Images.
-        seed: Of everything random.
+        seed: Determines everything random.
         size: Pixels of a side, at least 32.
         difficulty: 0 large and obvious lesions, clean images; 1 small and subtle lesions, every nuisance.
         abnormal: Expected share of abnormal images; one half where None.

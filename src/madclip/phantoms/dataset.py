@@ -35,7 +35,7 @@ def write_phantoms(
         modality: One of `MODALITIES`.
         normal: Normal images in `test/`.
         abnormal: Abnormal images in `test/`.
-        seed: Of everything; `valid/` and `test/` have different images.
+        seed: Determines everything; `valid/` and `test/` have different images.
         difficulty: 0..1.
         size: Pixels of a side.
         shots: Images of each class in `valid/`.

@@ -315,7 +315,7 @@ def develop(canvas: Canvas, image: Tensor, finish: Finish) -> Tensor:
     """The image as a scanner and an archive would deliver it; geometry stays, so masks stay exact.
 
     Args:
-        canvas: Of the batch.
+        canvas: The canvas of the batch.
         image: [n, c, S, S]; it is drawn over.
         finish: How much of everything.
 
@@ -363,7 +363,7 @@ def dots(canvas: Canvas, x: Tensor, y: Tensor, radius: Tensor, strength: float |
     """[n, size, size], the largest strength of all discs that cover a pixel: spots, and lines made of many spots.
 
     Args:
-        canvas: Of the batch.
+        canvas: The canvas of the batch.
         x: Centres, [n, k].
         y: Centres, [n, k].
         radius: [n, k]; below half a pixel the disc gets fainter instead of smaller.

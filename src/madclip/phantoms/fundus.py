@@ -26,8 +26,8 @@ class Eye:
     """Where things are, in radii of the field of view unless said otherwise; the image may show a part of it.
 
     Attributes:
-        x: Of each pixel, [n, 1, S].
-        y: Of each pixel, [n, S, 1].
+        x: Horizontal position of each pixel, [n, 1, S].
+        y: Vertical position of each pixel, [n, S, 1].
         field: [n, S, S], 1 in the middle of the field of view, 0 on its edge.
         temple: [n, 1, 1], +1 where the macula lies right of the disc, else -1.
         disc: Centre (x, y), each [n, 1, 1].

@@ -283,7 +283,7 @@ class Scene:
     """What a defect is made in.
 
     Attributes:
-        canvas: Of one image.
+        canvas: The canvas of one image.
         image: [1, 3, S, S] without the defect.
         palette: Its colours, see `_palette`.
         difficulty: 0..1.

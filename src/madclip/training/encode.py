@@ -112,7 +112,7 @@ def prepare(
         shots: Images as the backbone will see them.
         backbone: Frozen towers.
         recipe: Its variants, jitter, normalisation.
-        seed: Of the class-wise jitter; jitter per image depends on the image alone, so that tokens can be reused.
+        seed: Determines class-wise jitter; jitter per image depends on the image alone, so that tokens can be reused.
         cache: Where tokens are kept; None computes them anew and keeps them in memory.
         progress: Told of every image that is encoded.
     """

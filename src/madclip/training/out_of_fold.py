@@ -71,7 +71,7 @@ def out_of_fold(
         recipe: How a head is trained.
         readout: How scores and maps are read off it.
         folds: How many parts the shots are divided into, where the groups suffice.
-        seed: Of the division and of the order of images.
+        seed: Determines the division and the order of images.
         progress: Told of every step, over all folds.
 
     Raises:

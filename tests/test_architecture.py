@@ -1,0 +1,154 @@
+"""The house keeps its shape: who may import whom, how long files and functions are, how much a call takes."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "madclip"
+
+FLOORS = (
+    {"errors", "progress", "files", "memory"},
+    {"metrics", "calibration"},
+    {"recipe"},
+    {"phantoms", "data"},
+    {"backbones"},
+    {"head"},
+    {"training"},
+    {"state", "prediction"},
+    {"storage", "fitting"},
+    {"released"},
+    {"detector"},
+    {"methods", "evaluation", "export"},
+    {"report"},
+    {"scale"},
+    {"benchmark"},
+    {"demo"},
+    {"cli"},
+)
+"""From the ground up: a room may use what lies below it, and itself; docs/architecture.md draws the same."""
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+WITHIN = {
+    ("progress", "errors"),
+    ("files", "errors"),
+    ("calibration", "metrics"),
+    ("phantoms", "data"),
+    ("data", "phantoms"),
+}
+"""Neighbours on one floor of which the first may use the second."""
+LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS, DETECTOR = 400, 60, 8, 350
+DRAWING = SOURCE / "phantoms"
+"""The drawing of phantoms, whose files may be longer."""
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(SOURCE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Rooms that are imported, anywhere in a file; imports for types alone count as well."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            parts = node.module.split(".")
+            if parts[0] == "madclip":
+                names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+                yield from ((name, node.lineno) for name in names)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "madclip" and len(parts) > 1:
+                    yield parts[1], node.lineno
+
+
+def test_every_room_has_its_floor():
+    rooms = {room_of(path) for path, _ in modules()} - {"__init__"}
+    assert rooms == set(FLOOR)
+
+
+def test_no_arrow_points_up_and_none_goes_in_a_circle():
+    wrong = []
+    for path, tree in modules():
+        room = room_of(path)
+        if room == "__init__":
+            continue
+        for other, line in imported(tree):
+            if other not in FLOOR or other == room or FLOOR[other] < FLOOR[room] or (room, other) in WITHIN:
+                continue
+            wrong.append(f"{path.relative_to(SOURCE)}:{line}: {room} uses {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_and_functions_fit_on_what_a_reader_can_hold():
+    wrong = []
+    for path, tree in modules():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        limit = DETECTOR if path.name == "detector.py" else LONGEST_FILE
+        if lines > limit and DRAWING not in path.parents:
+            wrong.append(f"{path.relative_to(SOURCE)}: {lines} lines, at most {limit}")
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1 - documented(node)
+                if length > LONGEST_FUNCTION:
+                    wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno}: {node.name} takes {length} lines")
+    assert not wrong, "\n".join(wrong)
+
+
+def documented(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function's docstring."""
+    if ast.get_docstring(node) is None:
+        return 0
+    text = node.body[0]
+    return (text.end_lineno or text.lineno) - text.lineno + 1
+
+
+def test_public_functions_take_at_most_eight_arguments():
+    wrong = []
+    for path, tree in modules():
+        if room_of(path) == "cli":
+            continue  # a command's options are its arguments
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                arguments = node.args
+                names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+                count = len([name for name in names if name not in ("self", "cls")])
+                if count > MOST_ARGUMENTS:
+                    wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno}: {node.name} takes {count}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_docstrings_are_sentences():
+    wrong = []
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                continue
+            text = ast.get_docstring(node) or ""
+            for line in text.splitlines():
+                said = line.strip().partition(": ")[2] if line.startswith("    ") else line.strip()
+                if said.startswith(("Of ", "Likewise")) or said in ("As above.", "Further ones."):
+                    wrong.append(f"{path.relative_to(SOURCE)}: {line.strip()}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", ["errors", "files", "recipe"])
+def test_the_ground_floor_needs_no_torch(room):
+    code = f"import sys, madclip.{room}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_answers_without_heavy_libraries():
+    code = (
+        "import sys, contextlib\nsys.argv = ['madclip', '--help']\nfrom madclip.cli import main\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        "sys.exit(bool({'torch', 'scipy', 'matplotlib', 'transformers', 'PIL'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
