@@ -1,6 +1,11 @@
 # Two commands do everything on a bare machine with Python 3.11 or later:
 #   make demo   runs the main job on images that it makes itself, and names the pictures that come out
 #   make test   runs lint, types and all tests
+# For whoever changes it:
+#   make quick     lint, types and the tests that take seconds
+#   make soak      what takes long by nature, in full; `make test` runs a seeded twentieth of it
+#   make coverage  all tests with branch coverage
+#   make newest    all tests against the newest releases of everything, in .venv-newest
 # TORCH chooses another torch build, for example: make demo TORCH="torch --index-url <index of CUDA wheels>"
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -8,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types docs wheel clean
+.PHONY: demo test quick soak coverage newest lint types docs wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/madclip demo --out demo
@@ -16,6 +21,22 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory lint types
 	$(BIN)/pytest
+
+quick: $(VENV)/.installed-dev
+	$(MAKE) --no-print-directory lint types
+	$(BIN)/pytest -m 'not slow and not soak and not browser'
+
+soak: $(VENV)/.installed-dev
+	MADCLIP_SOAK=full $(BIN)/pytest -m soak --timeout=7200
+
+coverage: $(VENV)/.installed-dev
+	$(BIN)/pytest --cov=madclip --cov-branch --cov-report=term:skip-covered
+
+# Constraints are left out, so that releases which came after them are tried; never part of CI.
+newest:
+	$(MAKE) --no-print-directory VENV=.venv-newest .venv-newest/.torch
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[dev]' $(TORCH)
+	.venv-newest/bin/pytest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -46,4 +67,4 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) build dist site demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-newest build dist site demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,6 @@
 """Shared by all tests: no test writes into the user's cache; golden values; a small data set and its detector."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,12 @@ GOLDEN = Path(__file__).parent / "golden"
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MADCLIP_CACHE", str(tmp_path / "cache" / "tokens"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def soak():
+    """How many of so many: all with MADCLIP_SOAK=full, else a twentieth, at least one."""
+    return lambda count: count if os.environ.get("MADCLIP_SOAK") == "full" else max(1, count // 20)
 
 
 @pytest.fixture(scope="session")
