@@ -5,7 +5,7 @@ import pytest
 from PIL import Image as Picture
 
 from madclip.data import Sample, load_dataset, read_sample
-from madclip.data.samples import scan_dataset
+from madclip.data.load import scan_dataset
 from madclip.errors import DataError, RecipeError
 
 
