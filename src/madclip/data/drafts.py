@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from madclip.data.layouts import ClassFolder, UnknownLayoutError, class_like, collect, split_folders
-from madclip.data.load import AUTO, scan_dataset
-from madclip.data.manifests import Row, manifest_text, row_of
+from madclip.data.layouts import ClassFolder, UnknownLayoutError, class_like, collect, read_folders, split_folders
+from madclip.data.load import AUTO
+from madclip.data.manifests import manifest_text, row_of
 from madclip.data.patients import find_patients
 from madclip.data.samples import Sample
 from madclip.data.walk import Walk, is_image
@@ -19,30 +20,29 @@ if TYPE_CHECKING:
     from madclip.data.samples import Reading, Split
 
 
-def draft_manifest(root: Path, out: Path, reading: Reading = AUTO) -> list[Row]:
-    """Writes a manifest of all images of a folder, in whatever layout, and returns its rows.
+def draft_manifest(root: Path, out: Path, reading: Reading = AUTO) -> dict[str, int]:
+    """Writes a manifest of all images of a folder, in whatever layout, and returns how many have each label.
 
     Where the layout is known, labels are `normal` and `abnormal`. Where it is not, a label is the name of the folder
     that an image lies in, to be corrected or to be named with `--normal` and `--abnormal`; it is empty where the image
     lies in no folder.
 
     Raises:
-        DataError: There are no images, or a file's name is not valid Unicode.
+        DataError: There are no images, or the file cannot be written.
     """
     try:
-        samples = [(sample, ("normal", "abnormal")[sample.label]) for sample in scan_dataset(root, reading).samples]
+        samples = [(sample, ("normal", "abnormal")[sample.label]) for sample in read_folders(root, reading).samples]
     except UnknownLayoutError:
         samples = _unlabelled(root, reading)
     if not samples:
         raise DataError(f"{root}: no images in this folder")
-    rows = [row_of(sample, out.parent, label) for sample, label in samples]
-    for row in rows:
-        try:
-            "".join(row.values()).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{row['image']!r}: the name is not valid Unicode; rename the file") from error
-    write_whole(out, manifest_text(rows))
-    return rows
+    try:
+        write_whole(out, manifest_text([row_of(sample, out.parent, label) for sample, label in samples]))
+    except UnicodeEncodeError as error:
+        raise DataError(f"{out}: the name {error.object[:80]!r} is not valid Unicode; rename the file") from error
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return dict(Counter(label for _, label in samples))
 
 
 def _unlabelled(root: Path, reading: Reading) -> list[tuple[Sample, str]]:
