@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -238,13 +239,17 @@ def _unknown_layout(root: Path, holding: list[str], walk: Walk) -> UnknownLayout
             f"{start}sort images into normal/ and abnormal/ (in valid/ and test/, or directly), "
             f"or write a list to correct: {write}{listing}"
         )
-    normal = [name for name in holding if folded(name) in NORMAL_NAMES][:1] or holding[:1]
+    normal = [name for name in holding if _sounds_normal(name)] or holding[:1]
     options = [f"--normal {shlex.quote(name)}" for name in normal]
     options += [f"--abnormal {shlex.quote(name)}" for name in holding if name not in normal]
     return UnknownLayoutError(
         f"{start}say which images are normal, as in: madclip data check {shlex.quote(str(root))} {' '.join(options)} "
         f"(fit and evaluate take the same options), or write a list to correct: {write}{listing}"
     )
+
+
+def _sounds_normal(name: str) -> bool:
+    return folded(name) in NORMAL_NAMES or bool(re.match(r"(?:no|non|not|without)(?![a-z])", folded(name)))
 
 
 def _only_folder(root: Path, walk: Walk) -> Path | None:
