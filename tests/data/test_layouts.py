@@ -414,9 +414,7 @@ def test_refusals_say_what_was_perhaps_meant(tmp_path):
         load_dataset(tmp_path / "typo")
     write(tmp_path / "loose/a.png")
     (tmp_path / "loose/list.csv").write_text("image,label\n")
-    with pytest.raises(
-        DataError, match=r"sort images into normal/ .*; or give the list: .* check .*list\.csv"
-    ):
+    with pytest.raises(DataError, match=r"sort images into normal/ .*; or give the list: .* check .*list\.csv"):
         load_dataset(tmp_path / "loose")
     (tmp_path / "hidden/.git").mkdir(parents=True)
     with pytest.raises(DataError, match=r"is empty \(hidden files only\)"):

@@ -25,7 +25,7 @@ class Inputs:
     Attributes:
         images: The files, sorted, each once.
         passed_over: Number of files that are no images to predict, by suffix (`.dcm`, or `no suffix`) or by reason
-            (`hidden or of a tool`, `mask`, `dead link`), the most frequent first.
+            (`hidden or of a tool`, `masks`, `dead links`), the most frequent first.
         empty: Folders and patterns in which there is no image, as they were named.
     """
 
@@ -77,7 +77,7 @@ def _expand(entry: str | Path, passed: dict[Path, str]) -> tuple[list[Path], str
         walk = Walk()
         images = _sorted_out(path, walk.files(path), passed)
         passed.update(dict.fromkeys(walk.hidden, "hidden or of a tool"))
-        passed.update(dict.fromkeys(walk.dead, "dead link"))
+        passed.update(dict.fromkeys(walk.dead, "dead links"))
         return images, f"no images (PNG, JPEG, TIFF, BMP) in this folder{_summary(path, passed)}"
     if glob.has_magic(str(entry)):
         matches = [Path(match) for match in glob.glob(str(entry), recursive=True)]  # noqa: PTH207  (absolute patterns)
@@ -99,7 +99,7 @@ def _sorted_out(folder: Path | None, paths: Iterable[Path], passed: dict[Path, s
         below = path.relative_to(folder).parts[:-1] if folder else ()
         is_mask = name.endswith(MASK_ENDING) and name.removesuffix(MASK_ENDING) in names
         if is_mask or any(folded(part) in MASK_FOLDERS for part in below):
-            passed[path] = "mask"
+            passed[path] = "masks"
         elif is_image(path):
             images.append(path)
         else:

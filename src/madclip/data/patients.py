@@ -36,7 +36,7 @@ _MODALITIES = "ct|cta|mr|mri|mra|cr|dx|dr|us|mg|xr|xray|cxr|oct|octa|pet|nm"
 _KIND = re.compile(
     rf"^(?:{_MODALITIES}|flair|dwi|adc|swi|stir|t[12](?:w|c|ce|gd|star)?|normals?|abnormals?|good|ungood|benign|malignant"
     r"|(?:batch(?:es)?|folds?|splits?|sets?|parts?|chunks?|groups?|class(?:es)?|labels?|grades?|stages?|birads|types?"
-    r"|years?|months?|weeks?|days?|runs?|seq(?:uences?)?|series|views?)\d*)$"
+    r"|train|valid|test|years?|months?|weeks?|days?|runs?|seq(?:uences?)?|series|views?)\d*)$"
 )
 """What an image is one of: a patient has several, so that it is no part of a patient's name."""
 _YEAR = re.compile(rf"^(?:{_MODALITIES}|y)?(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?$")
