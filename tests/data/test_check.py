@@ -125,12 +125,12 @@ def test_one_class_is_reported_not_raised(root):
 
 
 def rename_to_patients(root, shared):
-    """Twelve images of six patients in either split, the first of whom is abnormal."""
+    """Twelve images of six patients in either split, two of whom have abnormal images."""
     for split, first in (("valid", 1), ("test", 1 if shared else 51)):
         for index in range(3, 10):
             write(root / split / "good/img" / f"n{index}.png")
         for index, path in enumerate(sorted((root / split).glob("*/img/*.png"))):
-            name = f"{first + index // 2:03d}_{index}.png"
+            name = f"{first + index % 6:03d}_{index}.png"
             mask = path.parents[1] / "anomaly_mask" / path.name
             if mask.exists():
                 mask.rename(mask.with_name(name))
