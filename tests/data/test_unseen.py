@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
 from scipy import ndimage
@@ -9,6 +9,7 @@ from madclip.data.unseen import LostLesions, lost_lesions, said_of_patches
 from madclip.recipe import View
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(20, 120), st.integers(20, 120), st.integers(4, 40))
 def test_lost_lesions_are_those_of_which_pillow_keeps_no_pixel(seed, height, width, size):
     mask = np.random.default_rng(seed).random((height, width)) < 0.03
@@ -40,26 +41,17 @@ def test_lost_lesions_are_said():
 
 
 @pytest.mark.parametrize(
-    ("size", "patch", "said"),
+    ("size", "patch", "rest", "take"),
     [
-        (240, 16, ""),
-        (
-            240,
-            14,
-            (
-                "image_size 240 is no multiple of the patch of 14 px: 2 px at the right and at the bottom (0.8% of each "
-                "side) are not seen; take 238 or 252"
-            ),
-        ),
-        (
-            255,
-            16,
-            (
-                "image_size 255 is no multiple of the patch of 16 px: 15 px at the right and at the bottom (5.9% of each "
-                "side) are not seen; take 240 or 256"
-            ),
-        ),
+        (240, 14, "2 px at the right and at the bottom (0.8% of each side)", "238 or 252"),
+        (255, 16, "15 px at the right and at the bottom (5.9% of each side)", "240 or 256"),
+        (10, 16, "10 px at the right and at the bottom (100.0% of each side)", "16"),
     ],
 )
-def test_a_rim_that_is_not_seen_is_said(size, patch, said):
-    assert said_of_patches(size, patch) == said
+def test_a_rim_that_is_not_seen_is_said(size, patch, rest, take):
+    start = f"image_size {size} is no multiple of the patch of {patch} px"
+    assert said_of_patches(size, patch) == f"{start}: {rest} are not seen; take {take}"
+
+
+def test_whole_patches_are_not_worth_a_word():
+    assert said_of_patches(240, 16) == said_of_patches(16, 16) == ""

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
     from pathlib import Path
 
-_DOCUMENTS = ("readme", "license", "licence", "citation", "captions.jsonl", "prepared.json", "manifest.")
-"""Files beside the classes that belong to a data set as a whole, by how their names begin."""
+_DOCUMENT = re.compile(
+    r"(?:readme|licen[sc]e|citation|source|changelog)(?:\.(?:md|txt|rst|pdf|html|cff))?$"
+    r"|(?:captions\.jsonl|prepared\.json)$",
+    re.IGNORECASE,
+)
+"""Files beside the classes that belong to a data set as a whole."""
 
 
 class UnknownLayoutError(DataError):
@@ -208,12 +212,13 @@ def _beside(
     inside = {place for _, place in places}
     for place in dict.fromkeys((root, *inside)):
         kind: UnusedKind = "not_a_class" if place in inside else "beside_splits"
-        words = NORMAL_FOLDERS | ABNORMAL_FOLDERS if place in inside else frozenset(SPLITS)
+        words = [*SPLITS] if place == root else []
+        words += [*NORMAL_FOLDERS, *ABNORMAL_FOLDERS] if place in inside else []
         for path in class_like(place, walk):
             if path not in classes and path not in inside:
                 yield Unused(path, kind, meant(path.name, words))
         for path in walk.loose(place):
-            if not path.name.lower().startswith(_DOCUMENTS):
+            if not _DOCUMENT.match(path.name):
                 yield Unused(path, "loose")
 
 
