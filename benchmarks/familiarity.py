@@ -15,7 +15,7 @@ import torch
 
 from madclip import Recipe, load_backbone
 from madclip.calibration.familiarity import Familiarity
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.files import write_between
 from madclip.training.encode import encode_patches, pool
 from madclip.training.shots import read_shot

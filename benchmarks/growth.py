@@ -25,7 +25,7 @@ import torch
 from madclip import MadCLIP, Recipe
 from madclip.benchmark.speed import Shape, make_random, repeat
 from madclip.data.readers import read_image
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.files import write_between
 from madclip.head.head import Head
 from madclip.phantoms.dataset import write_phantoms

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from madclip import Recipe
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.evaluation.repeat import repeat
 from madclip.files import write_between
 from madclip.training.cache import TokenCache

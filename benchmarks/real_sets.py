@@ -24,7 +24,8 @@ from madclip import Recipe
 from madclip.backbones.sources import TINY
 from madclip.data.geometry import fit_mask
 from madclip.data.readers import read_mask
-from madclip.data.samples import Dataset, load_dataset
+from madclip.data.load import load_dataset
+from madclip.data.samples import Dataset
 from madclip.data.shots import draw_shots
 from madclip.evaluation.repeat import repeat
 from madclip.files import write_between

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import logit
 
 from madclip import MadCLIP, load_backbone
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.files import write_between
 from madclip.training.cache import TokenCache
 from recipes import draw, gain

@@ -11,7 +11,8 @@ from PIL import Image
 
 from madclip import MadCLIP, Recipe, load_backbone
 from madclip.data.ref import ImageRef
-from madclip.data.samples import Dataset, Sample, load_dataset
+from madclip.data.load import load_dataset
+from madclip.data.samples import Dataset, Sample
 from madclip.evaluation.protocol import evaluate
 from madclip.fitting import Run
 from madclip.state import Provenance

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from madclip.data.load import load_dataset
 from madclip.data.readers import read_image, read_mask
-from madclip.data.samples import Dataset, Sample, load_dataset
 from madclip.detector import MadCLIP
 from madclip.evaluation.protocol import evaluate
 from madclip.phantoms.captions import OBJECTIVES
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from madclip.data.samples import Dataset, Sample
     from madclip.evaluation.result import EvaluationResult
 
     Progress = Callable[[str], Callable[..., None]]

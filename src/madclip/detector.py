@@ -11,8 +11,9 @@ import torch
 
 from madclip import fitting, storage
 from madclip.backbones.load import open_backbone
+from madclip.data.load import scan_dataset
 from madclip.data.ref import ImageRef
-from madclip.data.samples import Dataset, Sample, scan_dataset
+from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.fitting import Draws, Run, Setting
 from madclip.prediction import BATCH, Prediction, judged, predict_each, score_batch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from madclip import MadCLIP
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 
 
 @pytest.fixture

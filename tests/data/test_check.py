@@ -7,8 +7,9 @@ import pytest
 import tifffile
 from PIL import Image as Picture
 
-from madclip.data import check_dataset
+from madclip.data import Reading, check_dataset, errors_of, load_dataset
 from madclip.errors import DataError
+from madclip.recipe import View
 
 
 def write(path, values=None):
@@ -37,20 +38,21 @@ def root(tmp_path):
     return tmp_path
 
 
-def problems(root, **options):
-    return {problem.kind: problem for problem in check_dataset(root, **options).problems}
+def problems(root, patients="auto", **options):
+    report = check_dataset(root, Reading(patients=patients), **options)
+    return {problem.kind: problem for problem in report.problems}
 
 
 def test_a_sound_set(root):
     seen = []
-    report = check_dataset(root, progress=lambda done, total: seen.append((done, total)))
+    report = check_dataset(root, progress=lambda stage, done, total, **_: seen.append((stage, done, total)))
     assert report.ok
     assert report.problems == ()
     counts = {"normal": 3, "abnormal": 2, "masks": 2, "patients": 0}
     assert report.counts == {"valid": counts, "test": counts}
     assert report.sizes == {"20 x 16": 10}
     assert report.depths == {"8-bit": 10}
-    assert seen == [(done, 10) for done in range(1, 11)]
+    assert seen == [("check", done, 10) for done in range(1, 11)]
     assert json.loads(json.dumps(report.to_dict()))["counts"]["test"]["masks"] == 2
 
 
@@ -87,6 +89,10 @@ DAMAGES = {
         lambda root: write(root / "valid/Ungood/anomaly_mask/lost.png", lesion()),
         "valid/Ungood/anomaly_mask/lost.png",
     ),
+    "constant": (
+        lambda root: write(root / "valid/good/img/n0.png", np.full((16, 20, 3), (0, 90, 200), np.uint8)),
+        "valid/good/img/n0.png",
+    ),
     "dark": (
         lambda root: tifffile.imwrite(
             root / "valid/good/img/dark.tif", np.arange(320, dtype=np.uint16).reshape(16, 20) * 12
@@ -103,7 +109,7 @@ def test_every_kind_of_problem_is_found_and_no_other(root, kind):
     found = problems(root)
     assert set(found) == {kind} | ({"duplicate"} if kind == "label_conflict" else set())
     assert found[kind].files == (file,)
-    severe = kind not in {"duplicate", "missing_mask", "unused", "dark"}
+    severe = kind not in {"duplicate", "missing_mask", "unused", "dark", "constant"}
     assert found[kind].severity == ("error" if severe else "warning")
     assert check_dataset(root).ok is not severe
     if kind.startswith("unreadable"):
@@ -119,9 +125,12 @@ def test_one_class_is_reported_not_raised(root):
 
 
 def rename_to_patients(root, shared):
+    """Twelve images of six patients in either split, two of whom have abnormal images."""
     for split, first in (("valid", 1), ("test", 1 if shared else 51)):
+        for index in range(3, 10):
+            write(root / split / "good/img" / f"n{index}.png")
         for index, path in enumerate(sorted((root / split).glob("*/img/*.png"))):
-            name = f"{first + index // 2:03d}_{index}.png"
+            name = f"{first + index % 6:03d}_{index}.png"
             mask = path.parents[1] / "anomaly_mask" / path.name
             if mask.exists():
                 mask.rename(mask.with_name(name))
@@ -132,13 +141,14 @@ def test_patients_in_two_splits(root):
     rename_to_patients(root, shared=True)
     report = check_dataset(root)
     assert report.patients_from == "names"
-    assert report.counts["valid"]["patients"] == 3
+    assert report.patients == "6 patients, from the names <patient>_<slice>"
+    assert report.counts["valid"]["patients"] == 6
     inferred = problems(root)["patient_across"]
     assert inferred.severity == "warning"
     assert inferred.files[0] == "test/Ungood/img/001_0.png = valid/Ungood/img/001_0.png"
-    assert len(inferred.files) == 3
-    assert problems(root, patient_from_name=r"^(\d+)_")["patient_across"].severity == "error"
-    assert problems(root, patient_from_name=None) == {}
+    assert len(inferred.files) == 6
+    assert problems(root, r"^(\d+)_")["patient_across"].severity == "error"
+    assert problems(root, "none") == {}
 
 
 def test_patients_apart(root):
@@ -149,3 +159,80 @@ def test_patients_apart(root):
 def test_a_folder_that_cannot_be_understood(tmp_path):
     with pytest.raises(DataError, match="is empty"):
         check_dataset(tmp_path)
+
+
+def test_black_images_are_named(root):
+    write(root / "valid/good/img/n0.png", np.zeros((16, 20), np.uint8))
+    write(root / "test/good/img/n1.png", np.full((20, 20), 255, np.uint8))
+    found = problems(root)
+    assert set(found) == {"constant"}
+    assert found["constant"].files == ("test/good/img/n1.png", "valid/good/img/n0.png")
+
+
+def test_masks_of_which_nothing_matches_are_an_error(root):
+    for name in ("a0", "a1"):
+        path = root / f"valid/Ungood/anomaly_mask/{name}.png"
+        path.rename(path.with_name(f"lesion {name}.png"))
+    found = problems(root)
+    assert found["unmatched"].severity == "error"
+    assert found["unmatched"].files == ("valid/Ungood/anomaly_mask",)
+    assert {*found} == {"unmatched", "missing_mask", "unused"}
+
+
+def test_what_is_unused_is_told_by_reason(root):
+    write(root / "vaild/good/img/x.png")
+    write(root / "loose.png")
+    (root / "valid/good/img/.hidden").write_text("")
+    report = check_dataset(root)
+    assert [(problem.message, problem.files) for problem in report.problems] == [
+        ("files or folders that belong to no image: beside the split folders (vaild: did you mean valid?)", ("vaild",)),
+        ("files or folders that belong to no image: outside the class folders", ("loose.png",)),
+    ]
+    assert report.ok
+    assert report.to_dict()["passed_over"] == 1
+
+
+def test_lesions_that_the_resized_mask_loses(root):
+    mask = np.zeros((2048, 2048), np.uint8)
+    mask[1004:1010, 1004:1010] = 255
+    mask[300:400, 300:400] = 255
+    resized = np.asarray(Picture.fromarray(mask > 0).resize((240, 240), Picture.Resampling.NEAREST))
+    assert resized[30:50, 30:50].any()
+    assert not resized[110:125, 110:125].any()  # the small one falls between two of the pixels that are kept
+    write(root / "valid/Ungood/anomaly_mask/a0.png", mask)
+    write(root / "valid/Ungood/img/a0.png", np.tile(np.arange(2048) % 251, (2048, 1)).astype(np.uint8))
+    found = problems(root, view=View(240))
+    assert set(found) == {"lost_lesion"}
+    assert found["lost_lesion"].severity == "warning"
+    assert found["lost_lesion"].files == ("valid/Ungood/img/a0.png",)
+    assert found["lost_lesion"].message.endswith("; the first: a 6 px lesion in 2,048 px is gone (1 of 2)")
+    assert problems(root, view=View(1024)) == {}
+    assert problems(root) == {}
+
+
+def kinds(root, **options):
+    return {problem.kind: problem.files for problem in errors_of(load_dataset(root, **options))}
+
+
+def test_errors_that_stop_a_fit(root):
+    assert kinds(root) == {}
+    shutil.copy(root / "valid/good/img/n0.png", root / "test/good/img/n2.png")
+    shutil.copy(root / "test/good/img/n0.png", root / "test/Ungood/img/a0.png")
+    assert kinds(root) == {
+        "label_conflict": ("test/Ungood/img/a0.png = test/good/img/n0.png",),
+        "image_across": ("test/good/img/n2.png = valid/good/img/n0.png",),
+    }
+
+
+def test_files_of_one_size_that_differ_are_no_copies(root):
+    values = np.random.default_rng(0).integers(0, 255, (300, 300), dtype=np.uint8)
+    write(root / "valid/good/img/n0.bmp", values)
+    values[0, 0] ^= 255  # far from the part that is compared first
+    write(root / "test/Ungood/img/x.bmp", values)
+    assert kinds(root) == {}
+
+
+def test_patients_in_two_splits_stop_a_fit_where_someone_named_them(root):
+    rename_to_patients(root, shared=True)
+    assert kinds(root) == {}
+    assert [*kinds(root, reading=Reading(patients=r"^(\d+)_"))] == ["patient_across"]

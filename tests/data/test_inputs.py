@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from PIL import Image as Picture
 
 from madclip.data import expand_inputs
 from madclip.errors import DataError
@@ -23,7 +25,7 @@ def root(tmp_path):
 
 
 def names(root, *inputs):
-    return [path.relative_to(root).as_posix() for path in expand_inputs(inputs)]
+    return [path.relative_to(root).as_posix() for path in expand_inputs(inputs).images]
 
 
 def test_files_folders_and_patterns(root):
@@ -42,7 +44,7 @@ def test_a_file_whose_name_looks_like_a_pattern(root):
 
 def test_relative_and_absolute_names_are_the_same_file(root, monkeypatch):
     monkeypatch.chdir(root)
-    assert len(expand_inputs(["b.png", root / "b.png", "./b.png"])) == 1
+    assert len(expand_inputs(["b.png", root / "b.png", "./b.png"]).images) == 1
 
 
 def test_inputs_that_name_nothing(root):
@@ -56,3 +58,74 @@ def test_inputs_that_name_nothing(root):
     ):
         with pytest.raises(DataError, match=message):
             expand_inputs(inputs)
+
+
+def test_what_is_passed_over_is_counted(root):
+    for name in ("one.dcm", "two.DCM", "@eaDir/b.png", "a/Thumbs.db", "a/b_mask.png", "a/b.png"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    (root / "gone.png").symlink_to(root / "nothing.png")
+    found = expand_inputs([root])
+    assert [path.relative_to(root).as_posix() for path in found.images] == [
+        "a/b.png",
+        "a/deep/y.tif",
+        "a/x.JPG",
+        "b.png",
+    ]
+    assert found.passed_over == {
+        "hidden or of a tool": 4,
+        ".dcm": 2,
+        "masks": 2,
+        ".txt": 1,
+        "no suffix": 1,
+        "dead links": 1,
+    }
+    assert expand_inputs([root / "a"]).said() == "passed over: 2 hidden or of a tool, 1 masks, 1 .txt"
+    # What is named is not passed over; the same folder twice counts once.
+    again = expand_inputs([root, root, root / "one.dcm"])
+    assert len(again.images) == 5
+    assert again.passed_over[".dcm"] == 1
+    assert again.passed_over["masks"] == 2
+
+
+def test_the_content_decides_where_the_suffix_is_no_images(root):
+    noise = np.random.default_rng(0).integers(0, 255, (9, 9), dtype=np.uint8)
+    for suffix, name in (("jpeg", "p.jfif"), ("jpeg", "q.jpe"), ("png", "a/scan_17"), ("tiff", "a/r.dat")):
+        Picture.fromarray(noise).save(root / name, suffix)
+    (root / "a/bmi.csv").write_text("BMI,age\n")
+    assert names(root, root) == ["a/deep/y.tif", "a/r.dat", "a/scan_17", "a/x.JPG", "b.png", "p.jfif", "q.jpe"]
+    assert names(root, root / "a/*") == ["a/r.dat", "a/scan_17", "a/x.JPG"]
+    assert expand_inputs([root / "a/*"]).passed_over == {".txt": 1, ".csv": 1}
+
+
+def test_linked_folders_are_followed_once(root):
+    (root / "store").mkdir()
+    (root / "store/s.png").write_text("")
+    (root / "in").mkdir()
+    (root / "in/link").symlink_to(root / "store", target_is_directory=True)
+    (root / "in/round").symlink_to(root, target_is_directory=True)
+    found = expand_inputs([root / "in"])
+    assert found.images == (root / "in/link/s.png",)
+    assert found.passed_over == {"dead links": 1}
+
+
+def test_an_empty_input_does_not_stop_the_rest(root):
+    (root / "empty").mkdir()
+    found = expand_inputs([root / "empty", root / "b.png", root / "*.bmp"])
+    assert found.images == (root / "b.png",)
+    assert found.empty == (str(root / "empty"), str(root / "*.bmp"))
+    assert found.said() == f"no image in {root / 'empty'}, {root / '*.bmp'}"
+    assert expand_inputs([root / "b.png"]).said() == ""
+    (root / "empty/one.dcm").write_text("")
+    with pytest.raises(DataError, match=r"empty: no images .* in this folder, only 1 \.dcm; .*bmp: no image matches"):
+        expand_inputs([root / "empty", root / "*.bmp"])
+
+
+def test_folders_of_tools_are_passed_over_in_patterns_unless_named(root):
+    for folder in ("@eaDir", "a"):
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / "t.png").write_text("")
+    assert names(root, root / "*/t.png") == ["a/t.png"]
+    assert names(root, root / "@eaDir/*.png") == ["@eaDir/t.png"]
+    assert names(root, root / "@eaDir") == ["@eaDir/t.png"]

@@ -168,3 +168,21 @@ def test_folds_need_patients():
         folds(pool, 4, 0)
     with pytest.raises(RecipeError, match="at least 2"):
         folds(pool, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("patient", "seed", "shots", "folded"),
+    [
+        (lambda index: f"P{index // 3}", 0, "4 23 10 2 16 27 18 6", "0 1 2 12"),
+        (lambda index: f"P{index // 3}", 1, "3 6 23 9 28 26 14 1", "9 10 11 15"),
+        (None, 0, "16 27 20 8 12 4 21 22", "1 4 12 16"),
+        (None, 1, "25 24 27 16 28 14 1 3", "0 1 12 18"),
+    ],
+)
+def test_draws_are_those_of_version_0_1(patient, seed, shots, folded):
+    # As d9b8c5d drew them, before groups were patients or volumes: detectors and tables rest on these draws.
+    pool = [*make(0, 30, patient), *make(1, 30, patient)]
+    drawn = [int(sample.image.path.stem) for sample in draw_shots(pool, 4, seed)]
+    assert drawn == [int(number) for number in shots.split()]
+    first = [int(sample.image.path.stem) for sample in folds(pool, 4, seed)[0][:4]]
+    assert first == [int(number) for number in folded.split()]

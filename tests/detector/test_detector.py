@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from madclip import MadCLIP, Prediction
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.errors import DataError, RecipeError
 from madclip.fitting import Run
 from madclip.recipe import ImageScore

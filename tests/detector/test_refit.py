@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from madclip import MadCLIP
-from madclip.data.samples import Sample, load_dataset
+from madclip.data.load import load_dataset
+from madclip.data.samples import Sample
 from madclip.errors import DataError, RecipeError
 from madclip.evaluation.protocol import evaluate
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from madclip import MadCLIP, load_backbone, storage
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.errors import CheckpointError, DataError
 
 

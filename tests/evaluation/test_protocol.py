@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from madclip import MadCLIP
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.errors import DataError
 from madclip.evaluation.protocol import evaluate
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from madclip import MadCLIP, Recipe
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.errors import CheckpointError, DataError
 from madclip.evaluation.protocol import evaluate
 from madclip.evaluation.repeat import repeat

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from madclip import MadCLIP
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.errors import CheckpointError
 from madclip.evaluation.protocol import evaluate
 from madclip.export.engines import FACTS, export_engine

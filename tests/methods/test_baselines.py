@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 
 from madclip import MadCLIP
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.errors import DataError, RecipeError
 from madclip.evaluation.protocol import evaluate
 from madclip.methods import BASELINES, load_baseline

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madclip import load_backbone
-from madclip.data.samples import load_dataset
+from madclip.data.load import load_dataset
 from madclip.evaluation.protocol import evaluate
 from madclip.methods import load_baseline
 from madclip.methods.april_gan import memory_map, project

@@ -104,7 +104,7 @@ def find_sets(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
     Raises:
         DataError: There is none, or one twice.
     """
-    from madclip.data.samples import load_dataset
+    from madclip.data.load import load_dataset
 
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
@@ -339,7 +339,7 @@ def _remembered(backbone: Backbone, name: str) -> Iterator[None]:
 
 @cache
 def _load(folder: Path) -> Dataset:
-    from madclip.data.samples import load_dataset
+    from madclip.data.load import load_dataset
 
     return load_dataset(folder)
 

@@ -301,7 +301,7 @@ def _whole(source: str, kind: Literal["fit", "calibrated fit", "refit"]) -> Time
 
     A refit goes on from any head: here from one that was only refitted before.
     """
-    from madclip.data.samples import load_dataset
+    from madclip.data.load import load_dataset
     from madclip.fitting import Run
     from madclip.phantoms.dataset import write_phantoms
     from madclip.training.cache import TokenCache

@@ -93,7 +93,7 @@ def fit(
     """Learn a detector from a few labelled images."""
     from dataclasses import replace
 
-    from madclip.data.samples import load_dataset
+    from madclip.data.load import load_dataset
     from madclip.data.shots import published_shots
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
     from madclip.fitting import Run
@@ -213,7 +213,10 @@ def predict(
 
     if maps not in ("tiff", "npy", "none"):
         raise RecipeError(f"--maps is tiff, npy or none, not {maps!r}")
-    images = expand_inputs(inputs)
+    found = expand_inputs(inputs)
+    images = found.images
+    if said := found.said():
+        typer.echo(said, err=True)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = _use_engine(model, detector, engine)
     rows, failed = [], []
@@ -292,7 +295,7 @@ def repeat(
     as_json: Json = False,
 ) -> None:
     """Fit and evaluate over several draws of shots: each run, mean, standard deviation, interval."""
-    from madclip.data.samples import load_dataset
+    from madclip.data.load import load_dataset
     from madclip.detector import DEFAULT_BACKBONE
     from madclip.evaluation.repeat import repeat as run
     from madclip.training.cache import TokenCache

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from madclip.cli.console import bar, print_facts, print_table
-from madclip.cli.options import Json
+from madclip.cli.console import bar, parse_recipe, print_facts, print_table
+from madclip.cli.options import (
+    AbnormalNames,
+    Changes,
+    Json,
+    NormalNames,
+    Patients,
+    RecipeName,
+    parse_reading,
+)
+from madclip.errors import DataError
+
+if TYPE_CHECKING:
+    from madclip.data.check import CheckReport
 
 data_app = typer.Typer(help="Look at data sets before learning from them.", no_args_is_help=True)
 
@@ -62,31 +74,80 @@ def check(
     registered_as: Annotated[
         str | None, typer.Option("--as", help="Compare the counts with this set's; see `madclip data sets`.")
     ] = None,
+    patients: Patients = "auto",
+    normal: NormalNames = None,
+    abnormal: AbnormalNames = None,
+    recipe: RecipeName = "madclip",
+    change: Changes = None,
     as_json: Json = False,
 ) -> None:
-    """Report counts, sizes, masks, duplicates, and images or patients on both sides of a split."""
+    """Report counts, sizes, masks, duplicates, lost lesions, and images or patients on both sides of a split."""
     from madclip.benchmark.registry import compare_counts, registered
     from madclip.data.check import check_dataset
 
     entry = registered(registered_as) if registered_as else None
-    with bar("read") as progress:
-        report = check_dataset(data, progress=progress)
+    view = parse_recipe(recipe, change).view
+    reading = parse_reading(patients, normal, abnormal)
+    with bar("read") as draw:
+        report = check_dataset(data, reading, view=view, progress=lambda _, done, total, **__: draw(done, total))
     if entry:
         report = replace(report, problems=(*compare_counts(entry, report), *report.problems))
-    lines = [f"{report.root}: layout {report.layout}, patients from {report.patients_from}"]
+    lines = _told(report)
+    if entry and not entry.counts:
+        lines.append(f"  no counts are registered for {entry.name}")
+    print_facts(as_json, report.to_dict(), "\n".join([*lines, *_problems(report)]))
+    if not report.ok:
+        raise typer.Exit(2)
+
+
+def _told(report: CheckReport) -> list[str]:
+    """What is in the data set, in lines for people."""
+    lines = [f"{report.root}: layout {report.layout}", f"  {report.patients}"]
     lines += [
         f"  {split}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
         for split, counts in report.counts.items()
     ]
     lines.append("  sizes: " + ", ".join(f"{size} ({n})" for size, n in list(report.sizes.items())[:5]))
-    if entry and not entry.counts:
-        lines.append(f"  no counts are registered for {entry.name}")
+    if report.passed_over:
+        lines.append(f"  passed over: {report.passed_over} hidden files or folders, or those of tools")
+    return lines
+
+
+def _problems(report: CheckReport) -> list[str]:
+    """What is wrong with the data set, in lines for people: of each kind the first ten names."""
+    lines = []
     for problem in report.problems:
         number = f" ({len(problem.files)})" if problem.files else ""
         lines.append(f"{problem.severity}: {problem.message}{number}")
         lines += [f"    {name}" for name in problem.files[:10]]
         if len(problem.files) > 10:
             lines.append(f"    ... and {len(problem.files) - 10} more (--json lists all)")
-    print_facts(as_json, report.to_dict(), "\n".join(lines))
-    if not report.ok:
-        raise typer.Exit(2)
+    return lines
+
+
+@data_app.command("manifest")
+def manifest(
+    data: Annotated[Path, typer.Argument(help="A folder of images, in any layout.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; DATA/manifest.csv if not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    patients: Patients = "auto",
+    normal: NormalNames = None,
+    abnormal: AbnormalNames = None,
+    as_json: Json = False,
+) -> None:
+    """Write a list of all images as CSV, with labels, masks and patients as far as they are known, to correct."""
+    from madclip.data.drafts import draft_manifest
+
+    if not data.is_dir():
+        raise DataError(f"{data}: no such folder")
+    target = out or data / "manifest.csv"
+    if target.exists() and not overwrite:
+        raise DataError(f"{target}: exists; name another file with --out, or pass --overwrite")
+    labels = draft_manifest(data, target, parse_reading(patients, normal, abnormal))
+    text = f"{target}: " + ", ".join(f"{number} {label or 'without a label'}" for label, number in labels.items())
+    unknown = sorted({*labels} - {"normal", "abnormal"})
+    if unknown:
+        text += "\nlabels that are not normal or abnormal have to be corrected, or named with --normal and --abnormal"
+    print_facts(as_json, {"manifest": str(target), "labels": labels}, text)

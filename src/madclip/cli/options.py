@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from madclip.data.samples import Reading
 
 Engine = Annotated[
     str,
@@ -25,3 +28,26 @@ TINY_NOTE = (
     "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
     "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
 )
+Patients = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|none|folder|REGEX",
+        help="How patients are known: from names or folders where that is safe, not at all, by the first folder below "
+        "a class, or by a regular expression whose group is the patient, such as '^(P[0-9]+)'.",
+    ),
+]
+NormalNames = Annotated[
+    list[str] | None,
+    typer.Option("--normal", metavar="NAME", help="A class folder (or label) of normal images; can be repeated."),
+]
+AbnormalNames = Annotated[
+    list[str] | None,
+    typer.Option("--abnormal", metavar="NAME", help="A class folder (or label) of abnormal images; can be repeated."),
+]
+
+
+def parse_reading(patients: str, normal: list[str] | None, abnormal: list[str] | None) -> Reading:
+    """How a data set is to be understood, as `--patients`, `--normal` and `--abnormal` say."""
+    from madclip.data.samples import Reading
+
+    return Reading(patients, tuple(normal or ()), tuple(abnormal or ()))

@@ -7,13 +7,21 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from madclip.data.load import AUTO, scan_dataset
 from madclip.data.readers import read_image, read_many, read_mask
-from madclip.data.samples import Dataset, Sample, scan_dataset
+from madclip.data.samples import UNUSED, Dataset, Reading, Sample, said_of_patients
+from madclip.data.unseen import LostLesions, lost_lesions
 from madclip.errors import DataError
+from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable, Iterable
     from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from madclip.recipe import View
 
 Severity = Literal["error", "warning"]
 
@@ -23,6 +31,7 @@ DARK = 1 / 8
 KINDS: dict[str, tuple[Severity, str]] = {
     "one_class": ("error", "one class has no images"),
     "counts": ("error", "another number of images than the registered set has"),
+    "unmatched": ("error", "mask folders in which no mask has the name of an image"),
     "unreadable": ("error", "images that cannot be read"),
     "unreadable_mask": ("error", "masks that cannot be read"),
     "mask_size": ("error", "masks of another size than their image"),
@@ -34,6 +43,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "duplicate": ("warning", "the same image twice in one split"),
     "missing_mask": ("warning", "abnormal images without a mask, beside others that have one"),
     "dark": ("warning", "images that use less than an eighth of their range; rescale 10 or 12 bits stored in 16"),
+    "constant": ("warning", "images of a single value, such as black ones; there is nothing to see in them"),
+    "lost_lesion": ("warning", "images with lesions of which nothing is left when the mask is resized"),
     "unused": ("warning", "files or folders that belong to no image"),
 }
 """Severity and meaning of every kind of problem, in the order of the report."""
@@ -63,12 +74,14 @@ class CheckReport:
     Attributes:
         root: The data set.
         layout: As detected.
-        patients_from: `manifest`, `names` or `none`.
+        patients_from: `manifest`, `names`, `folders` or `none`.
         counts: By split (`all` where there are none): numbers of `normal` and `abnormal` images, of usable `masks`, and
             of `patients`.
         sizes: Readable images by "width x height", the most frequent first.
         depths: Readable images by kind of value ("8-bit", "16-bit", "float").
         problems: Errors first.
+        patients: One line on how many patients are known and from what.
+        passed_over: Number of hidden files and folders, and those of tools, that were not looked into.
     """
 
     root: str
@@ -78,6 +91,8 @@ class CheckReport:
     sizes: dict[str, int]
     depths: dict[str, int]
     problems: tuple[Problem, ...]
+    patients: str = ""
+    passed_over: int = 0
 
     @property
     def ok(self) -> bool:
@@ -100,36 +115,34 @@ class _Finding:
     image_problem: tuple[str, str] | None
     mask_problem: tuple[str, str] | None
     """Kind, and the reader's own message where there is one."""
+    lost: LostLesions | None
 
 
 def check_dataset(
-    root: Path | str,
-    *,
-    patient_from_name: str | None = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    root: Path | str, reading: Reading = AUTO, *, view: View | None = None, progress: Progress = silent
 ) -> CheckReport:
     """Reads every image and mask of a data set and reports what is there and what is wrong.
 
     Images are the same when their pixels are, whatever the format. A patient in two splits is an error where a manifest
-    or a given rule names the patients, and a warning where `auto` inferred them from file names.
+    or a given rule names the patients, and a warning where `auto` inferred them from file names or folders.
 
     Args:
         root: As for `load_dataset`.
-        patient_from_name: As for `load_dataset`.
-        progress: Called with (done, total) images.
+        reading: As for `load_dataset`.
+        view: How masks are going to be resized, to find the lesions that are lost on the way; not looked for if None.
+        progress: Told how many images are read.
 
     Raises:
         DataError: The folder or the manifest cannot be understood at all.
     """
-    dataset = scan_dataset(root, patient_from_name=patient_from_name)
+    dataset = scan_dataset(root, reading)
     found: list[_Finding] = []
-    for _, finding in read_many(dataset.samples, _examine):
+    for _, finding in read_many(dataset.samples, lambda sample: _examine(sample, view)):
         if isinstance(finding, DataError):
             raise finding
         found.append(finding)
-        if progress:
-            progress(len(found), len(dataset.samples))
-    inferred = patient_from_name == "auto" and dataset.patients_from == "names"
+        progress("check", len(found), len(dataset.samples))
+    files = _structure(dataset, ((one.sample, one.digest) for one in found if one.digest))
     return CheckReport(
         root=str(dataset.root),
         layout=dataset.layout,
@@ -137,42 +150,101 @@ def check_dataset(
         counts=_counts(dataset, found),
         sizes=dict(Counter(f"{one.size[1]} x {one.size[0]}" for one in found if one.size).most_common()),
         depths=dict(Counter(one.depth for one in found if one.size).most_common()),
-        problems=_problems(_files_by_kind(dataset, found), found, inferred=inferred),
+        problems=_in_order(
+            [*_problems(files, guessed=dataset.patients_guessed), *_met(dataset, found), *_unused(dataset)]
+        ),
+        patients=said_of_patients(dataset),
+        passed_over=dataset.passed_over,
     )
 
 
-def _examine(sample: Sample) -> _Finding:
+def errors_of(dataset: Dataset) -> tuple[Problem, ...]:
+    """The errors of `check_dataset` that are found without decoding an image, for a fit to stop at.
+
+    These are `one_class`, `unmatched`, `label_conflict`, `image_across` and `patient_across`, over all splits. Copies
+    of an image are found by their bytes: only files of the same size are opened, and only those that agree in a few
+    kilobytes are read whole. The same pixels in another format, and what is wrong with a single image or mask,
+    are met by `check_dataset` alone, or by the fit when it reads its shots. Patients that were guessed are no reason to
+    stop.
+    """
+    problems = _problems(_structure(dataset, _digests(dataset.samples)), guessed=dataset.patients_guessed)
+    return _in_order(problem for problem in problems if problem.severity == "error")
+
+
+def _digests(samples: Iterable[Sample]) -> list[tuple[Sample, str]]:
+    """SHA-256 of those files that may be copies of another one, by size, then by a part, then by all bytes."""
+    groups = [list(samples)]
+    for key in (_size, _middle, _digest):
+        divided: list[list[Sample]] = []
+        for group in groups:
+            parts: dict[str, list[Sample]] = defaultdict(list)
+            for sample in group:
+                parts[key(sample)].append(sample)
+            divided += [part for name, part in parts.items() if name and len(part) > 1]
+        groups = divided
+    return [(sample, str(number)) for number, group in enumerate(groups) for sample in group]
+
+
+def _size(sample: Sample) -> str:
+    try:
+        return f"{sample.image.path.stat().st_size} {sample.image.frame}"
+    except OSError:
+        return ""
+
+
+def _middle(sample: Sample) -> str:
+    try:
+        with sample.image.path.open("rb") as file:
+            file.seek(sample.image.path.stat().st_size // 2)
+            return hashlib.sha256(file.read(4096)).hexdigest()
+    except OSError:
+        return ""
+
+
+def _digest(sample: Sample) -> str:
+    try:
+        return sample.image.digest()
+    except OSError:
+        return ""
+
+
+def _examine(sample: Sample, view: View | None) -> _Finding:
     try:
         image = read_image(sample.image)
     except DataError as error:
-        return _Finding(sample, None, "", "", ("unreadable", str(error)), _examine_mask(sample, None))
+        problem, _ = _examine_mask(sample, None)
+        return _Finding(sample, None, "", "", ("unreadable", str(error)), problem, None)
     digest = hashlib.sha256(repr(image.size).encode())
     digest.update(image.pixels.data)
-    dark = 0 < image.pixels.max() < DARK
-    return _Finding(
-        sample,
-        image.size,
-        image.depth,
-        digest.hexdigest(),
-        ("dark", "") if dark else None,
-        _examine_mask(sample, image.size),
-    )
+    problem, mask = _examine_mask(sample, image.size)
+    lost = None if mask is None or view is None or problem else lost_lesions(mask, view)
+    kind = _kind_of_pixels(image.pixels)
+    return _Finding(sample, image.size, image.depth, digest.hexdigest(), (kind, "") if kind else None, problem, lost)
 
 
-def _examine_mask(sample: Sample, size: tuple[int, int] | None) -> tuple[str, str] | None:
+def _kind_of_pixels(pixels: npt.NDArray[np.float32]) -> str:
+    flat = pixels.reshape(len(pixels), -1)
+    if (flat.min(axis=1) == flat.max(axis=1)).all():
+        return "constant"
+    return "dark" if pixels.max() < DARK else ""
+
+
+def _examine_mask(
+    sample: Sample, size: tuple[int, int] | None
+) -> tuple[tuple[str, str] | None, npt.NDArray[np.bool_] | None]:
     if sample.mask is None:
-        return None
+        return None, None
     try:
         mask = read_mask(sample.mask)
     except DataError as error:
-        return "unreadable_mask", str(error)
+        return ("unreadable_mask", str(error)), None
     if size and mask.shape != size:
-        return "mask_size", ""
+        return ("mask_size", ""), mask
     if sample.label == 1 and not mask.any():
-        return "empty_mask", ""
+        return ("empty_mask", ""), mask
     if sample.label == 0 and mask.any():
-        return "normal_with_mask", ""
-    return None
+        return ("normal_with_mask", ""), mask
+    return None, mask
 
 
 def _counts(dataset: Dataset, found: list[_Finding]) -> dict[str, dict[str, int]]:
@@ -191,54 +263,79 @@ def _counts(dataset: Dataset, found: list[_Finding]) -> dict[str, dict[str, int]
     return counts
 
 
-def _files_by_kind(dataset: Dataset, found: list[_Finding]) -> dict[str, list[str]]:
+def _structure(dataset: Dataset, digests: Iterable[tuple[Sample, str]]) -> dict[str, list[str]]:
+    """Names by kind of what is wrong with the set as a whole; images with the same digest are the same."""
     files: dict[str, list[str]] = defaultdict(list)
-    for one in found:
-        if one.image_problem:
-            files[one.image_problem[0]].append(dataset.name(one.sample.image))
-        if one.mask_problem and one.sample.mask:
-            files[one.mask_problem[0]].append(dataset.name(one.sample.mask))
     files["one_class"] = [
         name for name, side in (("normal", dataset.normal), ("abnormal", dataset.abnormal)) if not side
     ]
+    files["unmatched"] = [dataset.name(path) for path in dataset.unmatched]
     if dataset.has_masks:
         files["missing_mask"] = [dataset.name(sample.image) for sample in dataset.abnormal if not sample.mask]
-    files["unused"] = [dataset.name(path) for path in dataset.unused]
-    for group in _together(found, lambda one: one.digest or None):
+    for group in _together(digests):
         names = " = ".join(dataset.name(sample.image) for sample in group)
         files["image_across" if len({sample.split for sample in group}) > 1 else "duplicate"].append(names)
         if len({sample.label for sample in group}) > 1:
             files["label_conflict"].append(names)
-    for group in _together(found, lambda one: one.sample.patient):
+    for group in _together((sample, sample.patient) for sample in dataset.samples if sample.patient is not None):
         one_each = {sample.split: dataset.name(sample.image) for sample in reversed(group)}
         if len(one_each) > 1:
             files["patient_across"].append(" = ".join(sorted(one_each.values())))
     return files
 
 
-def _together(found: list[_Finding], key: Callable[[_Finding], Hashable]) -> list[list[Sample]]:
-    """Samples that share a key other than None, where there is more than one."""
+def _together(keyed: Iterable[tuple[Sample, Hashable]]) -> list[list[Sample]]:
+    """Samples that share a key, where there is more than one."""
     groups: dict[Hashable, list[Sample]] = defaultdict(list)
-    for one in found:
-        if (value := key(one)) is not None:
-            groups[value].append(one.sample)
+    for sample, key in keyed:
+        groups[key].append(sample)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _problems(files: dict[str, list[str]], found: list[_Finding], *, inferred: bool) -> tuple[Problem, ...]:
-    # What the reader said of the first file of a kind says more than the kind does.
+def _problems(files: dict[str, list[str]], *, guessed: bool) -> list[Problem]:
+    problems = []
+    for kind, names in files.items():
+        severity, meaning = KINDS[kind]
+        if kind == "patient_across" and guessed:
+            severity, meaning = "warning", f"{meaning} (patients were guessed from names or folders)"
+        if names:
+            problems.append(Problem(severity, kind, meaning, tuple(names)))
+    return problems
+
+
+def _met(dataset: Dataset, found: list[_Finding]) -> list[Problem]:
+    """What is wrong with single images and masks; the first one's own message says more than the kind does."""
+    files: dict[str, list[str]] = defaultdict(list)
     said: dict[str, str] = {}
     for one in found:
-        for problem in (one.image_problem, one.mask_problem):
-            if problem and problem[1]:
-                said.setdefault(*problem)
-    problems: list[Problem] = []
-    for kind, (severity, meaning) in KINDS.items():
-        if not files[kind]:
-            continue
+        image, mask = dataset.name(one.sample.image), one.sample.mask and dataset.name(one.sample.mask)
+        lost = ("lost_lesion", str(one.lost)) if one.lost else None
+        for problem, name in ((one.image_problem, image), (one.mask_problem, mask), (lost, image)):
+            if problem and name:
+                files[problem[0]].append(name)
+                if problem[1]:
+                    said.setdefault(*problem)
+    problems = []
+    for kind, names in files.items():
+        severity, meaning = KINDS[kind]
         message = f"{meaning}; the first: {said[kind]}" if kind in said else meaning
-        if kind == "patient_across" and inferred:
-            problems.append(Problem("warning", kind, f"{message} (patients inferred from names)", tuple(files[kind])))
-        else:
-            problems.append(Problem(severity, kind, message, tuple(files[kind])))
-    return tuple(sorted(problems, key=lambda problem: problem.severity != "error"))
+        problems.append(Problem(severity, kind, message, tuple(names)))
+    return problems
+
+
+def _unused(dataset: Dataset) -> list[Problem]:
+    """What belongs to no image, one problem for each reason."""
+    problems = []
+    for kind, meaning in UNUSED.items():
+        within = [one for one in dataset.unused if one.kind == kind]
+        hints = "; ".join(f"{dataset.name(one.path)}: {one.hint}" for one in within if one.hint)
+        message = f"{KINDS['unused'][1]}: {meaning}" + (f" ({hints})" if hints else "")
+        if within:
+            problems.append(Problem("warning", "unused", message, tuple(dataset.name(one.path) for one in within)))
+    return problems
+
+
+def _in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Errors first, then in the order of `KINDS`."""
+    kinds = list(KINDS)
+    return tuple(sorted(problems, key=lambda one: (one.severity != "error", kinds.index(one.kind))))

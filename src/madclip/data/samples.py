@@ -1,47 +1,79 @@
-"""Labelled images on disk: what a data set is, and the folder layouts and manifests it may come in."""
+"""What a data set is: labelled images, their masks and patients, and what was found beside them."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from madclip.data.readers import IMAGE_SUFFIXES, Image, read_image, read_mask
 from madclip.data.ref import ImageRef, as_ref
-from madclip.errors import DataError, RecipeError
+from madclip.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    import numpy as np
-    import numpy.typing as npt
+    from collections.abc import Iterable
+    from pathlib import Path
 
 Split = Literal["train", "valid", "test"]
 Layout = Literal["bmad", "folders", "anomalib", "manifest"]
+UnusedKind = Literal["beside_splits", "not_a_class", "loose", "beside_img", "no_image", "format", "dead_link"]
 
-SPLITS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
-    "test": "test",
-    "testing": "test",
+UNUSED: dict[UnusedKind, str] = {
+    "beside_splits": "beside the split folders",
+    "not_a_class": "neither a class nor masks",
+    "loose": "outside the class folders",
+    "beside_img": "beside img/, in which the images of this class are",
+    "no_image": "masks without an image",
+    "format": "of a format that is not read",
+    "dead_link": "links that lead nowhere or in a circle",
 }
-LABELS = {
-    **dict.fromkeys(("0", "0.0", "normal", "good", "healthy", "negative"), 0),
-    **dict.fromkeys(("1", "1.0", "abnormal", "anomalous", "anomaly", "ungood", "bad", "defect", "positive"), 1),
-}
-"""Labels of a manifest, in any case."""
-NORMAL_FOLDERS = frozenset({"good", "normal"})
-ABNORMAL_FOLDERS = frozenset({"ungood", "abnormal", "anomalous", "bad"})
-MASK_FOLDERS = frozenset({"anomaly_mask", "anomaly_masks", "label", "labels", "mask", "masks", "ground_truth"})
-MANIFESTS = ("manifest.csv", "manifest.jsonl")
-_SLICE = re.compile(r"^(?P<patient>.*\d.*)_\d+$")
+"""Why a file or a folder belongs to no image."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data set is to be understood where its folders do not say it.
+
+    Attributes:
+        patients: How patients are known in the folder layouts. `auto`: from folders or names, where that is safe
+            (`madclip.data.patients` has the rule). `none`: they are unknown. `folder`: the first folder below the class
+            folder. Otherwise a regular expression, searched in the path below the class folder without its suffix,
+            whose first group (or `patient` group) is the patient; a name that does not match has no patient.
+        normal: Class folders (of a manifest: labels) whose images are normal.
+        abnormal: Those whose images are abnormal. Where both are given, other folders are left out.
+
+    Raises:
+        RecipeError: `patients` is not a regular expression with a group, or a name stands on both sides.
+    """
+
+    patients: str = "auto"
+    normal: tuple[str, ...] = ()
+    abnormal: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for side in ("normal", "abnormal"):
+            names = getattr(self, side)
+            object.__setattr__(self, side, (names,) if isinstance(names, str) else tuple(names))
+        both = {name.casefold() for name in self.normal} & {name.casefold() for name in self.abnormal}
+        if both:
+            raise RecipeError(f"{min(both)!r} cannot be both normal and abnormal")
+        if self.patients == "header":
+            raise RecipeError("patients 'header': headers of scanner files are not read for folders; name a rule")
+        if self.patients not in ("auto", "none", "folder"):
+            self._check_rule()
+
+    def _check_rule(self) -> None:
+        try:
+            pattern = re.compile(self.patients)
+        except re.error as error:
+            raise RecipeError(
+                f"patients {self.patients!r} is neither auto, none or folder, nor a regular expression: {error}"
+            ) from error
+        if not pattern.groups:
+            raise RecipeError(
+                f"patients {self.patients!r} has no group; bracket the patient, such as ^(.+)_[0-9]+$, "
+                "or say auto, none or folder"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,6 +114,21 @@ class Sample:
         return None if self.image.frame is None else f"volume {self.image.path}"
 
 
+@dataclass(frozen=True, order=True)
+class Unused:
+    """A file or a folder in a data set that belongs to no image.
+
+    Attributes:
+        path: The file or folder.
+        kind: One of `UNUSED`.
+        hint: What was perhaps meant, or an empty string.
+    """
+
+    path: Path
+    kind: UnusedKind
+    hint: str = ""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Labelled images in the order of their names.
@@ -90,15 +137,23 @@ class Dataset:
         root: The folder, or the manifest's folder.
         layout: How it was laid out: `bmad`, `folders`, `anomalib` or `manifest`.
         samples: All of them, sorted by path.
-        patients_from: Where patients are known from: `manifest`, `names` (of the files), or `none`.
-        unused: Files among the images that belong to nothing: masks without an image, unknown formats, unknown folders.
+        patients_from: Where patients are known from: `manifest`, `names` (of the files), `folders`, or `none`.
+        patients_note: By which rule they are known, or why they are not.
+        patients_guessed: Whether nobody said so: they were taken from names or folders because that looked safe.
+        unused: What lies among the images and belongs to none of them.
+        passed_over: Number of hidden files and folders, and those of tools, that were not looked into.
+        unmatched: Mask folders in which no mask has the name of an image.
     """
 
     root: Path
     layout: str
     samples: tuple[Sample, ...]
     patients_from: str = "none"
-    unused: tuple[Path, ...] = ()
+    patients_note: str = ""
+    patients_guessed: bool = False
+    unused: tuple[Unused, ...] = ()
+    passed_over: int = 0
+    unmatched: tuple[Path, ...] = ()
 
     def split(self, name: str | None) -> tuple[Sample, ...]:
         """The samples of `train`, `valid` or `test`, or those of no split (None)."""
@@ -116,13 +171,18 @@ class Dataset:
 
     @property
     def abnormal(self) -> tuple[Sample, ...]:
-        """The anomalous samples."""
+        """The abnormal samples."""
         return tuple(sample for sample in self.samples if sample.label == 1)
 
     @property
     def has_masks(self) -> bool:
-        """Whether any anomalous image has a mask."""
+        """Whether any abnormal image has a mask."""
         return any(sample.mask for sample in self.abnormal)
+
+    @property
+    def patients(self) -> frozenset[str]:
+        """The patients that are known."""
+        return frozenset(sample.patient for sample in self.samples if sample.patient is not None)
 
     @property
     def shot_pool(self) -> tuple[Sample, ...]:
@@ -141,310 +201,35 @@ class Dataset:
         return below.as_posix() if ref.frame is None else f"{below.as_posix()}#{ref.frame}"
 
 
-def load_dataset(root: Path | str, *, patient_from_name: str | None = "auto") -> Dataset:
-    """Finds the labelled images of a folder or a manifest; reads no pixels.
-
-    Layouts, told apart by their folders (names in any case, images at any depth below a class folder):
-
-    - `bmad`: `valid/` and `test/` (and `train/`), in each `good/` and `Ungood/`, images in `img/` or directly, masks in
-      `anomaly_mask/` or `label/` beside `img/` or beside the class folders.
-    - `folders`: `normal/`, `abnormal/`, `masks/`, with or without split folders around them.
-    - `anomalib`: `train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>`.
-    - `manifest`: a `.csv` or `.jsonl` file, or a folder with `manifest.csv` or `manifest.jsonl`. Columns `image` (or
-      `path`), `label`, and optionally `mask`, `patient`, `split`; paths relative to the manifest.
-
-    A mask belongs to the image of the same name, whatever the suffixes; `<name>_mask` is understood too.
-
-    Args:
-        root: The folder or the manifest.
-        patient_from_name: How patients are known in the folder layouts. `auto`: names are taken as `<patient>_<slice>`
-            if that is true of all of them (a number after the last underscore, a digit somewhere before it), there are
-            at least two patients, fewer patients than images, and none has more than half of the images. None: they
-            are unknown. Otherwise a regular expression, searched in the path below the class folder without its
-            suffix, whose first group (or `patient` group) is the patient; a name that does not match has no patient.
-
-    Raises:
-        DataError: There is no such folder, it is empty or has no known layout, a class has no image, or a row of a
-            manifest cannot be used (file and row are named).
-        RecipeError: `patient_from_name` is not a regular expression with a group.
-    """
-    dataset = scan_dataset(root, patient_from_name=patient_from_name)
-    for label, found in (("normal", dataset.normal), ("abnormal", dataset.abnormal)):
-        if not found:
-            count = len(dataset.samples)
-            raise DataError(f"{root}: no {label} images among {count} (layout {dataset.layout}); both kinds are needed")
-    return dataset
-
-
-def scan_dataset(root: Path | str, *, patient_from_name: str | None = "auto") -> Dataset:
-    """`load_dataset` that accepts a data set with a single class, for checks."""
-    root = Path(root)
-    if root.is_file():
-        return _read_manifest(root)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder or manifest")
-    manifests = [root / name for name in MANIFESTS if (root / name).is_file()]
-    if len(manifests) > 1:
-        raise DataError(f"{root}: both {' and '.join(MANIFESTS)}; name the one to use")
-    return _read_manifest(manifests[0]) if manifests else _read_folders(root, patient_from_name)
-
-
-def read_sample(sample: Sample) -> tuple[Image, npt.NDArray[np.bool_] | None]:
-    """Reads an image with its mask: bool [H, W] of the image's size, or None where there is none (or it is normal).
-
-    Raises:
-        DataError: Either cannot be read; sizes differ; an anomalous image's mask is empty, or a normal one's is not.
-    """
-    image = read_image(sample.image)
-    return image, read_sample_mask(sample, image.size)
-
-
-def read_sample_mask(sample: Sample, size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
-    """Reads the mask of an image of a known height and width; result and errors as in `read_sample`."""
-    if sample.mask is None:
-        return None
-    mask = read_mask(sample.mask)
-    if mask.shape != size:
-        (mask_height, mask_width), (height, width) = mask.shape, size
-        raise DataError(
-            f"{sample.mask}: mask of {mask_width} x {mask_height} pixels "
-            f"for an image of {width} x {height} ({sample.image})"
-        )
-    if sample.label == 0:
-        if mask.any():
-            raise DataError(
-                f"{sample.mask}: marks a lesion in a normal image ({sample.image}); correct the label or the mask"
-            )
-        return None
-    if not mask.any():
-        raise DataError(f"{sample.mask}: the mask of an abnormal image is empty; remove the mask or correct the label")
-    return mask
-
-
-# Folders
-
-
-@dataclass(frozen=True)
-class _ClassFolder:
-    path: Path
-    label: int
-    split: Split | None
-    around: Path
-    """The split's folder, or the root."""
-
-
-def _read_folders(root: Path, patient_from_name: str | None) -> Dataset:
-    layout, folders, unknown = _class_folders(root)
-    # Abnormal images first: masks that several class folders share are theirs.
-    owners: dict[Path, Path] = {}
-    samples: list[tuple[str, Sample]] = []
-    seen_masks: set[Path] = set()
-    unused: list[Path] = [*unknown]
-    for folder in sorted(folders, key=lambda folder: -folder.label):
-        masks, base = _masks(root, folder), _below(folder.path, "img")
-        seen_masks.update(masks.values())
-        for key, image in _images(base, unused):
-            mask = masks.get(key) or masks.get(f"{key}_mask")
-            if mask in owners:
-                if folder.label == 1:
-                    raise DataError(f"{mask}: is the mask of two images, {owners[mask]} and {image}; rename them")
-                mask = None
-            if mask:
-                owners[mask] = image
-            samples.append((key, Sample(image, folder.label, mask, None, folder.split)))
-    if not samples:
-        raise DataError(f"{root}: layout {layout}, but its folders hold no image (PNG, JPEG, TIFF, BMP)")
-    unused += sorted(seen_masks - owners.keys())
-    patients = _patients([key for key, _ in samples], patient_from_name)
-    named = [replace(sample, patient=patient) for (_, sample), patient in zip(samples, patients, strict=True)]
-    return Dataset(
-        root=root,
-        layout=layout,
-        samples=_sorted(named),
-        patients_from="names" if any(patients) else "none",
-        unused=tuple(sorted(set(unused))),
-    )
-
-
-def _class_folders(root: Path) -> tuple[Layout, list[_ClassFolder], list[Path]]:
-    """The layout, the folders of its classes, and folders that are neither classes nor masks."""
-    splits = [(SPLITS[folder.name.lower()], folder) for folder in _folders(root) if folder.name.lower() in SPLITS]
-    around: list[tuple[Split | None, Path]] = [*splits] if splits else [(None, root)]
-    found: list[_ClassFolder] = []
-    unknown: list[Path] = []
-    layout: Layout = "folders"
-    for split, parent in around:
-        classes = [folder for folder in _folders(parent) if folder.name.lower() not in MASK_FOLDERS]
-        names = {folder.name.lower() for folder in classes}
-        # Where no folder is called abnormal, every other name beside good/ is a kind of defect (anomalib, MVTec AD).
-        defects = bool(splits) and "good" in names and not names & ABNORMAL_FOLDERS
-        if names & {"good", "ungood"} and layout == "folders":
-            layout = "bmad"
-        for folder in classes:
-            name = folder.name.lower()
-            if name in NORMAL_FOLDERS | ABNORMAL_FOLDERS:
-                found.append(_ClassFolder(folder, int(name in ABNORMAL_FOLDERS), split, parent))
-            elif defects:
-                found.append(_ClassFolder(folder, 1, split, parent))
-                layout = "anomalib"
-            else:
-                unknown.append(folder)
-    if not found:
-        if not any(root.iterdir()):
-            raise DataError(f"{root}: the folder is empty")
-        listed = ", ".join(sorted(path.name for path in root.iterdir() if not path.name.startswith("."))[:6])
-        raise DataError(
-            f"{root}: no known layout (found {listed or 'hidden files only'}); "
-            "expected good/ and Ungood/ or normal/ and abnormal/ (in valid/ and test/, or directly), or a manifest.csv"
-        )
-    return layout, found, unknown
-
-
-def _masks(root: Path, folder: _ClassFolder) -> dict[str, Path]:
-    """Masks that images of a class folder may have, by their path below the mask folder without suffix."""
-    masks: dict[str, Path] = {}
-    for parent in dict.fromkeys((folder.path, folder.around, root)):
-        for base in (path for path in _folders(parent) if path.name.lower() in MASK_FOLDERS):
-            for_class = base / folder.path.name
-            # Masks beside the split folders name their class, or else training images would take those of test images.
-            if for_class.is_dir():
-                base = for_class  # noqa: PLW2901
-            elif parent == root != folder.around:
-                continue
-            for path in _walk(base):
-                key = path.relative_to(base).with_suffix("").as_posix()
-                if path.suffix.lower() in IMAGE_SUFFIXES and masks.setdefault(key, path) != path:
-                    raise DataError(f"{path}: a second mask of the same name as {masks[key]}; remove one")
-    for path in _walk(folder.path):
-        if path.stem.endswith("_mask") and path.suffix.lower() in IMAGE_SUFFIXES:
-            masks.setdefault(path.relative_to(_below(folder.path, "img")).with_suffix("").as_posix(), path)
-    return masks
-
-
-def _images(base: Path, unused: list[Path]) -> Iterator[tuple[str, Path]]:
-    """Images below a class folder, by their path without suffix; masks beside them and mask folders are left out."""
-    paths = [path for path in _walk(base) if not MASK_FOLDERS & {part.lower() for part in path.relative_to(base).parts}]
-    keys = {path.with_suffix("") for path in paths}
-    for path in paths:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            unused.append(path)
-        elif not (path.stem.endswith("_mask") and path.with_name(path.stem.removesuffix("_mask")) in keys):
-            yield path.relative_to(base).with_suffix("").as_posix(), path
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _below(folder: Path, name: str) -> Path:
-    return next((path for path in _folders(folder) if path.name.lower() == name), folder)
-
-
-def _walk(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
-def _sorted(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+def in_order(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """Samples in the order of their names, frames of a file in their own order."""
     return tuple(sorted(samples, key=lambda sample: (sample.image.path.as_posix(), sample.image.frame or 0)))
 
 
-def _patients(keys: list[str], rule: str | None) -> list[str | None]:
-    if rule is None:
-        return [None] * len(keys)
-    if rule == "auto":
-        found = [match["patient"] if (match := _SLICE.match(key)) else None for key in keys]
-        groups = Counter(found)
-        plausible = None not in groups and 2 <= len(groups) < len(keys) and max(groups.values()) <= len(keys) / 2
-        return found if plausible else [None] * len(keys)
-    try:
-        pattern = re.compile(rule)
-    except re.error as error:
-        raise RecipeError(f"patient_from_name {rule!r} is not a regular expression: {error}") from error
-    if not pattern.groups:
-        raise RecipeError(f"patient_from_name {rule!r} has no group; bracket the patient, such as ^(.+)_[0-9]+$")
-    group = "patient" if "patient" in pattern.groupindex else 1
-    return [match[group] if (match := pattern.search(key)) else None for key in keys]
+def said_of_patients(dataset: Dataset) -> str:
+    """One line on how many patients are known and from what: `12 patients, from the names <patient>_<slice>`."""
+    if not dataset.patients:
+        reason = f" ({dataset.patients_note})" if dataset.patients_note else ""
+        return f"patients unknown: every image counts as a patient of its own{reason}"
+    sources = {"manifest": "the manifest", "folders": "the folders", "names": "the names"}
+    source = f"{sources.get(dataset.patients_from, dataset.patients_from)} {dataset.patients_note}".strip()
+    unknown = sum(sample.patient is None for sample in dataset.samples)
+    rest = f"; of {_counted(unknown, 'image')} the patient is unknown" if unknown else ""
+    return f"{_counted(len(dataset.patients), 'patient')}, from {source}{rest}"
 
 
-# Manifests
+def said_of_unused(dataset: Dataset) -> str:
+    """One line on what lies in the data set and is not used, or an empty string where there is nothing."""
+    counts = Counter(one.kind for one in dataset.unused)
+    parts = [f"{counts[kind]} {meaning}" for kind, meaning in UNUSED.items() if counts[kind]]
+    said = f"{_counted(sum(counts.values()), 'file or folder')} not used: {', '.join(parts)}" if parts else ""
+    hints = [f"{dataset.name(one.path)}: {one.hint}" for one in dataset.unused if one.hint]
+    if dataset.passed_over:
+        parts = [said] if said else []
+        said = "; ".join([*parts, f"{dataset.passed_over} hidden or of a tool, passed over"])
+    return " (".join([said, "; ".join(hints)]) + ")" if hints else said
 
 
-def _read_manifest(path: Path) -> Dataset:
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
-    if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: not a data set; give a folder, or a manifest named .csv or .jsonl")
-    samples: dict[ImageRef, Sample] = {}
-    for where, row in readers[path.suffix.lower()](path):
-        sample = _sample_of_row(path.parent, where, row)
-        if sample.image in samples:
-            raise DataError(f"{where}: {sample.image} has an earlier row")
-        samples[sample.image] = sample
-    if not samples:
-        raise DataError(f"{path}: the manifest has no rows")
-    return Dataset(
-        root=path.parent,
-        layout="manifest",
-        samples=_sorted(samples.values()),
-        patients_from="manifest" if any(sample.patient for sample in samples.values()) else "none",
-    )
-
-
-def _sample_of_row(folder: Path, where: str, row: dict[str, str]) -> Sample:
-    name = row.get("image") or row.get("path")
-    if not name:
-        raise DataError(f"{where}: no image; the column is called image or path")
-    label = row.get("label", "").lower()
-    if label not in LABELS:
-        raise DataError(f"{where}: label {row.get('label', '')!r} is unknown; use 0 or normal, 1 or abnormal")
-    split = row.get("split", "").lower()
-    if split and split not in SPLITS:
-        raise DataError(f"{where}: split {row['split']!r} is unknown; use train, valid, test or nothing")
-    image = folder / name
-    mask = folder / row["mask"] if row.get("mask") else None
-    for kind, file in (("image", image), ("mask", mask)):
-        if file is not None and not file.is_file():
-            raise DataError(f"{where}: {kind} {file} does not exist")
-    return Sample(image, LABELS[label], mask, row.get("patient") or None, SPLITS[split] if split else None)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    lines = _lines(path)
-    header = lines[0] if lines else ""
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
-    try:
-        rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or []]
-        if not {"image", "path"} & set(rows.fieldnames) or "label" not in rows.fieldnames:
-            raise DataError(f"{path}: the first row must name the columns image (or path) and label, found {header!r}")
-        for row in rows:
-            where = f"{path}, row {rows.line_num}"
-            if None in row or None in row.values():
-                raise DataError(f"{where}: not as many fields as the header names")
-            yield where, {name: value.strip() for name, value in row.items()}
-    except csv.Error as error:
-        raise DataError(f"{path}, row {rows.line_num}: not valid CSV ({error})") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, row {number}"
-        try:
-            row: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: expected an object with image and label")
-        values = {str(name).lower(): value for name, value in row.items() if value is not None}
-        yield (
-            where,
-            {name: str(int(value) if isinstance(value, bool) else value).strip() for name, value in values.items()},
-        )
+def _counted(number: int, what: str) -> str:
+    plural = "files or folders" if what == "file or folder" else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"

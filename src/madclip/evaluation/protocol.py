@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from madclip.data.geometry import fit_mask, restore_map
+from madclip.data.load import load_dataset, read_sample_mask
 from madclip.data.readers import read_image, read_mask
-from madclip.data.samples import Dataset, Sample, load_dataset, read_sample_mask
+from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError
 from madclip.evaluation.result import EvaluationResult, evaluate_scores
 from madclip.memory import kept_memory

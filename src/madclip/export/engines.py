@@ -135,7 +135,7 @@ def check_images(detector: MadCLIP, data: Path) -> tuple[npt.NDArray[np.float32]
     Raises:
         DataError: There is no image that can be read.
     """
-    files, known = expand_inputs([data]), set(detector.provenance.shots)
+    files, known = expand_inputs([data]).images, set(detector.provenance.shots)
     shots = [file for file in files if ImageRef(file).digest() in known]
     fitted: list[npt.NDArray[np.float32]] = []
     for file in shots or files:

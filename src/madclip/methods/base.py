@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from madclip.backbones.load import open_backbone
 from madclip.backbones.spec import Backbone
-from madclip.data.samples import Dataset, Sample, load_dataset
+from madclip.data.load import load_dataset
+from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.fitting import MAX_SEED
 from madclip.prediction import BATCH, predict_each

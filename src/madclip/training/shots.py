@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from madclip.data.geometry import fit_mask, fit_pixels
+from madclip.data.load import load_dataset, read_sample
 from madclip.data.readers import MIN_SIDE, read_image, read_mask, to_mask
 from madclip.data.ref import ImageRef
-from madclip.data.samples import Dataset, Sample, load_dataset, read_sample
+from madclip.data.samples import Dataset, Sample
 from madclip.data.shots import draw_shots
 from madclip.errors import DataError
 
