@@ -55,17 +55,16 @@ def fit_platt(data: Scored) -> tuple[float, float]:
         probability = expit(design @ weights)
         return np.asarray((design * (probability * (1 - probability))[:, None]).T @ design)
 
-    found = minimize(
-        loss, [0.0, flat], jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-10}
-    ).x
+    found = minimize(loss, [0.0, flat], jac=gradient, hess=curvature, method="trust-exact", options={"gtol": 1e-10}).x
     slope = max(0.0, float(found[0]) / scale)
     return slope, float(found[1]) - slope * centre
 
 
 def fit_isotonic(data: Scored) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Isotonic regression by pool-adjacent-violators: scores, and the probabilities at them that never fall.
+    """Isotonic regression by pool-adjacent-violators: scores, and the probabilities at them, which never fall.
 
-    Between two scores the probability is interpolated. Probabilities are kept from 0 and 1 by 1 / (n + 2): no finite number of images shows certainty.
+    Between two scores the probability is interpolated. Probabilities are kept from 0 and 1 by 1 / (n + 2): no finite
+    number of images shows certainty.
     """
     from scipy.optimize import isotonic_regression
 

@@ -159,9 +159,7 @@ def wilcoxon(first: ArrayLike, second: ArrayLike) -> Difference:
     return Difference(value, p=float(signed_rank(left, right).pvalue), method="Wilcoxon signed-rank")
 
 
-def mean_interval(
-    values: ArrayLike, level: float = 0.95, *, bounds: tuple[float, float] | None = None
-) -> Estimate:
+def mean_interval(values: ArrayLike, level: float = 0.95, *, bounds: tuple[float, float] | None = None) -> Estimate:
     """Mean over runs (seeds of shots) with Student's interval: where the mean of many more runs would lie.
 
     Args:
@@ -185,6 +183,4 @@ def mean_interval(
     if runs.size == 1:
         return Estimate(mean, reason="one run says nothing about the spread between runs")
     half = float(t.ppf((1 + level) / 2, runs.size - 1) * runs.std(ddof=1) / math.sqrt(runs.size))
-    return Estimate(
-        mean, max(mean - half, least), min(mean + half, most), method=f"Student's t over {runs.size} runs"
-    )
+    return Estimate(mean, max(mean - half, least), min(mean + half, most), method=f"Student's t over {runs.size} runs")

@@ -153,7 +153,7 @@ def wilson_interval(successes: float, trials: float, level: float = 0.95) -> Est
 
 
 def share_interval(success: ArrayLike, level: float = 0.95, *, patients: Sequence[Any] | None = None) -> Estimate:
-    """Proportion with a Wilson interval at the effective sample size (n / design effect) when images cluster by patient.
+    """Proportion with a Wilson interval at the effective sample size (n / design effect) if images cluster by patient.
 
     The design effect follows from the variance between patients (Kish 1965). Where all images or none have the
     property nothing is known of that variance, and the effective sample size is the number of patients.

@@ -64,9 +64,7 @@ class Scored:
         odd = (truth != 0) & (truth != 1)
         if odd.any():
             index = int(np.argmax(odd))
-            raise DataError(
-                f"{_name(index, called)}: the label is {truth[index]}, neither 0 (normal) nor 1 (abnormal)"
-            )
+            raise DataError(f"{_name(index, called)}: the label is {truth[index]}, neither 0 (normal) nor 1 (abnormal)")
         if patients is not None and len(patients) != len(truth):
             raise DataError(f"{len(patients)} patients for {len(truth)} images: give one for each, or none at all")
         return cls(truth.astype(np.bool_), values, called, None if patients is None else tuple(patients))
