@@ -16,7 +16,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from madclip.calibration.calibration import Calibration, choose_threshold, fit_isotonic, fit_platt
+from madclip.calibration.calibration import Calibration
+from madclip.calibration.probability import fit_isotonic, fit_platt
+from madclip.calibration.thresholds import choose_threshold
 from madclip.files import write_between
 from madclip.metrics.image import brier, expected_calibration_error
 from madclip.metrics.intervals import (
@@ -26,6 +28,7 @@ from madclip.metrics.intervals import (
 )
 from madclip.metrics.pixel import PixelHistogram
 from madclip.metrics.quantiles import PixelQuantiles
+from madclip.metrics.scored import Scored
 
 AREAS, SIZES = (0.7, 0.9, 0.97), (50, 200, 1000)
 
@@ -45,9 +48,10 @@ def coverage(repetitions: int, drawn: int) -> str:
             held = np.zeros(3)
             for repetition in range(repetitions):
                 scores = generator.normal(size=2 * size) + shift(area) * labels
-                found = [delong_interval(labels, scores), delong_interval(labels, scores, logit=False)]
+                data = Scored.of(labels, scores)
+                found = [delong_interval(data), delong_interval(data, logit=False)]
                 if repetition < drawn:
-                    found.append(bootstrap_interval(labels, scores, repetitions=1000, seed=repetition))
+                    found.append(bootstrap_interval(data, repetitions=1000, seed=repetition))
                 held[: len(found)] += [e.low <= area <= e.high for e in found]
             share = held / [repetitions, repetitions, max(drawn, 1)]
             cells = [f"{100 * s:.1f}" + ("" if 0.93 <= s <= 0.97 else " **outside**") for s in share]
@@ -66,7 +70,8 @@ def clustered(repetitions: int) -> str:
         for _ in range(repetitions):
             shared = np.repeat(generator.normal(size=2 * count), 4)
             scores = math.sqrt(0.5) * (shared + generator.normal(size=8 * count)) + shift(0.9) * labels
-            found = delong_interval(labels, scores), delong_interval(labels, scores, patients=patients)
+            data = [Scored.of(labels, scores, patients=owners) for owners in (None, patients)]
+            found = [delong_interval(one) for one in data]
             held += [e.low <= 0.9 <= e.high for e in found]
         rows.append(f"| {count} | {100 * held[0] / repetitions:.1f} | {100 * held[1] / repetitions:.1f} |")
         print(rows[-1], flush=True)
@@ -142,7 +147,7 @@ def promises(draws: int) -> str:
             for _ in range(draws):
                 labels = np.repeat([0, 1], count)
                 scores = generator.normal(size=2 * count) + shift(0.9) * labels
-                found = choose_threshold(labels, scores, point)
+                found = choose_threshold(Scored.of(labels, scores), point)
                 reached.append((1 - normal.cdf(found.value - shift(0.9)), normal.cdf(found.value)))
             low, middle, high = np.quantile(reached, 0.05, 0), np.mean(reached, 0), np.quantile(reached, 0.95, 0)
             promise = f"{found.promise:.2f}" if found.promise else "none"
@@ -170,11 +175,11 @@ def probabilities(draws: int) -> str:
 
             held = np.zeros((draws, 4))
             for draw in range(draws):
-                labels, shots = np.repeat([0, 1], count), scores(count)
+                shots = Scored.of(np.repeat([0, 1], count), scores(count))
                 truth, new = np.repeat([0, 1], 2000), scores(2000)
-                slope, offset = fit_platt(labels, shots)
+                slope, offset = fit_platt(shots)
                 platt = 0.5 * (1 + np.tanh((slope * new + offset) / 2))
-                isotonic = np.interp(new, *fit_isotonic(labels, shots))
+                isotonic = np.interp(new, *fit_isotonic(shots))
                 held[draw] = [
                     brier(truth, platt),
                     brier(truth, isotonic),

@@ -24,8 +24,8 @@ import torch
 
 from madclip import MadCLIP, Recipe
 from madclip.benchmark.speed import Shape, make_random, repeat
-from madclip.data.readers import read_image
 from madclip.data.load import load_dataset
+from madclip.data.readers import read_image
 from madclip.files import write_between
 from madclip.head.head import Head
 from madclip.phantoms.dataset import write_phantoms

@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from madclip import Recipe
+from madclip import MadCLIP
 from madclip.data.load import load_dataset
 from madclip.evaluation.repeat import repeat
 from madclip.files import write_between
+from madclip.fitting import Run
 from madclip.training.cache import TokenCache
 from sets import LabelledSet
 
@@ -49,16 +50,14 @@ def main() -> None:
         data = load_dataset(folder)
         for shots in given.shots:
             found = repeat(
+                MadCLIP(objective=objective),
                 data,
                 given.out / f"{name}-{shots}",
-                recipe=Recipe.preset("madclip"),
-                backbone="tiny",
-                objective=objective,
                 shots=shots,
                 seeds=range(given.seeds),
                 folds=4,
                 operating_point=POINT,
-                cache=TokenCache(),
+                run=Run(cache=TokenCache()),
             )
             lines.append(row(name, shots, found["runs"]))
             print(lines[-1], flush=True)

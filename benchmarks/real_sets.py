@@ -15,25 +15,28 @@ import json
 import platform
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from floors import centre_map, intensity_map, logistic_scores
-from madclip import Recipe
+from madclip import MadCLIP
 from madclip.backbones.sources import TINY
 from madclip.data.geometry import fit_mask
-from madclip.data.readers import read_mask
 from madclip.data.load import load_dataset
-from madclip.data.samples import Dataset
+from madclip.data.readers import read_mask
 from madclip.data.shots import draw_shots
 from madclip.evaluation.repeat import repeat
 from madclip.files import write_between
 from madclip.metrics.compare import mean_interval, paired_bootstrap, paired_delong
 from madclip.metrics.image import auroc
 from madclip.metrics.pixel import PixelHistogram
+from madclip.metrics.scored import Scored
 from madclip.recipe import View
 from sets import LabelledSet
+
+if TYPE_CHECKING:
+    from madclip.data.samples import Dataset
 
 SOURCES = {
     "BrainLGG": "FLAIR slices of low-grade glioma: LGG Segmentation Dataset (Buda et al. 2019; TCIA TCGA-LGG)",
@@ -78,10 +81,10 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[str, str]:
     """Image AUROC of one run minus another's on the same images: paired DeLong, paired bootstrap."""
     by_name = {row["name"]: row for row in second["images"]}
     rows = first["images"]
-    labels = [row["label"] for row in rows]
-    scores = [row["score"] for row in rows], [by_name[row["name"]]["score"] for row in rows]
+    one = Scored.of([row["label"] for row in rows], [row["score"] for row in rows])
+    other = one.rescored([by_name[row["name"]]["score"] for row in rows])
     out = []
-    for difference in (paired_delong(labels, *scores), paired_bootstrap(labels, *scores)):
+    for difference in (paired_delong(one, other), paired_bootstrap(one, other)):
         p = "" if difference.p is None else f", p = {difference.p:.3f}"
         out.append(f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]{p}")
     return out[0], out[1]
@@ -120,11 +123,9 @@ def main() -> None:
         for kind, source in backbones.items():
             where = given.out / f"{name}-{kind}-{given.recipe}-{given.shots}"
             repeat(
+                MadCLIP(given.recipe, backbone=source, objective=objective),
                 data,
                 where,
-                recipe=Recipe.preset(given.recipe),
-                backbone=source,
-                objective=objective,
                 shots=given.shots,
                 seeds=seeds,
                 folds=given.folds,

@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 from changes import CHANGES, Change
 from madclip import MadCLIP, Recipe, load_backbone
 from madclip.data.geometry import fit_mask, fit_pixels
-from madclip.data.readers import read_image, read_mask
 from madclip.data.load import load_dataset
+from madclip.data.readers import read_image, read_mask
 from madclip.data.shots import draw_shots
 from madclip.files import write_between
 from madclip.head import scoring

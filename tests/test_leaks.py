@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from madclip import MadCLIP, Recipe, load_backbone
-from madclip.data.ref import ImageRef
 from madclip.data.load import load_dataset
+from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Sample
 from madclip.evaluation.protocol import evaluate
 from madclip.fitting import Run

@@ -84,7 +84,8 @@ def _run(dataset: Dataset, name: str, objective: str, out: Path, shots: int, pro
     detector.fit(dataset, shots=shots, folds=2)
     folder = out / name
     detector.save(folder / "detector")
-    result = evaluate(detector, dataset, on_image=progress(f"{name}: evaluate"))
+    shown = progress(f"{name}: evaluate")
+    result = evaluate(detector, dataset, progress=lambda _, done, total, **_more: shown(done, total))
     report = write_report(
         result, folder / "report.html", title=f"{name}: phantoms" if out in dataset.root.parents else name
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.calibration.calibration import Calibration, choose_pixel_threshold, parse_operating_point
+from madclip.calibration.calibration import Calibration
 from madclip.calibration.familiarity import Familiarity
+from madclip.calibration.thresholds import choose_pixel_threshold, parse_operating_point
 from madclip.data.samples import Dataset, Sample
 from madclip.errors import RecipeError
 from madclip.head.head import Head, Readout

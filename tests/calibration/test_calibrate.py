@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from madclip.calibration import calibration as c
 from madclip.calibration.familiarity import Familiarity
+from madclip.calibration.probability import fit_platt
+from madclip.calibration.thresholds import choose_pixel_threshold, choose_threshold, parse_operating_point
 from madclip.errors import CheckpointError, DataError, RecipeError
+from madclip.metrics.scored import Scored
 
 
 def binormal(seed, zeros, ones, shift=1.5):
@@ -22,19 +26,19 @@ def binormal(seed, zeros, ones, shift=1.5):
     ("text", "parsed"), [("youden", ("youden", 0.0)), ("sens=0.95", ("sens", 0.95)), ("spec=.9", ("spec", 0.9))]
 )
 def test_operating_points_as_typed(text, parsed):
-    assert c.parse_operating_point(text) == parsed
+    assert parse_operating_point(text) == parsed
 
 
 @pytest.mark.parametrize("text", ["", "sens", "sens=", "sens=1", "sens=95", "f1", "spec=0", "sens=0.9.1", "youden=1"])
 def test_other_operating_points_are_refused(text):
     with pytest.raises(RecipeError, match="operating point"):
-        c.parse_operating_point(text)
+        parse_operating_point(text)
 
 
 def test_youden_is_the_best_and_sits_in_the_widest_gap():
-    assert c.choose_threshold([0, 0, 0, 1, 1, 1], [0.1, 0.2, 0.3, 0.7, 0.8, 0.9]).value == pytest.approx(0.5)
+    assert choose_threshold(Scored.of([0, 0, 0, 1, 1, 1], [0.1, 0.2, 0.3, 0.7, 0.8, 0.9])).value == pytest.approx(0.5)
     labels, scores = binormal(0, 30, 20)
-    chosen = c.choose_threshold(labels, scores).value
+    chosen = choose_threshold(Scored.of(labels, scores)).value
 
     def index(cut):
         return np.mean(scores[labels == 1] >= cut) - np.mean(scores[labels == 0] >= cut)
@@ -50,7 +54,7 @@ def test_a_target_is_met_on_average_over_draws(count, target):
         for _ in range(400):
             scores = rng.normal(size=count)
             label = int(kind == "sens")
-            found = c.choose_threshold([label] * count, scores, f"{kind}={target}")
+            found = choose_threshold(Scored.of([label] * count, scores), f"{kind}={target}")
             new = rng.normal(size=200)
             reached.append(np.mean(new >= found.value) if label else np.mean(new < found.value))
         assert found.promise >= target
@@ -61,7 +65,7 @@ def test_a_target_is_met_on_average_over_draws(count, target):
 @pytest.mark.parametrize(("count", "promise"), [(4, 0.8), (8, 8 / 9), (16, 16 / 17)])
 def test_few_shots_say_what_they_cannot_promise(count, promise):
     labels, scores = binormal(2, count, count)
-    found = c.choose_threshold(labels, scores, "sens=0.95")
+    found = choose_threshold(Scored.of(labels, scores), "sens=0.95")
     assert found.value == scores[labels == 1].min()
     assert found.promise == pytest.approx(promise)
     assert f"{count} images cannot promise a sensitivity of 0.95" in found.note
@@ -70,47 +74,64 @@ def test_few_shots_say_what_they_cannot_promise(count, promise):
 
 def test_a_specificity_of_all_normals_leaves_them_below():
     labels, scores = binormal(2, 8, 8)
-    found = c.choose_threshold(labels, scores, "spec=0.95")
+    found = choose_threshold(Scored.of(labels, scores), "spec=0.95")
     assert not np.any(scores[labels == 0] >= found.value)
     assert found.value - scores[labels == 0].max() < 1e-9
 
 
 def test_missing_classes_and_numbers_are_said():
-    with pytest.raises(DataError, match="needs anomalous"):
-        c.choose_threshold([0, 0], [0.1, 0.2], "sens=0.9")
+    with pytest.raises(DataError, match="needs abnormal"):
+        c.Calibration.fit([0, 0], [0.1, 0.2], "sens=0.9")
     with pytest.raises(DataError, match="youden"):
-        c.choose_threshold([0, 0], [0.1, 0.2])
-    with pytest.raises(DataError, match="image 1"):
-        c.choose_threshold([0, 1], [0.1, float("nan")])
+        c.Calibration.fit([0, 0], [0.1, 0.2])
+    with pytest.raises(DataError, match="calibration image 1: the score is nan"):
+        c.Calibration.fit([0, 1], [0.1, float("nan")])
+    with pytest.raises(DataError, match="a probability needs"):
+        fit_platt(Scored.of([1, 1], [0.1, 0.2]))
 
 
 @given(st.integers(0, 500), st.integers(1, 30), st.integers(1, 30), st.floats(-2, 6))
 @settings(deadline=None)
 def test_platt_never_falls_and_is_never_certain(seed, zeros, ones, shift):
     labels, scores = binormal(seed, zeros, ones, shift)
-    assert c.fit_platt(labels, scores)[0] >= 0
+    assert fit_platt(Scored.of(labels, scores))[0] >= 0
     probability = c.Calibration.fit(labels, scores).probability(np.linspace(0, 1, 50))
     assert np.all(np.diff(probability) >= 0)
     assert np.all(np.isfinite(probability))
 
 
-def test_platt_is_the_minimum_of_its_loss():
+@pytest.mark.parametrize("seed", range(12))
+def test_platt_equals_logistic_regression_on_smoothed_targets(seed):
+    rng = np.random.default_rng(seed)
+    zeros, ones = rng.integers(1, 80, 2)
+    labels, scores = binormal(seed, zeros, ones, shift=rng.uniform(0.5, 5))
+    scores = scores * 10.0 ** rng.integers(-3, 3) + rng.normal()
+    slope, offset = fit_platt(Scored.of(labels, scores))
+    # A target between 0 and 1 is the image twice, as abnormal and as normal, with weights that add up to 1.
+    target = np.where(labels == 1, (ones + 1) / (ones + 2), 1 / (zeros + 2))
+    unit = (scores - scores.mean()) / scores.std()
+    oracle = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(
+        np.tile(unit, 2)[:, None], np.repeat([1, 0], len(unit)), sample_weight=np.append(target, 1 - target)
+    )
+    if oracle.coef_[0, 0] <= 0 or scores[labels == 1].mean() <= scores[labels == 0].mean():
+        assert slope == 0
+        return
+    expected = oracle.predict_proba(unit[:, None])[:, 1]
+    assert slope == pytest.approx(oracle.coef_[0, 0] / scores.std(), rel=1e-6)
+    assert 1 / (1 + np.exp(-(slope * scores + offset))) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (1e-6, 0.5), (1e6, -3e6)])
+def test_platt_does_not_depend_on_the_unit_of_scores(factor, shift):
     labels, scores = binormal(5, 25, 15)
-    slope, offset = c.fit_platt(labels, scores)
-    target = np.where(labels == 1, 16 / 17, 1 / 27)
-
-    def loss(a, b):
-        p = 1 / (1 + np.exp(-(a * scores + b)))
-        return -np.sum(target * np.log(p) + (1 - target) * np.log(1 - p))
-
-    best = loss(slope, offset)
-    for a, b in ((1e-3, 0), (-1e-3, 0), (0, 1e-3), (0, -1e-3)):
-        assert loss(slope + a, offset + b) > best
+    plain = c.Calibration.fit(labels, scores).probability(scores)
+    moved = scores * factor + shift
+    assert c.Calibration.fit(labels, moved).probability(moved) == pytest.approx(plain, abs=1e-6)
 
 
 def test_scores_that_rank_backwards_give_a_flat_probability():
     labels, scores = binormal(3, 20, 20, shift=-2)
-    assert c.fit_platt(labels, scores) == (0.0, pytest.approx(0.0))
+    assert fit_platt(Scored.of(labels, scores)) == (0.0, pytest.approx(0.0))
 
 
 def test_isotonic_equals_scikit_learn_inside_its_margin():
@@ -181,18 +202,53 @@ def test_a_calibration_survives_json():
         c.Calibration.from_dict({"format": 1, "threshold": 0.5})
 
 
+BROKEN = {
+    "a threshold that is text": {"threshold": "0.5"},
+    "a threshold that is no number": {"threshold": float("nan")},
+    "a score that is text": {"normal_scores": ["a"]},
+    "scores that are no list": {"abnormal_scores": 0.5},
+    "scores that fall": {"normal_scores": [0.5, 0.1]},
+    "a method that nobody knows": {"method": "beta"},
+    "isotonic without knots": {"method": "isotonic"},
+    "knots without levels": {"method": "isotonic", "knots": [0.1, 0.2], "levels": [0.5]},
+    "probabilities that fall": {"method": "isotonic", "knots": [0.1, 0.2], "levels": [0.6, 0.5]},
+    "a slope that falls": {"slope": -1.0},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_a_calibration_that_makes_no_sense_is_not_loaded(change):
+    values = c.Calibration.fit(*binormal(9, 10, 10)).to_dict()
+    c.Calibration.from_dict(values)
+    with pytest.raises(CheckpointError, match="make no sense"):
+        c.Calibration.from_dict(values | change)
+
+
+def test_a_calibration_of_an_earlier_version_loads():
+    """As `detector.json` of version 0.1.0 has it, verbatim."""
+    saved = json.loads(
+        '{"format": 1, "operating_point": "sens=0.95", "threshold": 0.4, "promise": 0.8, "note": "",'
+        ' "normal_scores": [0.1, 0.2, 0.3, 0.35], "abnormal_scores": [0.4, 0.6, 0.7, 0.9], "method": "platt",'
+        ' "slope": 6.5, "offset": -2.5, "knots": [], "levels": [], "pixel_threshold": null, "alpha": 0.1}'
+    )
+    found = c.Calibration.from_dict(saved)
+    assert found.probability(0.4) == pytest.approx(1 / (1 + np.exp(-0.1)))
+    assert found.p_value(0.3) == pytest.approx(3 / 5)
+    assert found.to_dict() == saved
+
+
 def test_the_pixel_threshold_has_the_largest_dice():
     rng = np.random.default_rng(0)
     masks = [rng.random((12, 12)) < p for p in (0.2, 0.0, 0.3)]
     maps = [np.clip(0.3 * mask + rng.normal(0.4, 0.15, mask.shape), 0, 1) for mask in masks]
-    chosen = c.choose_pixel_threshold(maps, masks)
+    chosen = choose_pixel_threshold(maps, masks)
 
     def overlap(cut):
         called, truth = np.stack(maps) >= cut, np.stack(masks)
         return 2 * np.sum(called & truth) / (np.sum(called) + np.sum(truth))
 
     assert overlap(chosen) == pytest.approx(max(overlap(cut) for cut in np.stack(maps).ravel()))
-    assert c.choose_pixel_threshold(maps[1:2], masks[1:2]) is None
+    assert choose_pixel_threshold(maps[1:2], masks[1:2]) is None
 
 
 def test_familiarity_knows_its_kind_and_warns_of_another():
@@ -219,6 +275,8 @@ def test_copies_of_a_patient_do_not_make_others_unfamiliar():
     )
     with pytest.raises(DataError, match="three shots"):
         Familiarity.fit(shots[:4], ["a"] * 4)
+    with pytest.raises(DataError, match="three shots"):
+        Familiarity.fit(shots[:2])
     with pytest.raises(DataError, match="not a finite number"):
         Familiarity.fit(np.full((4, 3), np.nan))
 
@@ -229,3 +287,30 @@ def test_shots_that_happen_to_lie_close_do_not_make_the_rest_unfamiliar():
     pairs = np.repeat(kind + 0.3 * rng.normal(size=(4, 32)), 2, axis=0)  # each with a near double
     found = Familiarity.fit(pairs + 1e-3 * rng.normal(size=pairs.shape))
     assert np.mean(found.familiar(kind + 0.3 * rng.normal(size=(500, 32)))) > 0.9
+
+
+@given(st.lists(st.sampled_from(["a", "b", None]), max_size=6))
+def test_whether_familiarity_is_possible_can_be_asked(groups):
+    features = np.random.default_rng(0).normal(size=(len(groups), 8))
+    if Familiarity.possible(groups):
+        assert Familiarity.fit(features, groups).limit > 0
+    else:
+        with pytest.raises(DataError, match="three shots"):
+            Familiarity.fit(features, groups)
+
+
+def test_a_familiarity_that_makes_no_sense_is_not_loaded():
+    values = Familiarity.fit(np.random.default_rng(0).normal(size=(4, 8))).to_dict()
+    Familiarity.from_dict(values)
+    for change in (
+        {"features": []},
+        {"features": [[1.0], [1.0, 2.0]]},
+        {"features": [["a"]]},
+        {"features": [[float("inf")]]},
+        {"limit": None},
+        {"limit": float("nan")},
+    ):
+        with pytest.raises(CheckpointError, match="familiarity"):
+            Familiarity.from_dict(values | change)
+    with pytest.raises(CheckpointError, match="familiarity"):
+        Familiarity.from_dict({"format": 1})

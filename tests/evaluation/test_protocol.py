@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_shots_in_the_test_set_are_left_out_and_named(detector, data):
 def test_a_test_set_equal_to_the_shots_is_refused(detector, data):
     shutil.rmtree(data / "test")
     (data / "valid").rename(data / "test")
-    with pytest.raises(DataError, match="learned from all 8 test images"):
+    with pytest.raises(DataError, match="has seen all 8 test images"):
         evaluate(detector, data)
 
 
@@ -80,7 +81,82 @@ def test_without_splits_the_shots_are_left_out(small_recipe, small_backbone, dat
     detector = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(plain, shots=2, folds=0)
     result = evaluate(detector, plain)
     assert (result.n_normal, result.n_abnormal) == (2, 2)  # two slices of each patient
-    assert any("8 test images are among the shots" in warning for warning in result.warnings)
+    (shots,) = (warning for warning in result.warnings if "4 test images are among the shots" in warning)
+    (others,) = (warning for warning in result.warnings if "4 test images are of patients or volumes" in warning)
+    assert result.provenance["same_patient"] is False
+    whole = {path.relative_to(plain).as_posix() for path in plain.glob("*/img/*")}
+    measured = {row.name for row in result.rows}
+    assert {name for name in whole if name in shots or name in others} == whole - measured
+    assert not {patient_of(name) for name in measured} & {patient_of(name) for name in whole - measured}
+
+
+def patient_of(name):
+    return name.rpartition("/")[2].rpartition("_")[0]
+
+
+def test_other_images_of_known_patients_are_measured_only_where_that_is_allowed_and_said(
+    small_recipe, small_backbone, data, tmp_path
+):
+    plain = tmp_path / "plain"
+    for name in ("good", "Ungood"):
+        shutil.copytree(data / "test" / name, plain / name)
+    detector = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(plain, shots=2, folds=0)
+    result = evaluate(detector, plain, same_patient=True)
+    assert (result.n_normal, result.n_abnormal) == (4, 4), "the shots themselves are never measured"
+    assert result.to_json()["provenance"]["same_patient"] is True
+    (said,) = (warning for warning in result.warnings if "measured too" in warning)
+    assert "4 of 8" in said
+    assert "optimistic" in said
+
+
+def test_what_was_used_for_what_is_counted_separately(detector, data):
+    """A test set that holds a shot, a calibration image, a selection image, a removed one, and one of each patient."""
+    pool = load_dataset(data).test_pool
+    shot, calibrated, selected, removed = (sample.image.digest() for sample in pool[:8:2])
+    seen = replace(
+        detector.provenance,
+        shots=(shot,),
+        calibrated_on=(calibrated,),
+        selection_images=(selected,),
+        removed=(removed,),
+    )
+    detector.fitted = replace(detector.fitted, provenance=seen.with_groups([pool[0].group]))
+    result = evaluate(detector, data)
+    names = [load_dataset(data).name(sample.image) for sample in pool]
+    for words, name in (
+        ("1 test images are among the shots", names[0]),
+        ("1 test images were used for thresholds and probabilities", names[2]),
+        ("1 test images were used to choose the epoch", names[4]),
+        ("1 test images were used before a refit without them", names[6]),
+        ("1 test images are of patients or volumes of which the detector has seen other images", names[1]),
+    ):
+        (said,) = (warning for warning in result.warnings if words in warning)
+        assert name in said
+    assert {row.name for row in result.rows} == set(names) - {names[i] for i in (0, 1, 2, 4, 6)}
+
+
+def test_where_patients_of_the_shots_are_not_known_this_is_said(detector, small_data):
+    detector.fitted = replace(detector.fitted, provenance=replace(detector.provenance, groups=()))
+    assert any("not known whose images" in warning for warning in evaluate(detector, small_data).warnings)
+
+
+def test_a_detector_without_thresholds_says_why(small_recipe, small_backbone, small_data):
+    detector = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(small_data, shots=2, folds=0)
+    result = evaluate(detector, small_data)
+    why = detector.provenance.uncalibrated
+    assert "without folds" in why
+    assert any(why in warning for warning in result.warnings)
+    assert {row.note for row in result.rows} == {why}
+
+
+def test_rows_are_what_predict_says_and_progress_is_told(detector, small_data):
+    told = []
+    result = evaluate(detector, small_data, progress=lambda *now, **_: told.append(now))
+    assert told == [("evaluate", i, 12) for i in range(1, 13)]
+    samples = load_dataset(small_data).test_pool
+    for row, said in zip(result.rows, detector.predict([sample.image for sample in samples]), strict=True):
+        for name in ("score", "threshold", "decision", "probability", "p_value", "verdict", "familiar", "note"):
+            assert getattr(row, name) == getattr(said, name), name
 
 
 def test_a_data_set_without_test_images(detector, data):

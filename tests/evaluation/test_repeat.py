@@ -8,7 +8,7 @@ from PIL import Image
 
 from madclip import MadCLIP, Recipe
 from madclip.data.load import load_dataset
-from madclip.errors import CheckpointError, DataError
+from madclip.errors import CheckpointError, DataError, RecipeError
 from madclip.evaluation.protocol import evaluate
 from madclip.evaluation.repeat import repeat
 from madclip.fitting import Run
@@ -70,18 +70,52 @@ def test_val_needs_shots_to_hold_out(data, backbone):
 
 
 def test_repeating_summarises_and_resumes(data, backbone, tmp_path):
-    arguments = {"recipe": RECIPE, "backbone": backbone, "objective": "noise", "shots": 4, "folds": 0}
-    first = repeat(data, tmp_path, seeds=(0, 1), **arguments)
+    told = []
+
+    def progress(stage, done, total, *, loss=None, part=""):
+        told.append((stage, part, done, total))
+
+    detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
+    arguments = {"shots": 4, "folds": 0, "run": Run(progress=progress)}
+    first = repeat(detector, data, tmp_path, seeds=(0, 1), **arguments)
+    assert detector.fitted is None
+    assert {(stage, part) for stage, part, _, _ in told} == {
+        (stage, f"seed {seed}") for stage in ("encode", "fit", "evaluate") for seed in (0, 1)
+    }
+    assert ("evaluate", "seed 1", 16, 16) in told
     values = first["image_auroc"]["values"]
     assert first["image_auroc"]["mean"] == pytest.approx(np.mean(values))
     assert first["image_auroc"]["std"] == pytest.approx(np.std(values, ddof=1))
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed-*/evaluation.json")}
-    again = repeat(data, tmp_path, seeds=(0, 1, 2), **arguments)
+    again = repeat(detector, data, tmp_path, seeds=(0, 1, 2), **arguments)
     assert again["image_auroc"]["values"][:2] == values
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     json.loads((tmp_path / "summary.json").read_text())
     with pytest.raises(CheckpointError, match=r"another experiment \(shots differ"):
-        repeat(data, tmp_path, seeds=(0,), **(arguments | {"shots": 5}))
+        repeat(detector, data, tmp_path, seeds=(0,), **(arguments | {"shots": 5}))
+    with pytest.raises(RecipeError, match="at least one seed"):
+        repeat(detector, data, tmp_path, seeds=(), **arguments)
+    with pytest.raises(RecipeError, match="no checkpoint of a single fit"):
+        repeat(detector, data, tmp_path, run=Run(checkpoint=tmp_path / "state"))
+    (tmp_path / "seed-0" / "evaluation.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"evaluation\.json: damaged"):
+        repeat(detector, data, tmp_path, seeds=(0, 1), **arguments)
+
+
+def test_no_interval_of_repeated_draws_leaves_0_to_1(data, backbone, tmp_path):
+    """Draws that lie far apart, as two evaluations that are there already."""
+    detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
+    arguments = {"seeds": (0, 1), "shots": 2, "folds": 0}
+    repeat(detector, data, tmp_path, **arguments)
+    for seed, value in ((0, 0.35), (1, 0.95)):
+        path = tmp_path / f"seed-{seed}" / "evaluation.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"image_auroc": value}))
+    found = repeat(detector, data, tmp_path, **arguments)
+    assert found["image_auroc"]["ci"] == [0, 1]
+    assert found["image_auroc"]["mean"] == pytest.approx(0.65)
+    for name, one in found.items():
+        if isinstance(one, dict) and one.get("ci"):
+            assert 0 <= one["ci"][0] <= one["mean"] <= one["ci"][1] <= 1, name
 
 
 def test_more_calibration_images_sharpen_the_p_value_and_are_not_test_images(data, backbone):
@@ -89,5 +123,5 @@ def test_more_calibration_images_sharpen_the_p_value_and_are_not_test_images(dat
     assert len(detector.calibration.normal_scores) == 4
     detector.calibrate(data)  # valid/ and test/ alike: all of it is spent then
     assert len(detector.calibration.normal_scores) == 4 + 14
-    with pytest.raises(DataError, match="learned from all"):
+    with pytest.raises(DataError, match="has seen all"):
         evaluate(detector, data)

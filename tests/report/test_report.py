@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from madclip.calibration.calibration import Calibration
-from madclip.evaluation.result import evaluate_scores
+from madclip.evaluation.measure import evaluate_scores
+from madclip.evaluation.result import ImageRow
 from madclip.report import write_report
 from madclip.report.html import METRICS
 
@@ -27,12 +28,12 @@ def measure(*, labels=None, masks=True, calibrated=True, names=None, images=True
         scenes.append((scores, mask if label else None, np.repeat(grey[..., None], 3, 2)))
     cut = np.repeat([0, 1], 16)
     calibration = Calibration.fit(cut, rng.normal(0.4, 0.1, 32) + 0.2 * cut, "sens=0.95", pixel_threshold=0.45)
+    found = np.clip(rng.normal(0.4, 0.1, len(labels)) + 0.2 * labels, 0, 1).tolist()
+    names = names or [f"test/{i:03d}.png" for i in range(len(labels))]
+    rows = [ImageRow(names[i], int(label), found[i], patient=f"Jane Doe {i // 2}") for i, label in enumerate(labels)]
     return evaluate_scores(
-        names or [f"test/{i:03d}.png" for i in range(len(labels))],
-        labels.astype(int),
-        np.clip(rng.normal(0.4, 0.1, len(labels)) + 0.2 * labels, 0, 1),
+        rows,
         ((scores, mask) for scores, mask, _ in scenes) if masks else None,
-        patients=[f"Jane Doe {i // 2}" for i in range(len(labels))],
         calibration=calibration if calibrated else None,
         image_of=(lambda i: scenes[i][2]) if images else None,
         provenance={"madclip": "0.1.0", "seed": 7, "backbone sha256": "ab" * 32},

@@ -25,8 +25,8 @@ from tools.pretrain.model import TowerConfig, Towers, patchify
 from tools.pretrain.texts import encode
 
 from madclip.data.geometry import fit_mask, fit_pixels
-from madclip.data.readers import read_image, read_mask
 from madclip.data.load import load_dataset
+from madclip.data.readers import read_image, read_mask
 from madclip.memory import kept_memory
 from madclip.phantoms import generate
 from madclip.phantoms.captions import ABNORMAL_STATES, NAMES, NORMAL_STATES, OBJECTIVES

@@ -335,11 +335,12 @@ def _metrics_image() -> Timed:
 
     from madclip.metrics.image import average_precision
     from madclip.metrics.intervals import delong_interval
+    from madclip.metrics.scored import Scored
 
     generator = np.random.default_rng(0)
     labels = np.arange(10_000) % 2
     scores = generator.normal(size=10_000) + labels
-    seconds = repeat(lambda: (delong_interval(labels, scores), average_precision(labels, scores)))
+    seconds = repeat(lambda: (delong_interval(Scored.of(labels, scores)), average_precision(labels, scores)))
     return Timed(seconds, "run", backbone="none")
 
 

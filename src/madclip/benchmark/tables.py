@@ -16,6 +16,7 @@ from madclip.benchmark.published import published
 from madclip.errors import DataError
 from madclip.metrics.compare import mean_interval
 from madclip.metrics.intervals import resamples, weighted_auroc
+from madclip.metrics.scored import Scored
 from madclip.recipe import PRESETS
 
 if TYPE_CHECKING:
@@ -218,12 +219,10 @@ def mean_difference(
         level: Coverage that the interval aims at.
     """
     labels, groups = pairs[0][0]["labels"], pairs[0][0]["groups"]
+    images = [(Scored.of(labels, one["scores"]), Scored.of(labels, other["scores"])) for one, other in pairs]
 
     def difference(weights: Any) -> Any:
-        return [
-            100 * (weighted_auroc(labels, one["scores"], weights) - weighted_auroc(labels, other["scores"], weights))
-            for one, other in pairs
-        ]
+        return [100 * (weighted_auroc(one, weights) - weighted_auroc(other, weights)) for one, other in images]
 
     draws = [float(value[0]) for value in difference(np.ones((1, len(labels))))]
     means = [np.mean(difference(weights), 0) for weights in resamples(labels, groups, repetitions, 0)]
@@ -271,12 +270,11 @@ def _drops(run: Run, names: Sequence[str], task: str, shots: int, preset: str, l
 
 def _number(draws: Collection[float], sign: str = "") -> str:
     """Mean of draws with Student's interval; without a sign it is of an AUROC, and cut to 0 to 100."""
-    estimate = mean_interval(list(draws))
+    estimate = mean_interval(list(draws), bounds=None if sign else (0, 100))
     text = f"{estimate.value:{sign}.1f}"
     if estimate.low is None or estimate.high is None:
         return text
-    low, high = estimate.low, estimate.high
-    return f"{text} {_interval(low, high, sign) if sign else _interval(max(low, 0), min(high, 100), '')}"
+    return f"{text} {_interval(estimate.low, estimate.high, sign)}"
 
 
 def _interval(low: float, high: float, sign: str = "+") -> str:

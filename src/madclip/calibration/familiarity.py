@@ -1,4 +1,4 @@
-"""Whether an image looks like anything in the shots, so that a detector can say when it is out of its depth."""
+"""The out-of-distribution check: whether an image looks like anything in the shots at all."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MOST_PAIRS = 0.95
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Whether an image looks like any of the shots: cosine distance of pooled token features to the nearest one.
+    """The out-of-distribution check: cosine distance of an image's pooled tokens to those of the nearest shot.
 
     Attributes:
-        features: [n, d] of the shots, unit length.
-        limit: Largest distance that counts as familiar.
+        features: [n, d], the pooled tokens of each shot at unit length.
+        limit: Largest distance at which an image counts as familiar.
     """
 
     features: tuple[tuple[float, ...], ...]
@@ -36,7 +36,11 @@ class Familiarity:
 
     @staticmethod
     def possible(groups: Sequence[Any]) -> bool:
-        """Whether `fit` has three shots that are each beside a shot of another group; None is a group of its own."""
+        """Whether `fit` can learn from shots: there are at least three, and not all of one patient.
+
+        Args:
+            groups: The patient or volume of each shot; a shot without one, None, is a group of its own.
+        """
         alone = len(set(groups) - {None}) + list(groups).count(None) < 2
         return len(groups) >= 3 and not alone
 
@@ -49,53 +53,59 @@ class Familiarity:
         close says little about what the next may look like.
 
         Args:
-            features: [n, d], one row per shot, both classes.
-            groups: [n], patients; None, as a whole or for a shot, is a patient of its own.
+            features: [n, d], the pooled tokens of every shot of both classes.
+            groups: [n], the patient or volume of each shot; None, as a whole or for a shot, is a group of its own.
             level: Share of familiar images that may be warned about.
 
         Raises:
-            DataError: There are fewer than three shots, or a feature is not finite.
+            DataError: There are too few shots (see `possible`), or a feature is not finite.
         """
         from scipy.stats import t
 
         rows = _unit(features)
         distance = 1 - rows @ rows.T
         known = list(groups) if groups is not None else [None] * len(rows)
+        if not cls.possible(known):
+            raise DataError("familiarity needs at least three shots of different patients")
         for row, group in enumerate(known):
             distance[row, [i == row or (group is not None and other == group) for i, other in enumerate(known)]] = (
                 np.inf
             )
         apart = distance[np.isfinite(distance)]
-        nearest = distance.min(1) if len(rows) else np.zeros(0)
-        nearest = np.log(np.maximum(nearest[np.isfinite(nearest)], 1e-6))
-        if len(nearest) < 3:
-            raise DataError("familiarity needs at least three shots of different patients")
+        nearest = np.log(np.maximum(distance.min(1), 1e-6))
         reach = float(t.ppf(1 - level, len(nearest) - 1)) * math.sqrt(1 + 1 / len(nearest))
         limit = math.exp(float(nearest.mean()) + reach * float(nearest.std(ddof=1)))
         limit = max(limit, float(np.quantile(apart, MOST_PAIRS)))
         return cls(tuple(tuple(row) for row in rows.tolist()), min(limit, 2.0))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, with the version of their format."""
+        """All fields as JSON values, with the version of their format."""
         return {"format": FORMAT, "features": [list(row) for row in self.features], "limit": self.limit}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Familiarity:
-        """What `to_dict` wrote.
+        """The check whose fields `to_dict` wrote.
 
         Raises:
-            CheckpointError: The format is of another version.
+            CheckpointError: The format is of another version, or a field is missing or makes no sense.
         """
         if values.get("format") != FORMAT:
             raise CheckpointError(f"the familiarity has format {values.get('format')!r}; this madclip reads {FORMAT}")
-        return cls(tuple(tuple(map(float, row)) for row in values["features"]), float(values["limit"]))
+        try:
+            rows = np.array(values["features"], dtype=np.float64)
+            limit = float(values["limit"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the familiarity cannot be read ({error}); save the detector again") from error
+        if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all() or not math.isfinite(limit):
+            raise CheckpointError("the familiarity has values that make no sense; save the detector again")
+        return cls(tuple(tuple(row) for row in rows.tolist()), limit)
 
     def distance(self, features: ArrayLike) -> Floats:
-        """Cosine distance of each row [m, d] to its nearest shot, [m], from 0 to 2."""
+        """Cosine distance of each image to its nearest shot, from 0 to 2: pooled tokens [m, d] -> [m]."""
         return np.asarray(1 - (_unit(features) @ np.asarray(self.features).T).max(1))
 
     def familiar(self, features: ArrayLike) -> NDArray[np.bool_]:
-        """Whether each row [m, d] is within the limit, [m]."""
+        """Whether each image is within the limit of a shot: pooled tokens [m, d] -> [m]."""
         return np.asarray(self.distance(features) <= self.limit)
 
 

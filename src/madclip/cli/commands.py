@@ -256,8 +256,12 @@ def evaluate(
         raise RecipeError(f"--pixel-size is native or recipe, not {pixel_size!r}")
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = _use_engine(model, detector, engine)
-    with bar("evaluate") as on_image:
-        result = measure(model, data, pixel_size=pixel_size, objective=objective, on_image=on_image)  # type: ignore[arg-type]
+    with bar("evaluate") as shown:
+
+        def progress(_: str, done: int, total: int, /, **_more: object) -> None:
+            shown(done, total)
+
+        result = measure(model, data, pixel_size=pixel_size, objective=objective, progress=progress)  # type: ignore[arg-type]
     if report is not None:
         from madclip.report import write_report
 
@@ -296,8 +300,9 @@ def repeat(
 ) -> None:
     """Fit and evaluate over several draws of shots: each run, mean, standard deviation, interval."""
     from madclip.data.load import load_dataset
-    from madclip.detector import DEFAULT_BACKBONE
+    from madclip.detector import DEFAULT_BACKBONE, MadCLIP
     from madclip.evaluation.repeat import repeat as run
+    from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
     if backbone is None:
@@ -305,22 +310,18 @@ def repeat(
     counts = parse_shots(shots)
     if counts is None or seeds < 1:
         raise RecipeError("repeat needs a number of shots, and at least one seed")
-    with bars() as progress:
-        summary = run(
-            load_dataset(data),
-            out,
-            recipe=parse_recipe(recipe, change),
-            backbone=backbone or DEFAULT_BACKBONE,
-            objective=objective,
-            shots=counts,
-            seeds=range(seeds),
-            select=parse_select(select),
-            progress=progress,
-            folds=folds,
-            operating_point=operating_point,
-            cache=TokenCache(),
-            device=device,
-        )
+    backbone = backbone or DEFAULT_BACKBONE
+    detector = MadCLIP(parse_recipe(recipe, change), backbone=backbone, objective=objective, device=device)
+    summary = run(
+        detector,
+        load_dataset(data),
+        out,
+        shots=counts,
+        seeds=range(seeds),
+        folds=folds,
+        operating_point=operating_point,
+        run=Run(cache=TokenCache(), select=parse_select(select)),
+    )
     if as_json:
         print_facts(True, summary, "")
         return

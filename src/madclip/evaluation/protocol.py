@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from dataclasses import replace
+from importlib.metadata import version
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -15,11 +16,14 @@ from madclip.data.load import load_dataset, read_sample_mask
 from madclip.data.readers import read_image, read_mask
 from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError
-from madclip.evaluation.result import EvaluationResult, evaluate_scores
+from madclip.evaluation.measure import Uncalibrated, evaluate_scores
+from madclip.evaluation.result import EvaluationResult, ImageRow
+from madclip.evaluation.unseen import listed, unseen
 from madclip.memory import kept_memory
+from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -31,13 +35,9 @@ if TYPE_CHECKING:
     from madclip.recipe import Recipe
     from madclip.state import Provenance
 
-    Scored = tuple[Sample, Prediction]
-
 PixelSize = Literal["native", "recipe"]
 """Where pixel metrics are computed: at the masks' own size, or at the recipe's input size as the paper's tables are."""
 _NO_MAP = np.zeros((0, 0), np.float32)
-SHOWN = 5
-"""Files that a warning names."""
 
 
 class Detector(Protocol):
@@ -49,11 +49,11 @@ class Detector(Protocol):
 
     @property
     def recipe(self) -> Recipe:
-        """Of it the geometry of the maps."""
+        """How it was fitted; its view is how maps lie over images."""
 
     @property
     def backbone(self) -> Backbone:
-        """On which it stands."""
+        """The frozen towers that it stands on."""
 
     @property
     def provenance(self) -> Provenance:
@@ -61,14 +61,14 @@ class Detector(Protocol):
 
     @property
     def calibration(self) -> Calibration | None:
-        """Where thresholds and probabilities come from."""
+        """Where thresholds and probabilities come from; None where there are none."""
 
     @property
     def image_score(self) -> str:
         """The rule of the image score."""
 
     def predict_iter(self, inputs: Iterable[ImageRef], /, *, native: bool) -> Iterator[Prediction | DataError]:
-        """A prediction or an error for each file in order."""
+        """A prediction, or the error that its file gave, for each image in order."""
 
 
 def evaluate(
@@ -77,78 +77,76 @@ def evaluate(
     *,
     pixel_size: PixelSize = "native",
     objective: str | None = None,
-    on_image: Callable[[int, int], None] | None = None,
+    same_patient: bool = False,
+    progress: Progress = silent,
 ) -> EvaluationResult:
     """Score the test images of a data set: `test/` where there is one, else the images of no split.
 
-    Images that the detector learned from are left out; files that cannot be used are too, and the rest goes on. The
-    warnings of the result count and name them.
+    Images that the detector has seen, for whatever purpose, are left out, and so are other images of their patients
+    and volumes; files that cannot be used are too, and the rest goes on. The warnings of the result count and name
+    them.
 
     Args:
         detector: A fitted one.
-        data: As for `load_dataset`.
+        data: A folder or a manifest, as for `load_dataset`, or a Dataset.
         pixel_size: Size at which pixel metrics are computed.
         objective: What the images show; a detector fitted for something else gets a warning.
-        on_image: Called with (images done, images).
+        same_patient: Measure other images of patients and volumes that the detector has seen too. Such numbers are
+            optimistic; the provenance of the result and its warnings say so.
+        progress: Told of every image.
 
     Raises:
-        DataError: There is nothing to evaluate, or the detector learned from all of it.
+        DataError: There is nothing to evaluate, or the detector has seen all of it.
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
-    samples, warnings = _unseen(detector, dataset)
-    if detector.provenance.select == "test-best":
-        warnings.append("The epoch was selected on test images, as published: every number here is optimistic.")
-    if detector.provenance.calibrated_before_refit:
-        warnings.append("Thresholds and probabilities are those of the detector before it was refitted.")
-    if objective is not None and objective.casefold() != detector.objective.casefold():
-        warnings.append(f"The detector was fitted for {detector.objective!r}, not for {objective!r}.")
+    samples, warnings = unseen(detector.provenance, dataset, same_patient=same_patient)
+    warnings += _marks(detector, objective)
     # Maps wait on the disk, as the backbone's square: metrics need all scores before the first map.
     with tempfile.TemporaryFile() as spool:
-        scored, failed = _score(detector, samples, spool, on_image)
+        scored, failed = _score(detector, samples, spool, progress)
         if failed:
-            warnings.append(_listed(f"{len(failed)} of {len(samples)} images could not be used", failed))
+            warnings.append(listed(f"{len(failed)} of {len(samples)} images could not be used", failed))
         if not scored:
             raise DataError(f"{dataset.root}: none of the {len(samples)} test images can be used; {failed[0]}")
         return evaluate_scores(
-            [dataset.name(sample.image) for sample, _ in scored],
-            [sample.label for sample, _ in scored],
-            [prediction.score for _, prediction in scored],
+            [_row(dataset, sample, prediction) for sample, prediction in scored],
             _maps(detector, scored, spool, pixel_size),
-            patients=[sample.patient for sample, _ in scored],
-            calibration=detector.calibration,
-            familiar=[prediction.familiar for _, prediction in scored],
+            calibration=detector.calibration or Uncalibrated(detector.provenance.uncalibrated or "not calibrated"),
             image_of=lambda index: _picture(scored[index][0]),
-            provenance=_provenance(detector, dataset, pixel_size),
+            provenance=_provenance(detector, dataset, pixel_size, same_patient=same_patient),
             warnings=warnings,
         )
 
 
-def _unseen(detector: Detector, dataset: Dataset) -> tuple[list[Sample], list[str]]:
-    """Test images that the detector was neither fitted nor calibrated on, and what to say of the others."""
-    pool = dataset.test_pool
-    if not pool:
-        raise DataError(f"{dataset.root}: no test images (no test/ folder, and all images belong to other splits)")
-    seen = [sample for sample in pool if detector.provenance.saw(sample)]
-    if len(seen) == len(pool):
-        raise DataError(f"{dataset.root}: the detector learned from all {len(pool)} test images; evaluate on others")
-    if not seen:
-        return list(pool), []
-    left = [sample for sample in pool if sample not in set(seen)]
-    names = [dataset.name(sample.image) for sample in seen]
-    return left, [
-        _listed(f"{len(seen)} test images are among the shots or the calibration images and were left out", names)
-    ]
+def _marks(detector: Detector, objective: str | None) -> list[str]:
+    """What everyone who reads a number of this detector must know, a sentence each."""
+    said = []
+    if detector.provenance.select == "test-best":
+        said.append("The epoch was selected on test images, as published: every number here is optimistic.")
+    if detector.provenance.calibrated_before_refit:
+        said.append("Thresholds and probabilities are those of the detector before it was refitted.")
+    if objective is not None and objective.casefold() != detector.objective.casefold():
+        said.append(f"The detector was fitted for {detector.objective!r}, not for {objective!r}.")
+    return said
+
+
+def _row(dataset: Dataset, sample: Sample, prediction: Prediction) -> ImageRow:
+    return ImageRow(
+        dataset.name(sample.image),
+        sample.label,
+        prediction.score,
+        patient=sample.patient,
+        frame=sample.image.frame,
+        familiar=prediction.familiar,
+    )
 
 
 @kept_memory()
 def _score(
-    detector: Detector,
-    samples: Sequence[Sample],
-    spool: IO[bytes],
-    on_image: Callable[[int, int], None] | None,
-) -> tuple[list[Scored], list[str]]:
-    """Predictions of what can be read, their maps in the spool; and the errors of the rest."""
-    scored: list[Scored] = []
+    detector: Detector, samples: Sequence[Sample], spool: IO[bytes], progress: Progress
+) -> tuple[list[tuple[Sample, Prediction]], list[str]]:
+    """Predictions of what can be read, without their maps, which go to the spool; and the errors of the rest."""
+    scored: list[tuple[Sample, Prediction]] = []
     failed: list[str] = []
     predictions = detector.predict_iter((sample.image for sample in samples), native=False)
     for done, (sample, result) in enumerate(zip(samples, predictions, strict=True), 1):
@@ -161,13 +159,12 @@ def _score(
         else:
             spool.write(result.anomaly_map.tobytes())
             scored.append((sample, replace(result, anomaly_map=_NO_MAP)))
-        if on_image:
-            on_image(done, len(samples))
+        progress("evaluate", done, len(samples))
     return scored, failed
 
 
 def _maps(
-    detector: Detector, scored: Sequence[Scored], spool: IO[bytes], pixel_size: PixelSize
+    detector: Detector, scored: Sequence[tuple[Sample, Prediction]], spool: IO[bytes], pixel_size: PixelSize
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]]:
     """Maps from the spool, and masks, at the size asked for."""
     view = detector.recipe.view
@@ -183,21 +180,22 @@ def _maps(
 
 
 def _picture(sample: Sample) -> npt.NDArray[np.uint8]:
+    """The image as uint8 [H, W, 3]."""
     pixels = read_image(sample.image).pixels
     return np.ascontiguousarray(np.moveaxis((pixels * 255).round().astype(np.uint8), 0, -1))
 
 
-def _provenance(detector: Detector, dataset: Dataset, pixel_size: PixelSize) -> dict[str, Any]:
-    from madclip import __version__
-
+def _provenance(detector: Detector, dataset: Dataset, pixel_size: PixelSize, *, same_patient: bool) -> dict[str, Any]:
+    """Where the numbers come from, as JSON values."""
     spec = detector.backbone.spec
     return {
-        "madclip": __version__,
+        "madclip": version("madclip"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "data": dataset.root.name,
         "layout": dataset.layout,
         "pixel_size": pixel_size,
+        "same_patient": same_patient,
         "objective": detector.objective,
         "recipe": detector.recipe.to_dict(),
         "image_score": detector.image_score,
@@ -205,8 +203,3 @@ def _provenance(detector: Detector, dataset: Dataset, pixel_size: PixelSize) -> 
         "backbone_fingerprint": detector.backbone.fingerprint,
         "fit": detector.provenance.summary(),
     }
-
-
-def _listed(what: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{what}: {'; '.join(names[:SHOWN])}{more}."

@@ -2,126 +2,145 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 import time
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
-from madclip.backbones.spec import Backbone
 from madclip.detector import MadCLIP
-from madclip.errors import CheckpointError
+from madclip.errors import CheckpointError, RecipeError
 from madclip.evaluation.protocol import evaluate
+from madclip.files import write_whole
 from madclip.fitting import Run
 from madclip.metrics.compare import mean_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from madclip.data.samples import Dataset
-    from madclip.recipe import Recipe
-    from madclip.training.cache import TokenCache
-    from madclip.training.selection import Select
+    from madclip.progress import Progress
 
 FORMAT = 1
 
 
 def repeat(
+    detector: MadCLIP,
     data: Dataset,
     out: Path,
     *,
-    recipe: Recipe,
-    backbone: str | Path | Backbone,
-    objective: str,
     shots: int | tuple[int, int] = 16,
     seeds: Sequence[int] = (0, 1, 2),
-    select: Select = "last",
-    progress: Callable[[str], Callable[..., None]] | None = None,
-    device: str = "auto",
-    cache: TokenCache | None = None,
-    **arguments: Any,
+    folds: int = 4,
+    operating_point: str = "youden",
+    run: Run = Run(),  # noqa: B008  (frozen)
 ) -> dict[str, Any]:
     """Draw shots, fit and evaluate once for each seed; a seed whose evaluation is there is not repeated.
 
+    What a draw has seen is not measured in its evaluation, see `evaluate`.
+
     Args:
+        detector: Its recipe, backbone and objective are those of every draw; it is not fitted itself.
         data: Shots and test images.
-        out: Gets seed-N/detector and seed-N/evaluation.json, and summary.json.
-        recipe: Of the detectors.
-        backbone: As for `MadCLIP`.
-        objective: As for `MadCLIP`.
-        shots: Images of each class.
-        seeds: Of the draws, the initial weights and the order.
-        select: Which epoch is kept.
-        device: As for `MadCLIP`.
-        cache: Where tokens are kept.
-        progress: Given a name, returns what is called with (done, total) or (done, total, loss).
-        arguments: Further ones of `MadCLIP.fit`.
+        out: Folder that gets seed-N/detector and seed-N/evaluation.json, and summary.json.
+        shots: Images of each class, or (normal, abnormal).
+        seeds: Each determines a draw, the initial weights and the order of images.
+        folds: As for `MadCLIP.fit`.
+        operating_point: As for `MadCLIP.fit`.
+        run: Cache, which epoch is kept, and who is told of progress; each stage has the seed as its part.
 
     Returns:
-        For every metric `mean`, `std`, `ci` (Student's t over the draws) and `values`; and `runs`.
+        For every metric `mean`, `std`, `ci` (Student's t over the draws, cut to 0..1) and `values`; and `runs`.
 
     Raises:
         CheckpointError: `out` holds runs of another experiment.
+        RecipeError: There is no seed, or a single fit was to be resumed.
     """
+    if not len(seeds):
+        raise RecipeError("repeat needs at least one seed")
+    if run.checkpoint is not None or run.resume:
+        raise RecipeError("repeat goes on with the draws that are missing, and takes no checkpoint of a single fit")
     plan = {
         "format": FORMAT,
         "data": data.root.name,
-        "recipe": recipe.to_dict(),
-        "backbone": backbone.fingerprint if isinstance(backbone, Backbone) else str(backbone),
-        "objective": objective,
+        "recipe": detector.recipe.to_dict(),
+        "backbone": detector.backbone.fingerprint,
+        "objective": detector.objective,
         "shots": shots if isinstance(shots, int) else list(shots),
-        "select": select,
-        "arguments": {k: v for k, v in arguments.items() if isinstance(v, (int, float, str))},
+        "select": run.select,
+        "arguments": {"folds": folds, "operating_point": operating_point},
     }
     _check_plan(out, plan)
-    runs = []
     for seed in seeds:
-        path = out / f"seed-{seed}" / "evaluation.json"
-        if not path.exists():
-            detector = MadCLIP(recipe, backbone=backbone, objective=objective, device=device)
-            start = time.perf_counter()
-            shown = progress or (lambda _: lambda *_: None)
-            detector.fit(data, shots=shots, seed=seed, run=Run(cache=cache, select=select), **arguments)
-            detector.save(out / f"seed-{seed}" / "detector")
-            fitted = time.perf_counter()
-            result = evaluate(detector, data, on_image=shown(f"seed {seed}: evaluate"))
-            seconds = {"fit": fitted - start, "evaluate": time.perf_counter() - fitted}
-            _write(path, result.to_json() | {"seconds": seconds})
-        runs.append({"seed": seed, **json.loads(path.read_text())})
+        folder = out / f"seed-{seed}"
+        if (folder / "evaluation.json").exists():
+            continue
+        one = MadCLIP(detector.recipe, backbone=detector.backbone, objective=detector.objective)
+        how = dataclasses.replace(run, progress=_of_seed(run.progress, seed))
+        start = time.perf_counter()
+        one.fit(data, shots=shots, seed=seed, folds=folds, operating_point=operating_point, run=how)
+        one.save(folder / "detector")
+        fitted = time.perf_counter()
+        result = evaluate(one, data, progress=how.progress)
+        seconds = {"fit": fitted - start, "evaluate": time.perf_counter() - fitted}
+        _write(folder / "evaluation.json", result.to_json() | {"seconds": seconds})
+    return _summary(out, plan, seeds)
+
+
+def _summary(out: Path, plan: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """What all draws say together, which is written down, and each of them."""
+    runs = [{"seed": seed, **_read(out / f"seed-{seed}" / "evaluation.json")} for seed in seeds]
     names = [name for name in runs[0] if f"{name}_ci" in runs[0]]
-    summary = {"plan": plan, "seeds": list(seeds)} | {name: _summarise([run[name] for run in runs]) for name in names}
+    metrics = {name: _summarise([run.get(name) for run in runs]) for name in names}
+    summary = {"plan": plan, "seeds": list(seeds)} | metrics
     _write(out / "summary.json", summary)
     return summary | {"runs": [{k: v for k, v in run.items() if k != "images"} for run in runs]}
 
 
+def _of_seed(progress: Progress, seed: int) -> Progress:
+    """Progress whose part begins with the seed."""
+
+    def told(stage: str, done: int, total: int, /, *, loss: float | None = None, part: str = "") -> None:
+        progress(stage, done, total, loss=loss, part=f"seed {seed}, {part}" if part else f"seed {seed}")
+
+    return told
+
+
 def _summarise(values: list[float | None]) -> dict[str, Any]:
+    """Mean, standard deviation and interval over draws of a metric, all of which lie in 0..1."""
     known = [value for value in values if value is not None]
     if not known:
         return {"mean": None, "std": None, "ci": None, "values": values}
-    estimate = mean_interval(known)
+    estimate = mean_interval(known, bounds=(0, 1))
     spread = stdev(known) if len(known) > 1 else None
     ci = None if estimate.low is None else [estimate.low, estimate.high]
     return {"mean": estimate.value, "std": spread, "ci": ci, "values": values}
 
 
 def _check_plan(out: Path, plan: dict[str, Any]) -> None:
+    """Write down what is run in a folder, or refuse where something else was run there."""
     path = out / "plan.json"
     if path.exists():
-        try:
-            known = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{path}: damaged; choose another folder") from error
+        known = _read(path)
         if known != plan:
-            changed = sorted(key for key in plan if known.get(key) != plan[key])
+            changed = sorted(key for key in {*plan, *known} if known.get(key) != plan.get(key))
             raise CheckpointError(
                 f"{out}: holds another experiment ({', '.join(changed)} differ); choose another folder"
             )
     _write(path, plan)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object that an earlier run wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged; remove it, or choose another folder") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: damaged; remove it, or choose another folder")
+    return found
+
+
 def _write(path: Path, values: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(values, indent=1, allow_nan=False) + "\n")

@@ -4,10 +4,12 @@ from madclip.metrics.compare import mean_interval, paired_bootstrap, paired_delo
 from madclip.metrics.image import Estimate, auroc, average_precision, confusion
 from madclip.metrics.intervals import bootstrap_interval, delong_interval, share_interval, wilson_interval
 from madclip.metrics.pixel import PixelHistogram, dice, pixel_auroc, surface_dice
+from madclip.metrics.scored import Scored
 
 __all__ = [
     "Estimate",
     "PixelHistogram",
+    "Scored",
     "auroc",
     "average_precision",
     "bootstrap_interval",

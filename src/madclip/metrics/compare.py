@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from madclip.errors import DataError
-from madclip.metrics.image import ONE_CLASS, Estimate, check_scores
+from madclip.metrics.image import ONE_CLASS, Estimate
 from madclip.metrics.intervals import (
     WeightedStatistic,
     normal_quantile,
@@ -20,14 +20,23 @@ from madclip.metrics.intervals import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike
+
+    from madclip.metrics.scored import Scored
 
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second, its interval, and the two-sided p-value of no difference; None with a reason."""
+    """How much larger a quantity is for the first of two detectors than for the second.
+
+    Attributes:
+        value: First minus second; None where it has no meaning, and `reason` says why.
+        low: Lower end of the interval; None where there is none.
+        high: Upper end of the interval; None where there is none.
+        p: Two-sided p-value of no difference; None where there is none.
+        method: How interval and p-value were made.
+        reason: Why something is missing.
+    """
 
     value: float | None
     low: float | None = None
@@ -37,19 +46,38 @@ class Difference:
     reason: str = ""
 
 
-def paired_delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Difference:
+def check_pair(first: Scored, second: Scored) -> None:
+    """Two detectors can be compared image by image.
+
+    Raises:
+        DataError: They were not scored on the same images in the same order.
+    """
+    if len(first) != len(second) or not np.array_equal(first.labels, second.labels):
+        raise DataError("the two were not scored on the same images in the same order: their labels differ")
+    if first.names is not None and second.names is not None and first.names != second.names:
+        raise DataError("the two were not scored on the same images in the same order: their names differ")
+    if not np.array_equal(first.clusters, second.clusters):
+        raise DataError("the two were not scored on the same images in the same order: their patients differ")
+
+
+def paired_delong(first: Scored, second: Scored, level: float = 0.95) -> Difference:
     """Difference of two AUROCs on the same images, with DeLong's test for correlated curves (Biometrics 1988;44:837).
 
     Images count as independent; with several per patient use `paired_bootstrap`.
 
+    Args:
+        first: The images with the scores of the first detector.
+        second: The same images with those of the second, as `first.rescored(scores)`.
+        level: Coverage aimed at.
+
     Raises:
-        DataError: See `check_scores`.
+        DataError: They are not the same images.
     """
-    check_scores(labels, first)
-    a10, a01 = placements(labels, first)
-    b10, b01 = placements(labels, second)
-    if not len(a10) or not len(a01):
+    check_pair(first, second)
+    if first.one_class:
         return Difference(None, reason=ONE_CLASS)
+    a10, a01 = placements(first)
+    b10, b01 = placements(second)
     value = float(a10.mean() - b10.mean())
     if len(a10) < 2 or len(a01) < 2:
         return Difference(value, reason="needs two images of each kind for an interval")
@@ -65,39 +93,44 @@ def paired_delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike, level:
 
 
 def paired_bootstrap(
-    labels: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
+    first: Scored,
+    second: Scored,
     level: float = 0.95,
     *,
-    patients: Sequence[Any] | None = None,
     statistic: WeightedStatistic = weighted_auroc,
     repetitions: int = 2000,
     seed: int = 0,
 ) -> Difference:
-    """Difference of a metric on the same images, resampling patients (images where None) for both at once.
+    """Difference of a metric on the same images, drawing patients, or images where unknown, for both at once.
 
     The p-value is twice the smaller share of replicates on either side of zero, one added to both counts.
 
+    Args:
+        first: The images with the scores of the first detector.
+        second: The same images with those of the second, as `first.rescored(scores)`.
+        level: Coverage aimed at.
+        statistic: The metric.
+        repetitions: Number of replicates.
+        seed: Determines the draws.
+
     Raises:
-        DataError: See `check_scores`.
+        DataError: They are not the same images.
     """
-    positive, left = check_scores(labels, first)
-    _, right = check_scores(labels, second)
-    if positive.all() or not positive.any():
+    check_pair(first, second)
+    if first.one_class:
         return Difference(None, reason=ONE_CLASS)
-    every = np.ones((1, len(left)))
-    value = float(statistic(positive, left, every)[0] - statistic(positive, right, every)[0])
+    every = np.ones((1, len(first)))
+    value = float(statistic(first, every)[0] - statistic(second, every)[0])
     drawn = np.concatenate(
         [
-            statistic(positive, left, weights) - statistic(positive, right, weights)
-            for weights in resamples(positive, patients, repetitions, seed)
+            statistic(first, weights) - statistic(second, weights)
+            for weights in resamples(first.labels, first.patients, repetitions, seed)
         ]
     )
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p = min(1.0, 2 * (tail + 1) / (repetitions + 1))
-    unit = "images" if patients is None else "patients"
+    unit = "images" if first.patients is None else "patients"
     return Difference(value, float(low), float(high), p, f"paired bootstrap over {unit}, {repetitions} replicates")
 
 
@@ -105,6 +138,10 @@ def wilcoxon(first: ArrayLike, second: ArrayLike) -> Difference:
     """Mean difference over sets or seeds with Wilcoxon's signed-rank p-value (exact where there are no ties).
 
     The smallest p-value that n pairs can give is 2 / 2^n: five sets cannot reach 0.05.
+
+    Args:
+        first: [n], a value of the first detector for each set or seed.
+        second: [n], the values of the second in the same order.
 
     Raises:
         DataError: The two are not lists of one length, or hold something that is not a finite number.
@@ -122,8 +159,14 @@ def wilcoxon(first: ArrayLike, second: ArrayLike) -> Difference:
     return Difference(value, p=float(signed_rank(left, right).pvalue), method="Wilcoxon signed-rank")
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
+def mean_interval(values: ArrayLike, level: float = 0.95, *, bounds: tuple[float, float] | None = None) -> Estimate:
     """Mean over runs (seeds of shots) with Student's interval: where the mean of many more runs would lie.
+
+    Args:
+        values: [R], one of each run.
+        level: Coverage aimed at.
+        bounds: Smallest and largest value that the quantity can have, beyond which its interval does not reach; None
+            where there are none.
 
     Raises:
         DataError: A value is not a finite number.
@@ -135,8 +178,9 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
         raise DataError("a run has a value that is not a finite number")
     if not runs.size:
         return Estimate(None, reason="there are no runs")
+    least, most = (-math.inf, math.inf) if bounds is None else bounds
     mean = float(runs.mean())
     if runs.size == 1:
         return Estimate(mean, reason="one run says nothing about the spread between runs")
     half = float(t.ppf((1 + level) / 2, runs.size - 1) * runs.std(ddof=1) / math.sqrt(runs.size))
-    return Estimate(mean, mean - half, mean + half, method=f"Student's t over {runs.size} runs")
+    return Estimate(mean, max(mean - half, least), min(mean + half, most), method=f"Student's t over {runs.size} runs")

@@ -24,12 +24,12 @@ ROUNDING = 1e-6
 """How far outside 0..1 a map may be before it is refused."""
 
 NO_MASKS = "no mask was given"
-NO_LESION = "no mask marks an anomalous pixel"
+NO_LESION = "no mask marks an abnormal pixel"
 NO_NORMAL = "no mask leaves a normal pixel"
 
 
 def check_map(scores: NDArray[np.floating], mask: Mask | None, name: str = "map") -> NDArray[np.float32]:
-    """The map as float32 [H, W].
+    """An anomaly map as float32 [H, W], once it is known to be one and to fit its mask.
 
     Raises:
         DataError: The map has a value that is not a number in [0, 1], or another size than its mask.
@@ -50,13 +50,13 @@ def pixel_auroc(maps: Iterable[NDArray[np.floating]], masks: Iterable[Mask]) -> 
 
     Args:
         maps: each [H, W] in 0..1; sizes may differ.
-        masks: each [H, W], True where anomalous.
+        masks: each [H, W], True where abnormal.
 
     Returns:
         None where one kind of pixel is missing.
 
     Raises:
-        DataError: See `check_map`.
+        DataError: A map has values that are not numbers in 0..1, or another size than its mask.
     """
     inside: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
     outside: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
@@ -69,7 +69,7 @@ def pixel_auroc(maps: Iterable[NDArray[np.floating]], masks: Iterable[Mask]) -> 
 
 
 def region_weights(mask: Mask) -> NDArray[np.float64]:
-    """For each anomalous pixel, in row order, one over the size of its region (8-connected): sums to the regions."""
+    """For each abnormal pixel, in row order, one over the size of its region (8-connected): sums to the regions."""
     from scipy.ndimage import label
 
     regions, _ = label(mask, structure=np.ones((3, 3), dtype=int))
@@ -120,7 +120,7 @@ class PixelHistogram:
         """Add one map [H, W] in 0..1 with its mask [H, W]; None for a normal image.
 
         Raises:
-            DataError: See `check_map`.
+            DataError: The map has values that are not numbers in 0..1, or another size than its mask.
         """
         checked = check_map(scores, mask, name)
         self.maps += 1
@@ -207,7 +207,7 @@ class PixelHistogram:
             self.shift, self.origin = self.shift + 1, self.origin // 2
 
     def _falling(self) -> tuple[Floats, Floats, Floats, Mask]:
-        """Normal pixels, anomalous pixels and region weight of each bucket from high to low; whether it is exact."""
+        """Normal pixels, abnormal pixels and region weight of each bucket from high to low; whether it is exact."""
         self._count()
         held = np.flatnonzero(self._normal + self._lesion)[::-1]
         exact = self._single[held] != self._MIXED if self.shift else np.ones(len(held), np.bool_)
@@ -232,7 +232,7 @@ class PixelHistogram:
         return Estimate(value, bound=float(np.sum((normal * lesion)[~exact]) / 2 / pairs) + rounding(len(normal)))
 
     def average_precision(self) -> Estimate:
-        """Average precision over all pixels."""
+        """Average precision over all pixels; the bound is what the order within buckets could change at most."""
         normal, lesion, _, exact = self._falling()
         if not lesion.sum():
             return Estimate(None, reason=self._missing(normal, lesion))
@@ -267,12 +267,12 @@ class PixelHistogram:
 
 
 def rounding(terms: int) -> float:
-    """What float64 sums of this many terms of at most 1 may lose."""
+    """The largest rounding error of a float64 sum of so many terms of at most 1."""
     return float(4 * np.finfo(np.float64).eps * (np.log2(terms + 2) + 4))
 
 
 def area_to(x: Floats, y: Floats, limit: float) -> float:
-    """Area under a polygon from x = 0 to x = limit, divided by limit."""
+    """Area under the polygon through the points (x, y) from x = 0 to x = limit, divided by limit."""
     inside = x <= limit
     xs, ys = x[inside], y[inside]
     if xs[-1] < limit:

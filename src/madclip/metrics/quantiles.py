@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from madclip.metrics.intervals import FEW_UNITS, NO_SPREAD, expit, patient_index, resamples
+from madclip.metrics.intervals import FEW_UNITS, NO_SPREAD, expit, resamples
 from madclip.metrics.pixel import FPR_LIMIT, area_to, region_weights
+from madclip.metrics.scored import patient_index
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,37 +23,51 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
+NORMAL, LESION, REGION = range(3)
+"""What a weight counts: normal pixels, abnormal pixels, or the share of a region that an abnormal pixel is."""
+
+
 class PixelQuantiles:
-    """Up to `points` quantiles of normal pixels, anomalous pixels and region overlap of each map: under 2 KB a map.
+    """Up to 64 quantiles of normal pixels, abnormal pixels and region overlap of each map: under 2 KB a map.
 
     The pixels of one image, and of one patient, are not independent, so an interval of a pixel metric must resample
     patients, and a histogram of all maps cannot. From the quantiles every metric can be computed for any resampling;
     they set the width of the interval, while its centre is the streaming value.
+
+    Args:
+        points: Quantiles of each kind that are kept of a map.
     """
 
     def __init__(self, points: int = 64) -> None:
         self.points = points
         self.has_lesion: list[bool] = []
-        self._values: list[NDArray[np.floating]] = []
-        self._weights: list[NDArray[np.float32]] = []
-        self._images: list[int] = []
+        self._parts: list[_Part] = []
 
     def update(self, scores: NDArray[np.floating], mask: NDArray[np.bool_] | None = None) -> None:
         """Remember one map [H, W] with its mask [H, W]; None for a normal image."""
         scores = np.asarray(scores, dtype=np.float32)
-        lesion = np.zeros(scores.shape, np.bool_) if mask is None else mask
-        parts: list[tuple[NDArray[np.floating], Floats | None, int]] = [(scores[~lesion], None, 0)]
+        image, lesion = len(self.has_lesion), np.zeros(scores.shape, np.bool_) if mask is None else mask
+        self._keep(image, NORMAL, scores[~lesion], None)
         if lesion.any():
-            inside, weights = scores[lesion], region_weights(lesion)
-            parts += [(inside, None, 1), (inside, weights, 2)]
-        for values, weights_of, kind in parts:
-            kept, each = self._thin(values, weights_of)
-            columns = np.zeros((len(kept), 3), np.float32)
-            columns[:, kind] = each
-            self._values.append(kept)
-            self._weights.append(columns)
-            self._images.extend([len(self.has_lesion)] * len(kept))
+            self._keep(image, LESION, scores[lesion], None)
+            self._keep(image, REGION, scores[lesion], region_weights(lesion))
         self.has_lesion.append(bool(lesion.any()))
+
+    def _keep(self, image: int, kind: int, values: NDArray[np.floating], weights: Floats | None) -> None:
+        kept, each = self._thin(values, weights)
+        self._parts.append(_Part(image, kind, kept, np.asarray(each, np.float32)))
+
+    def _columns(self) -> tuple[NDArray[np.floating], NDArray[np.float32], NDArray[np.intp]]:
+        """Values [P], their weight of each kind [P, 3], and their image [P]."""
+        parts = self._parts
+        sizes = [len(part.values) for part in parts]
+        weights = np.zeros((sum(sizes), 3), np.float32)
+        end = 0
+        for part, size in zip(parts, sizes, strict=True):
+            weights[end : end + size, part.kind] = part.weights
+            end += size
+        images = np.repeat(np.array([part.image for part in parts], np.intp), sizes)
+        return np.concatenate([part.values for part in parts]), weights, images
 
     def _thin(
         self, values: NDArray[np.floating], weights: Floats | None
@@ -79,11 +94,11 @@ class PixelQuantiles:
         """AUROC, average precision and AUPRO of the same maps, with bootstrap intervals over patients.
 
         Args:
-            histogram: Of the same maps; gives the values and their bounds.
+            histogram: The histogram of the same maps, from which the values and their bounds come.
             level: Coverage aimed at.
-            patients: One for each map; None resamples images.
-            repetitions: Replicates.
-            seed: Of the resampling.
+            patients: The patient of each map; None resamples images.
+            repetitions: Number of replicates.
+            seed: Determines the draws.
         """
         found = histogram.auroc(), histogram.average_precision(), histogram.aupro()
         if any(estimate.value is None for estimate in found):
@@ -93,8 +108,7 @@ class PixelQuantiles:
         if lesions < 2:
             first, second, third = (replace(estimate, reason=FEW_UNITS) for estimate in found)
             return first, second, third
-        values, weights = np.concatenate(self._values), np.concatenate(self._weights)
-        images = np.asarray(self._images)
+        values, weights, images = self._columns()
         order = np.argsort(-values, kind="stable")
         weights, images = weights[order], images[order]
         last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
@@ -115,14 +129,23 @@ class PixelQuantiles:
         return first, second, third
 
 
+class _Part(NamedTuple):
+    """What is kept of one kind of pixel of one map: values [P] with a weight for each, or one for all."""
+
+    image: int
+    kind: int
+    values: NDArray[np.floating]
+    weights: NDArray[np.float32]
+
+
 def student_interval(value: float, drawn: Floats, units: int, level: float) -> tuple[float, float]:
-    """Interval of a share from bootstrap replicates: their spread on the logit scale times Student's t.
+    """Interval of a proportion from bootstrap replicates: their spread on the logit scale times Student's t.
 
     The percentiles of a bootstrap cover too little where units are few (docs/evaluation.md); here the spread is that
     of an unbiased variance, and t has the degrees of freedom that it was estimated with.
 
     Args:
-        value: The share.
+        value: The proportion, in 0..1.
         drawn: [R], its replicates.
         units: Patients or images of the rarer kind.
         level: Coverage aimed at.
