@@ -404,10 +404,11 @@ def test_detectors_replace_only_detectors(fit, data, tmp_path, madclip, small):
     madclip("fit", data, "--out", tmp_path / "d", *arguments).one_line(tmp_path / "d", "another folder")
     notes.unlink()
     assert madclip("fit", data, "--out", tmp_path / "d", *arguments).code == 0
-    assert madclip("fit", data, "--out", tmp_path / "d", *arguments, "--seed", 1).code == 0
+    assert madclip("fit", data, "--out", tmp_path / "d", *arguments, "--seed", 1, "--overwrite").code == 0
     assert json.loads((tmp_path / "d" / "detector.json").read_text())["provenance"]["seed"] == 1
     notes.write_text("mine")
-    madclip("fit", data, "--out", tmp_path / "d", *arguments).one_line(tmp_path / "d", "another folder")
+    for extra in ([], ["--overwrite"]):
+        madclip("fit", data, "--out", tmp_path / "d", *arguments, *extra).one_line(tmp_path / "d", "another folder")
     assert notes.read_text() == "mine"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".d")]
 

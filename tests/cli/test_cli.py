@@ -176,11 +176,12 @@ def test_published_shot_lists_and_unequal_shots(madclip, small, small_data, tmp_
     out = tmp_path / "d"
     result = madclip("fit", small_data, "-o", out, "--shots", "3,2", "--folds", 0, *small, "--json")
     assert (json.loads(result.out)["normal"], json.loads(result.out)["abnormal"]) == (3, 2)
-    result = madclip("fit", small_data, "-o", out, "--shots", "all", "--folds", 0, *small, "--json")
+    again = ["-o", out, "--overwrite"]
+    result = madclip("fit", small_data, *again, "--shots", "all", "--folds", 0, *small, "--json")
     assert json.loads(result.out)["normal"] == 4
-    missing = madclip("fit", small_data, "-o", out, "--shot-list", "mvfa:Brain", "--shots", 2, *small)
+    missing = madclip("fit", small_data, *again, "--shot-list", "mvfa:Brain", "--shots", 2, *small)
     missing.one_line("published list mvfa Brain 2")
-    madclip("fit", small_data, "-o", out, "--shot-list", "mvfa:Knee", "--shots", 2, *small).one_line("Knee", "Brain")
+    madclip("fit", small_data, *again, "--shot-list", "mvfa:Knee", "--shots", 2, *small).one_line("Knee", "Brain")
 
 
 def test_a_second_fit_reads_cached_tokens_and_gives_the_same_bytes(madclip, small, small_data, tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from madclip.cli.console import bar, print_facts, print_table
+from madclip.cli.console import print_facts, print_table, shown_progress
 from madclip.cli.options import Json
 
 data_app = typer.Typer(help="Look at data sets before learning from them.", no_args_is_help=True)
@@ -45,8 +45,8 @@ def prepare_set(
     """Build a set of the paper's tables from its original download, with the published split or one by patient."""
     from madclip.benchmark.prepare import prepare
 
-    with bar("copy") as progress:
-        facts = prepare(name, source, out, seed=seed, progress=progress)
+    with shown_progress() as progress:
+        facts = prepare(name, source, out, seed=seed, progress=lambda done, total: progress("copy", done, total))
     whose = "our own split" if facts["own_split"] else "the published split"
     lines = [f"{out}: {facts['set']}, {whose}, seed {seed}"]
     lines += [
@@ -69,8 +69,8 @@ def check(
     from madclip.data.check import check_dataset
 
     entry = registered(registered_as) if registered_as else None
-    with bar("read") as progress:
-        report = check_dataset(data, progress=progress)
+    with shown_progress() as progress:
+        report = check_dataset(data, progress=lambda done, total: progress("read", done, total))
     if entry:
         report = replace(report, problems=(*compare_counts(entry, report), *report.problems))
     lines = [f"{report.root}: layout {report.layout}, patients from {report.patients_from}"]
