@@ -213,7 +213,7 @@ def test_inputs_of_predict(madclip, small_detector, tmp_path):
         (["--folds", "-2"], ["folds"]),
         (["--operating-point", "sens=2"], ["sens"]),
         (["--select", "best"], ["--select", "last"]),
-        (["--select", "val", "--resume"], ["--select val", "without --resume"]),
+        (["--select", "val", "--resume"], ["selects its epoch by val", "without resume"]),
         (["--operating-point", "best"], ["best", "youden"]),
         (["--device", "abacus"], ["abacus", "cpu"]),
         (["--backbone", "stand-inn"], ["stand-inn", "did you mean 'stand-in'"]),

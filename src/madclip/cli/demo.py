@@ -52,16 +52,7 @@ def demo(
 
     note(TINY_NOTE)
     with shown_progress() as progress:
-        runs = list(
-            run_demo(
-                out,
-                data=data,
-                shots=shots,
-                test=test,
-                objective=objective,
-                progress=lambda stage: lambda done, total, loss=None: progress(stage, done, total, loss=loss),
-            )
-        )
+        runs = list(run_demo(out, data=data, shots=shots, test=test, objective=objective, progress=progress))
     if as_json:
         keys = ("name", "seconds", "detector", "report", "sheet")
         facts = [{k: str(v) if isinstance(v := getattr(r, k), Path) else v for k in keys} for r in runs]
