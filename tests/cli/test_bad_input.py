@@ -283,10 +283,20 @@ def test_published_checkpoints_that_cannot_be_read(madclip, tmp_path, spoil):
     path = tmp_path / "Brain.pth"
     spoil(path, tmp_path)
     arguments = ["--out", tmp_path / "d", "--backbone", "stand-in", "--objective", "Brain", "--device", "cpu"]
-    madclip("import-released", path, *arguments).one_line(path)
-    madclip("import-released", tmp_path / "none.pth", *arguments).one_line("none.pth", "no such file")
+    result = madclip("import-released", path, *arguments)
+    result.one_line(path)
+    assert "weights_only" not in result.err
     assert not (tmp_path / "it-ran").exists()
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("backbone", ["stand-in", "clip-vit-l-14-336"])
+def test_a_published_checkpoint_that_is_not_there_asks_for_no_backbone(madclip, tmp_path, monkeypatch, backbone):
+    monkeypatch.setattr("madclip.backbones.hub.download", lambda *_: pytest.fail("there was nothing to download for"))
+    arguments = ["--out", tmp_path / "d", "--backbone", backbone, "--objective", "Brain", "--device", "cpu"]
+    result = madclip("import-released", tmp_path / "none.pth", *arguments)
+    result.one_line("none.pth", "no such file")
+    assert "download" not in result.err
 
 
 def test_a_published_checkpoint_of_another_backbone(madclip, tmp_path):
