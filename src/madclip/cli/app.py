@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Annotated, cast
+from typing import Annotated, TextIO, cast
 
 import typer
 
@@ -16,7 +17,7 @@ from madclip.cli.demo import demo, phantoms
 from madclip.cli.fit import fit, refit, repeat
 from madclip.cli.models import backbones, cache, export, import_released
 from madclip.cli.predict import evaluate, predict
-from madclip.errors import MadCLIPError
+from madclip.errors import MadCLIPError, MadCLIPWarning
 
 app = typer.Typer(
     name="madclip",
@@ -58,6 +59,7 @@ def main() -> None:
     """Run the command line; errors that a user can mend are one line and exit code 2, Ctrl-C is 130."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    _note_warnings()
     try:
         words = [argument for argument in arguments if argument != "--debug"]
         code = app(args=words, prog_name="madclip", standalone_mode=False)
@@ -74,6 +76,27 @@ def main() -> None:
     if code == 130:  # typer makes this of Ctrl-C, without a word
         note("interrupted")
     raise SystemExit(code)
+
+
+def _note_warnings() -> None:
+    """Let warnings of this package be one line, said once; those of other libraries stay as they are."""
+    shown = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, MadCLIPWarning):
+            note(f"note: {message}")
+        else:
+            shown(message, category, filename, lineno, file, line)
+
+    warnings.simplefilter("once", MadCLIPWarning)
+    warnings.showwarning = show
 
 
 def _failed(reason: str) -> int:
