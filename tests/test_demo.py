@@ -32,6 +32,20 @@ def test_demo_on_phantoms(monkeypatch, capsys, tmp_path):
     assert (tmp_path / "oct" / "detector" / "detector.json").exists()
 
 
+def test_images_of_an_earlier_call_stay_only_with_the_same_settings(tmp_path):
+    from madclip.demo import draw_once
+
+    def images(test, shots):
+        draw_once(tmp_path / "oct", "oct", test, shots)
+        drawn = list((tmp_path / "oct").rglob("img/*.png"))
+        return len(drawn), max(path.stat().st_mtime_ns for path in drawn)
+
+    first = images(4, 1)
+    assert images(4, 1) == first
+    assert images(2, 1)[0] == 2 + 2
+    assert images(2, 2)[0] == 2 + 4
+
+
 def test_demo_on_ones_own_folder(monkeypatch, capsys, tmp_path, make_images):
     folder = tmp_path / "mine"
     make_images(folder, {"valid": (2, 2), "test": (3, 3)})

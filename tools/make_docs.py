@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -124,8 +124,9 @@ def check_kinds() -> str:
 
 
 def options(command: str) -> str:
-    """Arguments and options of a command."""
+    """Arguments and options of a command, with the values that an option takes beside its name."""
     node = find_command(command.split())
+    hints = get_type_hints(node.callback)
     rows = []
     for parameter in node.params:
         if parameter.name in ("help", "as_json"):
@@ -133,9 +134,18 @@ def options(command: str) -> str:
         if parameter.param_type_name == "argument":
             rows.append([f"`{parameter.name.upper()}`", "required", parameter.help or ""])
             continue
-        spelled = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+        values = parameter.metavar or "|".join(_choices(hints[parameter.name]))
+        names = [*parameter.opts, *parameter.secondary_opts]
+        spelled = ", ".join(f"`{name} {values}`" if values and name is names[0] else f"`{name}`" for name in names)
         rows.append([spelled, _default(parameter), parameter.help or ""])
     return table(["argument or option", "default", "what"], rows) if rows else "Only `--json`.\n"
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words of a Literal, also where None may stand in its place."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [choice for part in get_args(hint) for choice in _choices(part)]
 
 
 def find_command(words: Sequence[str]) -> Any:

@@ -332,5 +332,5 @@ class MadCLIP:
         """
         recipe = Recipe.preset("released", image_size=image_size, image_score=image_score)
         detector = cls(recipe, backbone=backbone, objective=objective, device=device, dtype="float32")
-        detector.fitted = load_released(Path(checkpoint), recipe, detector.backbone, objective)
+        detector.fitted = load_released(Path(checkpoint), recipe, lambda: detector.backbone, objective)
         return detector

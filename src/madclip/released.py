@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import torch
 
 from madclip.errors import CheckpointError
-from madclip.files import digest
+from madclip.files import digest, first_line
 from madclip.head.head import Head
 from madclip.state import Fitted, Provenance
 from madclip.storage import load_exactly
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from madclip.backbones.spec import Backbone
@@ -21,9 +23,13 @@ if TYPE_CHECKING:
 _BRANCHES = ("normal", "abnormal")
 
 
-def load_released(path: Path, recipe: Recipe, backbone: Backbone, objective: str) -> Fitted:
-    """The state of a detector of the `released` recipe from a published checkpoint; see MadCLIP.from_released."""
+def load_released(path: Path, recipe: Recipe, load: Callable[[], Backbone], objective: str) -> Fitted:
+    """The state of a detector of the `released` recipe from a published checkpoint; see MadCLIP.from_released.
+
+    The backbone, which may be a download, is loaded only once the checkpoint has been read.
+    """
     states = _read_released(path)
+    backbone = load()
     for name in ("prompt_maker_normal", "prompt_maker_abnormal"):
         _check_same_text_tower(states[name], backbone, path)
     head = Head(recipe, backbone, objective)
@@ -70,9 +76,12 @@ def _read_released(path: Path) -> dict[str, dict[str, torch.Tensor]]:
         states = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
+    except UnpicklingError:  # what torch says then is how to run the code, which is no advice to give
+        raise CheckpointError(
+            f"{path}: damaged, or holds Python objects beside tensors, which could run code, and was not loaded"
+        ) from None
     except Exception as error:  # noqa: BLE001 -- a damaged pickle may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: not a checkpoint of plain tensors, or damaged ({reason})") from None
+        raise CheckpointError(f"{path}: not a checkpoint of plain tensors, or damaged ({first_line(error)})") from None
     if not isinstance(states, dict) or not all(isinstance(states.get(name), dict) for name in wanted):
         raise CheckpointError(f"{path}: not a released checkpoint; it needs the state dicts {', '.join(wanted)}")
     found = {name: states[name] for name in wanted}

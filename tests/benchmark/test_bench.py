@@ -291,7 +291,7 @@ class TestTables:
 
 class TestCommand:
     def call(self, *words):
-        from madclip.cli.commands import app
+        from madclip.cli import app
 
         return CliRunner().invoke(app, ["bench", *map(str, words)])
 

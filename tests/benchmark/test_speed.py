@@ -66,7 +66,7 @@ def test_a_row_says_what_it_measured():
 
 
 def test_the_command_runs_each_row_in_its_own_process():
-    from madclip.cli.commands import app
+    from madclip.cli import app
 
     done = CliRunner().invoke(app, ["benchmark", "speed", "--only", "import", "--json"])
     (row,) = json.loads(done.stdout)["rows"]
@@ -99,7 +99,7 @@ def test_the_memory_of_a_process_is_its_own():
 
 
 def test_a_missing_engine_is_said_and_an_error_is_not_hidden(monkeypatch, tmp_path):
-    from madclip.cli.commands import app
+    from madclip.cli import app
 
     codes = iter([(3, "not installed: no openvino", ""), (1, "", "Traceback\nValueError: broken"), (-9, "", "")])
 

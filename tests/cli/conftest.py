@@ -41,6 +41,9 @@ def small():
 def madclip(capsys, monkeypatch):
     """Run the command line in this process."""
 
+    # A slow machine writes no lines of progress that a test does not expect.
+    monkeypatch.setattr("madclip.cli.console.EVERY", float("inf"))
+
     def run(*arguments):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["madclip", *map(str, arguments)])

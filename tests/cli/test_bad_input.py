@@ -213,7 +213,7 @@ def test_inputs_of_predict(madclip, small_detector, tmp_path):
         (["--folds", "-2"], ["folds"]),
         (["--operating-point", "sens=2"], ["sens"]),
         (["--select", "best"], ["--select", "last"]),
-        (["--select", "val", "--resume"], ["--select val", "without --resume"]),
+        (["--select", "val", "--resume"], ["selects its epoch by val", "without resume"]),
         (["--operating-point", "best"], ["best", "youden"]),
         (["--device", "abacus"], ["abacus", "cpu"]),
         (["--backbone", "stand-inn"], ["stand-inn", "did you mean 'stand-in'"]),
@@ -283,10 +283,20 @@ def test_published_checkpoints_that_cannot_be_read(madclip, tmp_path, spoil):
     path = tmp_path / "Brain.pth"
     spoil(path, tmp_path)
     arguments = ["--out", tmp_path / "d", "--backbone", "stand-in", "--objective", "Brain", "--device", "cpu"]
-    madclip("import-released", path, *arguments).one_line(path)
-    madclip("import-released", tmp_path / "none.pth", *arguments).one_line("none.pth", "no such file")
+    result = madclip("import-released", path, *arguments)
+    result.one_line(path)
+    assert "weights_only" not in result.err
     assert not (tmp_path / "it-ran").exists()
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("backbone", ["stand-in", "clip-vit-l-14-336"])
+def test_a_published_checkpoint_that_is_not_there_asks_for_no_backbone(madclip, tmp_path, monkeypatch, backbone):
+    monkeypatch.setattr("madclip.backbones.hub.download", lambda *_: pytest.fail("there was nothing to download for"))
+    arguments = ["--out", tmp_path / "d", "--backbone", backbone, "--objective", "Brain", "--device", "cpu"]
+    result = madclip("import-released", tmp_path / "none.pth", *arguments)
+    result.one_line("none.pth", "no such file")
+    assert "download" not in result.err
 
 
 def test_a_published_checkpoint_of_another_backbone(madclip, tmp_path):
@@ -404,10 +414,11 @@ def test_detectors_replace_only_detectors(fit, data, tmp_path, madclip, small):
     madclip("fit", data, "--out", tmp_path / "d", *arguments).one_line(tmp_path / "d", "another folder")
     notes.unlink()
     assert madclip("fit", data, "--out", tmp_path / "d", *arguments).code == 0
-    assert madclip("fit", data, "--out", tmp_path / "d", *arguments, "--seed", 1).code == 0
+    assert madclip("fit", data, "--out", tmp_path / "d", *arguments, "--seed", 1, "--overwrite").code == 0
     assert json.loads((tmp_path / "d" / "detector.json").read_text())["provenance"]["seed"] == 1
     notes.write_text("mine")
-    madclip("fit", data, "--out", tmp_path / "d", *arguments).one_line(tmp_path / "d", "another folder")
+    for extra in ([], ["--overwrite"]):
+        madclip("fit", data, "--out", tmp_path / "d", *arguments, *extra).one_line(tmp_path / "d", "another folder")
     assert notes.read_text() == "mine"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".d")]
 

@@ -14,9 +14,10 @@ from PIL import Image
 # What a fit is in another process: checkpoints after every step, so that a kill finds one.
 SLOW_FIT = """
 import time
-import madclip.detector
+from functools import partial
+from madclip import fitting
 from madclip.training import fit
-fit.fit_head.__wrapped__.__kwdefaults__["save_every"] = 0.0
+fitting.Checkpoint = partial(fitting.Checkpoint, seconds=0.0)
 step = fit.training_step
 def slow(*arguments):
     time.sleep(PAUSE)
@@ -176,11 +177,12 @@ def test_published_shot_lists_and_unequal_shots(madclip, small, small_data, tmp_
     out = tmp_path / "d"
     result = madclip("fit", small_data, "-o", out, "--shots", "3,2", "--folds", 0, *small, "--json")
     assert (json.loads(result.out)["normal"], json.loads(result.out)["abnormal"]) == (3, 2)
-    result = madclip("fit", small_data, "-o", out, "--shots", "all", "--folds", 0, *small, "--json")
+    again = ["-o", out, "--overwrite"]
+    result = madclip("fit", small_data, *again, "--shots", "all", "--folds", 0, *small, "--json")
     assert json.loads(result.out)["normal"] == 4
-    missing = madclip("fit", small_data, "-o", out, "--shot-list", "mvfa:Brain", "--shots", 2, *small)
+    missing = madclip("fit", small_data, *again, "--shot-list", "mvfa:Brain", "--shots", 2, *small)
     missing.one_line("published list mvfa Brain 2")
-    madclip("fit", small_data, "-o", out, "--shot-list", "mvfa:Knee", "--shots", 2, *small).one_line("Knee", "Brain")
+    madclip("fit", small_data, *again, "--shot-list", "mvfa:Knee", "--shots", 2, *small).one_line("Knee", "Brain")
 
 
 def test_a_second_fit_reads_cached_tokens_and_gives_the_same_bytes(madclip, small, small_data, tmp_path):
@@ -261,10 +263,11 @@ def test_debug_shows_the_traceback(monkeypatch, tmp_path):
 def test_refit_and_predict_with_an_export(madclip, small, small_data, tmp_path):
     fitted = tmp_path / "detector"
     assert madclip("fit", small_data, "--out", fitted, "--shots", 3, *small).code == 0
-    found = madclip("refit", fitted, small_data, "--out", tmp_path / "new", "--json")
-    facts = json.loads(found.out)
-    assert (facts["refits"], facts["normal"], facts["calibrated_before_refit"]) == (1, 4, True)
-    assert madclip("refit", fitted, small_data, "--shots", 2).code == 0
+    for extra, normal in (([], 3), (["--shots", "all"], 4), (["--shots", "2,3"], 2)):
+        found = madclip("refit", fitted, small_data, "--out", tmp_path / f"new{normal}", *extra, "--json")
+        facts = json.loads(found.out)
+        assert (facts["refits"], facts["normal"], facts["calibrated_before_refit"]) == (1, normal, True)
+    assert "thresholds are those from before" in madclip("refit", fitted, small_data, "--shots", 2).out
     madclip("predict", fitted, small_data / "test", "--out", tmp_path / "p", "--engine", "onnx").one_line(
         "madclip export"
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from madclip.cli.console import bar, parse_select, print_facts
+from madclip.cli.console import print_facts, shown_progress
 from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, SelectOption
 from madclip.errors import DataError, RecipeError
 from madclip.files import write_between
@@ -121,7 +121,7 @@ def bench(
         folders=folders,
         objectives=_objectives(data, folders, objective or []),
         changes=dict(parse_field(text) for text in changes or []),
-        select=parse_select(select),
+        select=select,
         threads=threads,
         device=device,
     )
@@ -131,8 +131,8 @@ def bench(
         typer.echo(f"{one}: not a data set ({reason})", err=True)
     for one in missing:
         typer.echo(f"{one}: not in {data}; its cells are not run", err=True)
-    with bar(name) as progress:
-        failed = run(cells, plan, out, workers=workers, on_cell=progress)
+    with shown_progress() as progress:
+        failed = run(cells, plan, out, workers=workers, on_cell=lambda done, total: progress(name, done, total))
     found = read_cells(out, cells)
     label = "tiny" if plan.backbone == "tiny" else Path(plan.backbone).name
     shown = Run(name, cells, found, label, plan.select == "test-best", own_splits(folders))

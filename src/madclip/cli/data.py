@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from madclip.cli.console import bar, parse_recipe, print_facts, print_table
+from madclip.cli.console import print_facts, print_table, shown_progress
 from madclip.cli.options import (
     AbnormalNames,
     Changes,
@@ -17,6 +17,7 @@ from madclip.cli.options import (
     Patients,
     RecipeName,
     parse_reading,
+    parse_recipe,
 )
 from madclip.errors import DataError
 
@@ -57,8 +58,8 @@ def prepare_set(
     """Build a set of the paper's tables from its original download, with the published split or one by patient."""
     from madclip.benchmark.prepare import prepare
 
-    with bar("copy") as progress:
-        facts = prepare(name, source, out, seed=seed, progress=progress)
+    with shown_progress() as progress:
+        facts = prepare(name, source, out, seed=seed, progress=lambda done, total: progress("copy", done, total))
     whose = "our own split" if facts["own_split"] else "the published split"
     lines = [f"{out}: {facts['set']}, {whose}, seed {seed}"]
     lines += [
@@ -88,8 +89,8 @@ def check(
     entry = registered(registered_as) if registered_as else None
     view = parse_recipe(recipe, change).view
     reading = parse_reading(patients, normal, abnormal)
-    with bar("read") as draw:
-        report = check_dataset(data, reading, view=view, progress=lambda _, done, total, **__: draw(done, total))
+    with shown_progress() as progress:
+        report = check_dataset(data, reading, view=view, progress=progress)
     if entry:
         report = replace(report, problems=(*compare_counts(entry, report), *report.problems))
     lines = _told(report)

@@ -1,29 +1,95 @@
-"""Options that several commands share, each said once."""
+"""Options that several commands share, each said once, and how values are read that are more than one word."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from madclip.errors import RecipeError
 
 if TYPE_CHECKING:
     from madclip.data.samples import Reading
 
+Preset = Literal["madclip", "paper", "released"]
+Select = Literal["last", "val", "test-best"]
+
+Detector = Annotated[Path, typer.Argument(help="The folder of the detector, as `madclip fit` wrote it.")]
+Data = Annotated[
+    Path, typer.Argument(help="The labelled images: a folder, or a manifest as CSV or JSON lines (see docs/data.md).")
+]
+DetectorOut = Annotated[Path, typer.Option("--out", "-o", help="The folder that the detector is written to.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what an earlier run left at the output; else it is refused.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output and no text.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|mps",
+        help="Where to compute; auto takes a CUDA GPU if there is one, else Apple's MPS, else the CPU.",
+    ),
+]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        "-b",
+        help="The frozen CLIP: a name from `madclip backbones`, a path to weights, or a model's name on the hub.",
+    ),
+]
+SavedBackbone = Annotated[
+    str | None,
+    typer.Option("--backbone", "-b", help="Where the detector's backbone is now, if it is no longer where it was."),
+]
+Objective = Annotated[
+    str, typer.Option(help='What the images show, as a few English words such as "Brain"; goes into the prompts.')
+]
+RecipeName = Annotated[
+    Preset, typer.Option("--recipe", help="The set of choices to start from; docs/recipes.md compares them.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Change one field of the recipe, as in --set epochs=5; can be repeated."
+    ),
+]
+Shots = Annotated[
+    str,
+    typer.Option(
+        metavar="N|NORMAL,ABNORMAL|all",
+        help="How many images to learn from: N of each class, NORMAL,ABNORMAL of the two, or all there are.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Determines which images are drawn, the initial weights and the order.")]
+Folds = Annotated[
+    int,
+    typer.Option(
+        help="Parts that the shots are divided into for out-of-fold scores, which thresholds come from; 0: none."
+    ),
+]
+OperatingPoint = Annotated[
+    str,
+    typer.Option(
+        metavar="youden|sens=X|spec=X",
+        help="What the threshold aims at: the best sum of sensitivity and specificity, or a value of one of them.",
+    ),
+]
+SelectOption = Annotated[
+    Select,
+    typer.Option(
+        "--select",
+        help="Which epoch is kept: the last, the best on shots held out (val), or, as published, on the test images.",
+    ),
+]
 Engine = Annotated[
     str,
-    typer.Option(help="auto (the fastest export in DETECTOR/engines, else torch), torch, openvino, onnx, or a folder."),
+    typer.Option(
+        metavar="auto|torch|openvino|onnx|FOLDER",
+        help="What computes: PyTorch, or an export; auto takes the fastest in the detector's engines/, else torch.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
-Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda, mps.")]
-BackboneOption = Annotated[
-    str | None, typer.Option("--backbone", "-b", help="Catalogue id, path or hub name; see `madclip backbones`.")
-]
-Objective = Annotated[str, typer.Option(help='What the images show, for example "Brain".')]
-RecipeName = Annotated[str, typer.Option(help="madclip, paper or released.")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a field of the recipe: FIELD=VALUE.")]
-Folds = Annotated[int, typer.Option(help="Of the cross-fit behind thresholds and probabilities; 0: none.")]
-OperatingPoint = Annotated[str, typer.Option(help="youden, sens=0.95 or spec=0.95.")]
-SelectOption = Annotated[str, typer.Option(help="Epoch kept: last, val (held-out shots), test-best (as published).")]
 TINY_NOTE = (
     "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
     "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
@@ -51,3 +117,42 @@ def parse_reading(patients: str, normal: list[str] | None, abnormal: list[str] |
     from madclip.data.samples import Reading
 
     return Reading(patients, tuple(normal or ()), tuple(abnormal or ()))
+
+
+def parse_recipe(name: str, changes: list[str] | None) -> Any:
+    """A preset with the changes given as FIELD=VALUE."""
+    from madclip.recipe import Recipe, parse_field
+
+    return Recipe.preset(name, **dict(parse_field(text) for text in changes or []))
+
+
+def parse_shots(text: str) -> int | tuple[int, int] | None:
+    """`16`, `16,8` (normal, abnormal) or `all` (None)."""
+    if text == "all":
+        return None
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise RecipeError(f"--shots is a number, NORMAL,ABNORMAL, or all, not {text!r}")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def parse_equal_shots(text: str) -> int:
+    """How many shots of a published list, which has as many of each class."""
+    shots = parse_shots(text)
+    if not isinstance(shots, int):
+        raise RecipeError(f"a published list has 2, 4, 8 or 16 images of each class; --shots {text} does not say which")
+    return shots
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 500MB or 5GB."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number = text.strip().upper().rstrip("BKMGT")
+    unit = text.strip().upper()[len(number) :]
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = -1
+    if size < 0:
+        raise RecipeError(f"--limit is a size such as 500MB or 5GB, not {text!r}")
+    return size

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from madclip.errors import DataError
+from madclip.files import new_folder
 from madclip.phantoms import generate
 
 STREAMS = 1 << 40
@@ -52,24 +51,15 @@ def write_phantoms(
     if min(normal, abnormal, shots) < 0 or normal + abnormal + shots == 0:
         raise DataError(f"a benchmark needs images: normal {normal}, abnormal {abnormal}, shots {shots}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the last step is one rename on one file system.
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise DataError(f"{out}: cannot write there ({error.strerror})") from error
-    try:
-        building.chmod(0o755)
-        rows = []
-        for part, counts in (("valid", (shots, shots)), ("test", (normal, abnormal))):
-            for label, count in enumerate(counts):
-                rows += _write_class(building, part, label, count, (modality, seed, difficulty, size))
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (building / "captions.jsonl").write_text(text, encoding="utf-8")
-        building.replace(out)
+        with new_folder(out) as building:
+            rows = []
+            for part, counts in (("valid", (shots, shots)), ("test", (normal, abnormal))):
+                for label, count in enumerate(counts):
+                    rows += _write_class(building, part, label, count, (modality, seed, difficulty, size))
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (building / "captions.jsonl").write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: cannot write there ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return out
 
 

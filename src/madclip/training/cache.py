@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import stat
+import warnings
+from contextlib import suppress
+from errno import EACCES, EDQUOT, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,8 @@ import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from madclip.errors import CheckpointError, DataError
+from madclip.errors import CheckpointError, DataError, MadCLIPWarning
+from madclip.files import first_line, new_file, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 DEFAULT_LIMIT = 20 * 2**30
 _LIMIT_FILE = "limit.json"
+_CLOSED = (EACCES, EPERM, EROFS, ENOTDIR)
+"""What the system says where nothing may be written."""
 
 
 def default_folder() -> Path:
@@ -30,6 +36,10 @@ def default_folder() -> Path:
 class TokenCache:
     """Tensors by key in a folder that only its owner may read, least recently used first to go.
 
+    Several processes may use one folder at a time: a file that another has removed counts as absent. A folder that
+    cannot be written is read all the same, which a warning says once. Where the owner lets a group write to the
+    folder, that group may read the tokens too.
+
     Tokens derive from patients' images; treat the folder as you treat the images.
 
     Args:
@@ -38,88 +48,128 @@ class TokenCache:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
+        self._closed = False
 
     @property
     def limit(self) -> int:
         """Bytes that the cache may take."""
         path = self.folder / _LIMIT_FILE
-        if not path.exists():
-            return DEFAULT_LIMIT
         try:
-            return int(json.loads(path.read_text())["bytes"])
+            return int(json.loads(path.read_text(encoding="utf-8"))["bytes"])
+        except OSError:  # there is none, or it is not ours to read, and then neither are the tokens
+            return DEFAULT_LIMIT
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: not a limit that madclip wrote; delete the file") from error
 
     @limit.setter
     def limit(self, size: int) -> None:
-        self._make_folder()
-        partial = self.folder / f"{_LIMIT_FILE}.{os.getpid()}"
-        partial.write_text(json.dumps({"bytes": size}))
-        partial.replace(self.folder / _LIMIT_FILE)
-        self._evict(size)
+        try:
+            self._make_folder()
+            write_whole(self.folder / _LIMIT_FILE, json.dumps({"bytes": size}), 0o600)
+            self._evict(size)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def entries(self) -> list[Path]:
         """Files of the cache, least recently used first."""
-        return sorted(self.folder.glob("*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        return [path for path, _ in self._files()]
 
     def size(self) -> int:
         """Bytes that it takes."""
-        return sum(path.stat().st_size for path in self.entries())
+        return sum(size for _, size in self._files())
 
     def clear(self) -> int:
-        """Delete all tokens; returns the bytes set free."""
-        freed = self.size()
-        for path in [*self.entries(), *self.folder.glob("*.partial")]:
-            path.unlink(missing_ok=True)
+        """Delete all tokens, and what killed processes left; returns the bytes set free.
+
+        Raises:
+            DataError: The folder is not the user's to change.
+        """
+        freed = 0
+        left = [(path, 0) for path in self.folder.glob(".*.partial")]
+        try:
+            for path, size in [*self._files(), *left]:
+                path.unlink(missing_ok=True)
+                freed += size
+        except OSError as error:
+            raise self._refused(error) from error
         return freed
 
     def load(self, key: str) -> torch.Tensor | None:
         """The tensor stored under a key, memory-mapped, or None. A file that cannot be read counts as absent."""
         path = self._path(key)
-        if not path.exists():
-            return None
         try:
             with safe_open(path, framework="pt") as file:
                 tensor: torch.Tensor = file.get_tensor("tokens")
-        except (SafetensorError, OSError):
-            path.unlink(missing_ok=True)  # cut off by a full disk or a crash: it is computed anew
+        except FileNotFoundError:
             return None
-        os.utime(path)
+        except (SafetensorError, OSError):
+            with suppress(OSError):  # cut off by a full disk or a crash: it is computed anew
+                path.unlink()
+            return None
+        with suppress(OSError):  # gone meanwhile, which the map outlives, or somebody else's
+            os.utime(path)
         return tensor
 
     def store(self, key: str, tensor: torch.Tensor) -> None:
-        """Keep a tensor: written under a temporary name, then renamed; old ones go where the limit asks for it."""
-        size = tensor.numel() * tensor.element_size()
-        limit = self.limit
-        if size > limit:
+        """Keep a tensor, where it may be kept; old ones go where the limit asks for it.
+
+        Raises:
+            DataError: The disk is full.
+        """
+        size, limit = tensor.numel() * tensor.element_size(), self.limit
+        if self._closed or size > limit:
             return
-        self._make_folder()
-        self._evict(limit - size)
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".partial")
-        os.close(handle)
         try:
-            save_file({"tokens": tensor.contiguous()}, name, metadata={"format": str(FORMAT)})
-            Path(name).replace(self._path(key))
+            self._make_folder()
+            self._evict(limit - size)
+            with new_file(self._path(key), 0o640 if self._shared() else 0o600) as partial:
+                save_file({"tokens": tensor.contiguous()}, partial, metadata={"format": str(FORMAT)})
         except (OSError, SafetensorError) as error:
-            raise DataError(
-                f"{self.folder}: cannot keep tokens there ({error}); free some space, set MADCLIP_CACHE to "
-                "another folder, or lower the limit with `madclip cache --limit`"
-            ) from error
-        finally:
-            Path(name).unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _CLOSED:
+                self._closed = True
+                said = f"{self.folder}: tokens are read but not kept there ({error.strerror}); {_ELSEWHERE}"
+                warnings.warn(said, MadCLIPWarning, stacklevel=2)
+                return
+            raise self._refused(error) from error
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
+    def _files(self) -> list[tuple[Path, int]]:
+        """Files and their sizes, least recently used first, without those that go away meanwhile."""
+        found = []
+        for path in self.folder.glob("*.safetensors"):
+            with suppress(FileNotFoundError):
+                facts = path.stat()
+                found.append((facts.st_mtime_ns, path.name, path, facts.st_size))
+        return [(path, size) for _, _, path, size in sorted(found)]
+
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.folder.chmod(0o700)
+        if not self._shared():
+            with suppress(PermissionError):  # another's folder
+                self.folder.chmod(self.folder.stat().st_mode & 0o700)
+
+    def _shared(self) -> bool:
+        """Whether the folder's owner wants a group to use it."""
+        return bool(self.folder.stat().st_mode & stat.S_IWGRP)
 
     def _evict(self, limit: int) -> None:
-        files = [(path, path.stat().st_size) for path in self.entries()]
+        files = self._files()
         total = sum(size for _, size in files)
         for path, size in files:
             if total <= limit:
                 return
             path.unlink(missing_ok=True)
             total -= size
+
+    def _refused(self, error: OSError | SafetensorError) -> DataError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        full = isinstance(error, SafetensorError) or error.errno in (ENOSPC, EDQUOT)
+        advice = (
+            f"free some space, lower the limit with `madclip cache --limit`, or {_ELSEWHERE}" if full else _ELSEWHERE
+        )
+        return DataError(f"{self.folder}: the token cache cannot be written ({reason}); {advice}")
+
+
+_ELSEWHERE = "set MADCLIP_CACHE to a folder of your own, or pass --no-cache to fit"

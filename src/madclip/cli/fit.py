@@ -1,0 +1,256 @@
+"""`madclip fit`, `refit` and `repeat`: the commands that learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from madclip.cli.console import note, print_facts, print_table, shown_progress
+from madclip.cli.options import (
+    TINY_NOTE,
+    BackboneOption,
+    Changes,
+    Data,
+    Detector,
+    DetectorOut,
+    Device,
+    Folds,
+    Json,
+    Objective,
+    OperatingPoint,
+    Overwrite,
+    RecipeName,
+    SavedBackbone,
+    Seed,
+    SelectOption,
+    Shots,
+    parse_equal_shots,
+    parse_recipe,
+    parse_shots,
+)
+from madclip.cli.outputs import check_detector, check_runs
+from madclip.errors import RecipeError
+
+if TYPE_CHECKING:
+    from madclip.detector import MadCLIP
+
+
+def fit(
+    data: Data,
+    out: DetectorOut,
+    shots: Shots = "16",
+    shot_list: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE:SET", help="Learn from a published list of images instead of a draw, such as mvfa:Brain."
+        ),
+    ] = None,
+    backbone: BackboneOption = None,
+    objective: Objective = "medical image",
+    recipe: RecipeName = "madclip",
+    change: Changes = None,
+    seed: Seed = 0,
+    folds: Folds = 4,
+    operating_point: OperatingPoint = "youden",
+    select: SelectOption = "last",
+    calibrate_on: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate", help="More labelled images, which thresholds and probabilities are learned from as well."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a fit of the same command that was interrupted.")
+    ] = False,
+    overwrite: Overwrite = False,
+    cache: Annotated[
+        bool, typer.Option(help="Keep what the backbone makes of the images on disk, so that the next fit is quicker.")
+    ] = True,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Learn a detector from a few labelled images."""
+    from madclip.detector import DEFAULT_BACKBONE, MadCLIP
+    from madclip.fitting import Run
+    from madclip.training.cache import TokenCache
+
+    check_detector(out, overwrite=overwrite)
+    dataset, count = _drawn(data, shots, shot_list)
+    if backbone is None:
+        note(TINY_NOTE)
+    detector = MadCLIP(
+        parse_recipe(recipe, change), backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device
+    )
+    state = out.with_name(out.name + ".fit-state")
+    with shown_progress() as progress:
+        detector.fit(
+            dataset,
+            shots=count,
+            seed=seed,
+            folds=folds,
+            operating_point=operating_point,
+            run=Run(TokenCache() if cache else None, state, resume, select, progress),
+        )
+    if calibrate_on is not None:
+        detector.calibrate(calibrate_on, operating_point=operating_point)
+    detector.save(out)
+    state.unlink(missing_ok=True)
+    facts = {
+        "detector": str(out),
+        "backbone": detector.backbone.spec.id,
+        "objective": objective,
+        "loss": detector.state.history[-1] if detector.state.history else None,
+        **detector.provenance.summary(),
+    }
+    learned = f"{out}: learned from {_count(detector)} ({facts['masks']} with masks)"
+    print_facts(as_json, facts, "\n".join(filter(None, (learned, detector.provenance.uncalibrated))))
+
+
+def _drawn(data: Path, shots: str, shot_list: str | None) -> tuple[Any, int | tuple[int, int] | None]:
+    """The data set, and how many images are to be drawn from it: None for all, as with a published list."""
+    from dataclasses import replace
+
+    from madclip.data.samples import load_dataset
+    from madclip.data.shots import published_shots
+
+    dataset = load_dataset(data)
+    if shot_list is None:
+        return dataset, parse_shots(shots)
+    source, _, name = shot_list.partition(":")
+    listed = published_shots(source, name, parse_equal_shots(shots), dataset.shot_pool)
+    return replace(dataset, samples=(*listed, *dataset.split("test"))), None
+
+
+def _count(detector: MadCLIP) -> str:
+    return f"{detector.provenance.normal} normal and {detector.provenance.abnormal} abnormal images"
+
+
+def refit(
+    detector: Detector,
+    data: Annotated[
+        Path, typer.Argument(help="The images that it learned from and new ones beside them: a folder or a manifest.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A new folder for the refitted detector; without it, the old one gives way."),
+    ] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|NORMAL,ABNORMAL|all",
+            help="Draw so many anew; without it, its shots that are still there and all that was added since.",
+        ),
+    ] = None,
+    seed: Seed = 0,
+    folds: Annotated[
+        int,
+        typer.Option(help="As for fit, for new thresholds, which takes as long as that; 0 keeps the thresholds."),
+    ] = 0,
+    operating_point: OperatingPoint = "youden",
+    overwrite: Overwrite = False,
+    backbone: SavedBackbone = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Teach a detector images that were added or removed.
+
+    It goes on from what it knows, which takes seconds. Images may be relabelled as well.
+    """
+    import time
+
+    from madclip.data.samples import load_dataset
+    from madclip.detector import MadCLIP
+    from madclip.fitting import Run
+    from madclip.training.cache import TokenCache
+
+    target = out or detector
+    check_detector(target, overwrite=overwrite or out is None)
+    dataset = load_dataset(data)
+    model = MadCLIP.load(detector, backbone=backbone, device=device)
+    start = time.perf_counter()
+    with shown_progress() as progress:
+        model.refit(
+            dataset.shot_pool if shots == "all" else dataset,
+            shots=parse_shots(shots or "all"),
+            seed=seed,
+            folds=folds,
+            operating_point=operating_point,
+            run=Run(TokenCache(), progress=progress),
+        )
+    seconds = time.perf_counter() - start
+    model.save(target)
+    facts = {"detector": str(target), "seconds": seconds, **model.provenance.summary()}
+    stale = model.provenance.calibrated_before_refit
+    kept = "; thresholds are those from before (--folds 4 makes new ones)" if stale else ""
+    print_facts(as_json, facts, f"{target}: refitted on {_count(model)} in {seconds:.1f} s{kept}")
+
+
+def repeat(
+    data: Data,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The folder of the runs; those that are finished there are not done again."),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="How many draws of shots; their seeds are 0, 1, and so on.")] = 3,
+    shots: Annotated[
+        str,
+        typer.Option(metavar="N|NORMAL,ABNORMAL", help="How many images a draw has: N of each class, or of the two."),
+    ] = "16",
+    backbone: BackboneOption = None,
+    objective: Objective = "medical image",
+    recipe: RecipeName = "madclip",
+    change: Changes = None,
+    folds: Folds = 4,
+    operating_point: OperatingPoint = "youden",
+    select: SelectOption = "last",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fit and evaluate with several draws of shots.
+
+    One draw of a few images says little: this says how much the draws differ.
+    """
+    from madclip.data.samples import load_dataset
+    from madclip.detector import DEFAULT_BACKBONE
+    from madclip.evaluation.repeat import repeat as run
+    from madclip.training.cache import TokenCache
+
+    check_runs(out)
+    if backbone is None:
+        note(TINY_NOTE)
+    counts = parse_shots(shots)
+    if counts is None:
+        raise RecipeError("repeat needs a number of shots: with --shots all every draw is the same")
+    with shown_progress() as progress:
+        summary = run(
+            load_dataset(data),
+            out,
+            recipe=parse_recipe(recipe, change),
+            backbone=backbone or DEFAULT_BACKBONE,
+            objective=objective,
+            shots=counts,
+            seeds=range(seeds),
+            select=select,
+            progress=lambda stage: lambda done, total, loss=None: progress(stage, done, total, loss=loss),
+            folds=folds,
+            operating_point=operating_point,
+            cache=TokenCache(),
+            device=device,
+        )
+    if as_json:
+        print_facts(True, summary, "")
+        return
+    print_table(["metric", "mean", "std", "95 % interval of the mean", "runs"], _metric_rows(summary))
+
+
+def _metric_rows(summary: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, found in summary.items():
+        if isinstance(found, dict) and found.get("mean") is not None:
+            interval = "" if found["ci"] is None else f"{found['ci'][0]:.3f} to {found['ci'][1]:.3f}"
+            spread = "" if found["std"] is None else f"{found['std']:.3f}"
+            each = " ".join("-" if value is None else f"{value:.3f}" for value in found["values"])
+            rows.append([name, f"{found['mean']:.3f}", spread, interval, each])
+    return rows

@@ -1,0 +1,135 @@
+"""`madclip predict` and `evaluate`: the commands that use a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from madclip.cli.console import note, print_facts, print_table, shown_progress
+from madclip.cli.options import Data, Detector, Device, Engine, Json, Overwrite, SavedBackbone
+from madclip.cli.outputs import check_page
+from madclip.errors import DataError
+
+
+def predict(
+    detector: Detector,
+    inputs: Annotated[
+        list[str], typer.Argument(help="The images: files, folders, or quoted patterns such as 'scans/*.png'.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that tables, overlays and maps are written to.")],
+    maps: Annotated[
+        Literal["tiff", "npy", "none"],
+        typer.Option(help="The format of the anomaly maps, float32 at each image's own size; none writes none."),
+    ] = "tiff",
+    overlays: Annotated[bool, typer.Option(help="Draw each anomaly map over its image, as a PNG to look at.")] = True,
+    engine: Engine = "auto",
+    backbone: SavedBackbone = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score images and draw a heatmap of each.
+
+    What is found goes into tables, predictions.jsonl and predictions.csv, with overlays/ and maps/ beside them.
+    """
+    from madclip.data.inputs import expand_inputs
+    from madclip.detector import MadCLIP
+    from madclip.memory import kept_memory
+    from madclip.report.predictions import PredictionFolder
+
+    images = expand_inputs(inputs)
+    model = MadCLIP.load(detector, backbone=backbone, device=device)
+    computed = use_engine(model, detector, engine)
+    rows, failed = [], []
+    writing = PredictionFolder(out, maps=maps, overlays=overlays)
+    with kept_memory(), writing as folder, shown_progress() as progress:
+        for done, (image, result) in enumerate(zip(images, model.predict_iter(images), strict=True), 1):
+            if isinstance(result, DataError):
+                failed.append(folder.fail(image, result))
+            else:
+                rows.append(folder.add(image, result))
+            progress("predict", done, len(images))
+    summary = f"{out}: {len(rows)} images scored, {len(failed)} failed"
+    for row in failed:
+        note(f"failed: {row['error']}")
+    print_facts(as_json, {"out": str(out), "engine": computed, "predictions": rows, "failed": failed}, summary)
+    if failed:
+        raise typer.Exit(2)
+
+
+def evaluate(
+    detector: Detector,
+    data: Data,
+    report: Annotated[
+        Path | None, typer.Option(help="An HTML page to write as well, with curves and images, which needs no network.")
+    ] = None,
+    overwrite: Overwrite = False,
+    pixel_size: Annotated[
+        Literal["native", "recipe"],
+        typer.Option(
+            help="The size at which maps meet masks: each mask's own, or, as in the paper, what the backbone sees."
+        ),
+    ] = "native",
+    objective: Annotated[
+        str | None, typer.Option(help="What the images show; warns if the detector was fitted for something else.")
+    ] = None,
+    engine: Engine = "auto",
+    backbone: SavedBackbone = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a detector on labelled images new to it.
+
+    Images that it has seen for any purpose are left out.
+    """
+    from madclip.detector import MadCLIP
+    from madclip.evaluation.protocol import evaluate as measure
+
+    if report is not None:
+        check_page(report, overwrite=overwrite)
+    model = MadCLIP.load(detector, backbone=backbone, device=device)
+    computed = use_engine(model, detector, engine)
+    with shown_progress() as progress:
+        result = measure(
+            model,
+            data,
+            pixel_size=pixel_size,
+            objective=objective,
+            on_image=lambda done, total: progress("evaluate", done, total),
+        )
+    if report is not None:
+        from madclip.report import write_report
+
+        write_report(result, report)
+    if as_json:
+        print_facts(True, {"engine": computed, **result.to_json()}, "")
+        return
+    typer.echo(f"{data}: {result.n_normal} normal and {result.n_abnormal} abnormal images")
+    print_table(
+        ["metric", "value", "95 % interval"],
+        [
+            [name, f"{e.value:.3f}", "" if e.low is None else f"{e.low:.3f} to {e.high:.3f}"]
+            for name, e in result.metrics.items()
+            if e.value is not None
+        ],
+    )
+    for warning in result.warnings:
+        typer.echo(f"note: {warning}")
+
+
+def use_engine(model: Any, folder: Path, wanted: str) -> str:
+    """Let a loaded detector compute with the engine that was asked for; says which that is."""
+    if wanted == "torch" or (wanted == "auto" and not (folder / "engines").is_dir()):
+        return "torch"
+    from madclip.export.use import choose_engine
+    from madclip.export.use import use_engine as compute_with
+
+    export, passed = choose_engine(model, folder, wanted)
+    for reason in passed:
+        note(f"note: {reason}")
+    if export is None:
+        return "torch"
+    facts = compute_with(model, export)
+    note(f"engine: {facts['format']} in {facts['precision']}")
+    return f"{facts['format']} {facts['precision']}"
