@@ -15,7 +15,7 @@ from madclip.evaluation.protocol import evaluate
 from madclip.phantoms.captions import OBJECTIVES
 from madclip.phantoms.dataset import write_phantoms
 from madclip.report import write_report
-from madclip.report.pictures import contact_sheet
+from madclip.report.sheet import contact_sheet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,11 +9,11 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from madclip.report.pictures import contact_sheet, heat, overlay, stretch
 from PIL import Image
 
 from madclip import Prediction
 from madclip.errors import DataError
-from madclip.report.pictures import contact_sheet, heat, overlay, stretch
 from madclip.report.predictions import PredictionFolder, _harmless
 
 
