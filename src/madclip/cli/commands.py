@@ -36,7 +36,7 @@ from madclip.cli.options import (
     RecipeName,
     SelectOption,
 )
-from madclip.errors import DataError, MadCLIPError, RecipeError
+from madclip.errors import MadCLIPError, RecipeError
 
 app = typer.Typer(
     name="madclip",
@@ -200,6 +200,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")],
     maps: Annotated[str, typer.Option(help="Raw maps as tiff (float32), npy or none.")] = "tiff",
     overlays: Annotated[bool, typer.Option(help="Draw heatmaps over the images.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are there already.")] = False,
     engine: Engine = "auto",
     backbone: BackboneOption = None,
     device: Device = "auto",
@@ -209,22 +210,26 @@ def predict(
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
     from madclip.memory import kept_memory
-    from madclip.report.predictions import PredictionFolder
+    from madclip.report.plan import Output
+    from madclip.report.predictions import predict_folder
 
     if maps not in ("tiff", "npy", "none"):
         raise RecipeError(f"--maps is tiff, npy or none, not {maps!r}")
     images = expand_inputs(inputs)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = _use_engine(model, detector, engine)
-    rows, failed = [], []
-    writing = PredictionFolder(out, maps=maps, overlays=overlays)  # type: ignore[arg-type]
-    with kept_memory(), writing as folder, bar("predict") as progress:
-        for done, (image, result) in enumerate(zip(images, model.predict_iter(images), strict=True), 1):
-            if isinstance(result, DataError):
-                failed.append(folder.fail(image, result))
-            else:
-                rows.append(folder.add(image, result))
-            progress(done, len(images))
+    with kept_memory(), bar("predict") as shown:
+        found = predict_folder(
+            model,
+            images,
+            out,
+            output=Output(maps, overlays),  # type: ignore[arg-type]
+            overwrite=overwrite,
+            engine=computed,
+            about={"Detector": str(detector)},
+            progress=lambda _stage, done, total, /, **_: shown(done, total),
+        )
+    rows, failed = ([row for row in found if (row["error"] is None) == scored] for scored in (True, False))
     summary = f"{out}: {len(rows)} images scored, {len(failed)} failed"
     for row in failed:
         typer.echo(f"failed: {row['error']}".encode("utf-8", "backslashreplace"), err=True)
@@ -258,7 +263,7 @@ def evaluate(
     if report is not None:
         from madclip.report import write_report
 
-        write_report(result, report)
+        write_report(result, report, detector=str(detector))
     if as_json:
         print_facts(True, {"engine": computed, **result.to_json()}, "")
         return

@@ -57,14 +57,12 @@ def render_page(
     said = Counter(answer(row) for row in rows)
     ramp = heat(np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(4, 0))
     items = [
-        {"number": i, "answer": answer(rows[i]), "thumbnail": thumbnail_of(rows[i]["overlay"]), **rows[i]} for i in order
+        {**row, "number": i, "answer": answer(row), "thumbnail": thumbnail_of(row["overlay"])}
+        for i, row in ((i, rows[i]) for i in order)
     ]
     return environment.from_string(_part("predictions.html")).render(
         facts={**(about or {}), "Computed": f"{(date or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"},
         items=items,
-            {"number": i, "answer": answer(rows[i]), "thumbnail": thumbnail_of(rows[i]["overlay"]), **rows[i]}
-            for i in order
-        ],
         counts={word: said[word] for word in (*ANSWERS, "no threshold", "failed") if said[word]},
         ramp=data_uri(ramp, lossless=True),
         style=Markup(style),  # noqa: S704  (files of this package)

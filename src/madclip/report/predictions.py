@@ -27,11 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-<<<<<<< HEAD
-    from madclip.prediction import Prediction
-=======
     import numpy.typing as npt
->>>>>>> 571713f (One heatmap module (viridis), predictions as a folder that goes on after a kill, and their page)
 
     from madclip.data.ref import ImageRef
     from madclip.detector import MadCLIP
@@ -86,7 +82,7 @@ def predict_folder(
     with writing as made:
         left = made.left
         for image, result in zip(left, detector.predict_iter(left), strict=True):
-            made.add(image, result)  # type: ignore[arg-type]
+            made.add(image, result)
             progress("predict", len(made.rows), len(made.images))
     return writing.rows
 
