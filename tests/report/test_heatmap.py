@@ -110,7 +110,9 @@ def prediction(tmp_path):
     path = tmp_path / "scan.png"
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 90), np.uint8)).save(path)
     anomaly_map = np.random.default_rng(0).random((40, 90), np.float32)
-    return Prediction(0.25, anomaly_map, (40, 90), ImageRef(path), threshold=0.5, decision="normal", verdict="uncertain")
+    return Prediction(
+        0.25, anomaly_map, (40, 90), ImageRef(path), threshold=0.5, decision="normal", verdict="uncertain"
+    )
 
 
 def test_a_prediction_shows_itself(prediction, tmp_path):

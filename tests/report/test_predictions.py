@@ -194,7 +194,7 @@ def test_folders_that_hold_other_things_are_never_touched(images, tmp_path):
 
 
 def test_its_own_output_is_never_scored(images, tmp_path):
-    with pytest.raises(DataError, match="lies in .*outside of the images"):
+    with pytest.raises(DataError, match=r"lies in .*outside of the images"):
         run(tmp_path / "in", images, overwrite=True)
     out = tmp_path / "r"
     run(out, images)
@@ -236,7 +236,10 @@ def test_results_come_in_the_order_of_the_images(images, tmp_path):
         PredictionFolder(tmp_path / "r", images) as folder,
     ):
         folder.add(images[1], prediction())
-    with pytest.raises(DataError, match="5 of 5 images have no prediction yet"), PredictionFolder(tmp_path / "s", images):
+    with (
+        pytest.raises(DataError, match="5 of 5 images have no prediction yet"),
+        PredictionFolder(tmp_path / "s", images),
+    ):
         pass
 
 
@@ -310,7 +313,9 @@ def test_after_a_kill_nothing_is_lost_or_doubled(small_detector, small_data, tmp
     assert len(lines(out / "predictions.jsonl.partial")) == 5
     detector = MadCLIP.load(small_detector, device="cpu")
     seen = []
-    found = predict_folder(detector, images, out, progress=lambda stage, done, total, /, **_: seen.append((stage, done)))
+    found = predict_folder(
+        detector, images, out, progress=lambda stage, done, total, /, **_: seen.append((stage, done))
+    )
     assert seen == [("predict", done) for done in range(6, 13)]
     whole = predict_folder(detector, images, tmp_path / "whole")
     assert [row["image"] for row in found] == [str(image) for image in images]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections import Counter
 from datetime import UTC, datetime
 from importlib import resources
@@ -56,12 +57,23 @@ def render_page(
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["score"] is None, -(rows[i]["score"] or 0.0)))
     said = Counter(answer(row) for row in rows)
     ramp = heat(np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(4, 0))
+    common = common_folder([row["image"] for row in rows])
     items = [
-        {**row, "number": i, "answer": answer(row), "thumbnail": thumbnail_of(row["overlay"])}
-        for i, row in ((i, rows[i]) for i in order)
+        {
+            **rows[i],
+            "name": shown_name(rows[i], common),
+            "number": i,
+            "answer": answer(rows[i]),
+            "thumbnail": thumbnail_of(rows[i]["overlay"]),
+        }
+        for i in order
     ]
     return environment.from_string(_part("predictions.html")).render(
-        facts={**(about or {}), "Computed": f"{(date or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"},
+        facts={
+            **(about or {}),
+            **({"Folder": common} if common else {}),
+            "Computed": f"{(date or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+        },
         items=items,
         counts={word: said[word] for word in (*ANSWERS, "no threshold", "failed") if said[word]},
         ramp=data_uri(ramp, lossless=True),
@@ -70,6 +82,21 @@ def render_page(
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
+
+
+def common_folder(images: Sequence[str]) -> str:
+    """The folder that all images lie in; empty where there is none."""
+    try:
+        found = os.path.commonpath([os.path.dirname(image) for image in images])  # noqa: PTH120  (a name as given)
+    except ValueError:  # no images, other drives, or relative and absolute names
+        return ""
+    return "" if found == os.sep else found
+
+
+def shown_name(row: dict[str, Any], common: str) -> str:
+    """The image's name below the common folder, with the frame behind it."""
+    name = row["image"].removeprefix(common).lstrip("/\\") if common else row["image"]
+    return name if row["frame"] is None else f"{name}#{row['frame']}"
 
 
 def answer(row: dict[str, Any]) -> str:
