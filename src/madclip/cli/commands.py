@@ -415,7 +415,10 @@ def import_released(
 @app.command()
 def export(
     detector: Annotated[Path, typer.Argument(help="Folder of the detector.")],
-    data: Annotated[Path, typer.Option(help="Images to check on and to calibrate int8 with: the shots, best of all.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Images, labelled or not, to check on and to calibrate int8 with; without: phantoms."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A new folder for the model; else DETECTOR/engines/FORMAT-PRECISION."),
@@ -433,14 +436,15 @@ def export(
     out = out or detector / "engines" / f"{engine}-{precision}"
     facts = export_engine(model, data, out, engine=engine, precision=precision)  # type: ignore[arg-type]
     check = facts["check"]
-    seen = "of the shots" if check["shots"] else "that are not shots"
+    if check["note"]:
+        typer.echo(f"note: {check['note']}", err=True)
     rule = "calibrated threshold" if check["rule"] == "threshold" else "order of pairs, as there is no calibration"
     print_facts(
         as_json,
         {"out": str(out), **facts},
-        f"{out}: {engine} in {precision}; on {check['images']} images {seen}, scores differ by up to "
-        f"{check['score']:.2g}, maps by up to {check['map']:.2g}, "
-        f"{check['changed']:.1%} of decisions change ({rule})",
+        f"{out}: {engine} in {precision}; on {check['images']} images ({check['shots']} of the shots), "
+        f"scores differ by up to {check['score']:.2g}, maps by up to {check['map']:.2g}, "
+        f"{check['changed']:.1%} of decisions change, at most {check['upper']:.1%} at 95 % confidence ({rule})",
     )
 
 
@@ -485,7 +489,14 @@ def demo(
     from madclip.demo import run_demo
 
     typer.echo(TINY_NOTE, err=True)
-    with bars() as progress:
+    with bars() as add:
+        shown: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int, /, *, loss: float | None = None, part: str = "") -> None:  # noqa: ARG001
+            if stage not in shown:
+                shown[stage] = add(stage)
+            shown[stage](done, total, loss)
+
         runs = list(run_demo(out, data=data, shots=shots, test=test, objective=objective, progress=progress))
     if as_json:
         keys = ("name", "seconds", "detector", "report", "sheet")
