@@ -14,7 +14,7 @@ import torch
 from madclip.data.geometry import fit_pixels, restore_map
 from madclip.data.readers import MIN_SIDE, read_many
 from madclip.data.ref import ImageRef, as_ref
-from madclip.errors import DataError
+from madclip.errors import DataError, MissingExtraError
 from madclip.heatmap import captioned, png
 from madclip.training.shots import read_pixels
 
@@ -169,6 +169,20 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
         return asdict(self)
+
+
+def to_frame(predictions: Iterable[Prediction]) -> Any:
+    """The rows of predictions as a pandas DataFrame, without the maps.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        raise MissingExtraError("a DataFrame needs pandas: pip install pandas") from None
+    columns = [field.name for field in fields(Row)]
+    return pd.DataFrame([Row.of(p.source or "", p).to_dict() for p in predictions], columns=columns)
 
 
 def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "") -> Prediction:

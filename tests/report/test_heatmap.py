@@ -1,6 +1,7 @@
 """One colour map for every picture: what it looks like, and how it stands out."""
 
 import io
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from matplotlib import colormaps
 from PIL import Image
 
 from madclip.data.ref import ImageRef
+from madclip.errors import MissingExtraError
 from madclip.heatmap import captioned, heat, legend, overlay, png, span, stretch
-from madclip.prediction import Prediction, Row
+from madclip.prediction import Prediction, Row, to_frame
 from madclip.report.sheet import contact_sheet
 
 
@@ -155,3 +157,18 @@ def test_predictions_are_compared_by_value(prediction):
     assert replace(prediction, score=0.26) != prediction
     assert prediction != 0.25
     assert len({Row.of("a.png", prediction), Row.of("a.png", same), Row.of("b.png", same)}) == 2
+
+
+def test_a_table_of_predictions(prediction, monkeypatch):
+    import sys
+
+    pandas = pytest.importorskip("pandas")
+    table = to_frame([prediction, prediction])
+    assert list(table.columns) == [field.name for field in fields(Row)]
+    assert table["score"].tolist() == [0.25, 0.25]
+    assert table["image"].tolist() == [str(prediction.source.path)] * 2
+    assert isinstance(table, pandas.DataFrame)
+    assert to_frame([]).empty
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match="pip install pandas"):
+        to_frame([prediction])

@@ -209,7 +209,7 @@ def test_its_own_output_is_never_scored(images, tmp_path):
 
 
 def test_a_file_in_the_way(images, tmp_path):
-    with pytest.raises(DataError, match="a file; name a folder"):
+    with pytest.raises(DataError, match="it is a file; name a folder"):
         run(images[0], images[1:])
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "maps").write_text("in the way")

@@ -230,7 +230,7 @@ class PredictionFolder:
         if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
             return
         if not self.folder.is_dir():
-            raise DataError(f"{self.folder}: a file; name a folder for the predictions")
+            raise DataError(f"{self.folder}: cannot write there (it is a file; name a folder for the predictions)")
         ours = [name for name in (RUN, JSONL, CSV, PAGE, PARTIAL, f"{CSV}.partial") if (self.folder / name).exists()]
         if not ours:
             raise DataError(f"{self.folder}: exists and holds no predictions; name a new folder")
