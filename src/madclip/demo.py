@@ -6,28 +6,30 @@ import json
 import shutil
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from madclip.data.load import load_dataset
 from madclip.data.readers import read_image, read_mask
-from madclip.data.samples import Dataset, Sample, load_dataset
 from madclip.detector import MadCLIP
+from madclip.errors import DataError
 from madclip.evaluation.protocol import evaluate
 from madclip.files import new_file, write_whole
 from madclip.fitting import Run
 from madclip.phantoms.captions import OBJECTIVES
 from madclip.phantoms.dataset import write_phantoms
-from madclip.progress import Progress, silent
+from madclip.progress import silent
 from madclip.report import write_report
-from madclip.report.pictures import contact_sheet
+from madclip.report.sheet import contact_sheet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from madclip.data.samples import Dataset, Sample
     from madclip.evaluation.result import EvaluationResult
+    from madclip.progress import Progress
 
 MODALITIES = ("brain", "oct", "fundus")
 SEED = 20_000
@@ -42,12 +44,12 @@ class DemoRun:
     """What came of one data set.
 
     Attributes:
-        name: Of the data set.
-        result: Measured on its test images.
-        seconds: From the first shot to the last picture.
-        detector: Folder.
-        report: HTML page.
-        sheet: PNG of images, heatmaps and masks.
+        name: The data set's name.
+        result: What was measured on its test images.
+        seconds: Time from the first shot to the last picture.
+        detector: Folder of the detector.
+        report: The evaluation as an HTML page.
+        sheet: A PNG of images, heatmaps and masks.
     """
 
     name: str
@@ -75,58 +77,74 @@ def run_demo(
         shots: Images of each class to learn from.
         test: Phantoms to evaluate on, half of them abnormal.
         objective: What the images of `data` show.
-        progress: Told of every stage of every data set.
+        progress: Told of each stage of each data set.
+
+    Raises:
+        DataError: There are images in `out` of which it is not known how they were drawn.
     """
     if data is not None:
         yield _run(load_dataset(data), data.name, objective or "medical image", out, shots, progress)
         return
     for modality in MODALITIES:
         folder = out / "images" / modality
-        draw_once(folder, modality, test, shots)
+        draw_images(folder, modality, shots, test)
         yield _run(load_dataset(folder), modality, OBJECTIVES[modality], out, shots, progress)
 
 
-def draw_once(folder: Path, modality: str, test: int, shots: int) -> None:
-    """Write phantoms into a folder; those of an earlier call stay only if they were drawn with the same settings."""
-    settings = json.dumps({"test": test, "shots": shots, "seed": SEED, "difficulty": DIFFICULTY})
-    drawn = folder.with_name(f"{modality}.json")
-    if folder.exists() and drawn.exists() and drawn.read_text(encoding="utf-8") == settings:
-        return
-    drawn.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    write_phantoms(folder, modality, test // 2, test - test // 2, SEED, DIFFICULTY, shots=shots)
-    write_whole(drawn, settings)
+def draw_images(folder: Path, modality: str, shots: int, test: int) -> None:
+    """Draw the phantoms of a modality; those of an earlier call are used where their settings were the same.
+
+    The settings stand beside the folder, in a file of its name with `.json`. Images of other settings are drawn anew.
+
+    Raises:
+        DataError: The folder is there without its settings, so it may be anybody's; or it cannot be written.
+    """
+    normal = test // 2
+    settings = {
+        "modality": modality,
+        "normal": normal,
+        "abnormal": test - normal,
+        "shots": shots,
+        "seed": SEED,
+        "difficulty": DIFFICULTY,
+    }
+    beside = folder.with_name(f"{folder.name}.json")
+    if folder.exists():
+        try:
+            known = json.loads(beside.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise DataError(
+                f"{folder}: exists, and {beside.name}, which says how it was drawn, cannot be read; remove it or give "
+                "another --out"
+            ) from None
+        if known == settings:
+            return
+        beside.unlink()
+        shutil.rmtree(folder)
+    try:
+        write_whole(beside, json.dumps(settings, indent=1) + "\n")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot write there ({error.strerror})") from error
+    write_phantoms(folder, modality, normal, test - normal, SEED, DIFFICULTY, shots=shots)
 
 
 def _run(dataset: Dataset, name: str, objective: str, out: Path, shots: int, progress: Progress) -> DemoRun:
+    def told(stage: str, done: int, total: int, /, *, loss: float | None = None, part: str = "") -> None:
+        progress(f"{name}: {stage}", done, total, loss=loss, part=part)
+
     start = time.monotonic()
     detector = MadCLIP(objective=objective)
-    named = partial(_in_part, progress, name)
-    detector.fit(dataset, shots=shots, folds=2, run=Run(progress=named))
+    detector.fit(dataset, shots=shots, folds=2, run=Run(progress=told))
     folder = out / name
     detector.save(folder / "detector")
-    result = evaluate(detector, dataset, on_image=lambda done, total: named("evaluate", done, total))
+    result = evaluate(detector, dataset, progress=told)
+    own = out in dataset.root.parents
     report = write_report(
-        result, folder / "report.html", title=f"{name}: phantoms" if out in dataset.root.parents else name
+        result, folder / "report.html", title=f"{name}: phantoms" if own else name, detector=str(folder / "detector")
     )
     sheet = folder / "sheet.png"
     _write_sheet(detector, dataset, result, sheet)
     return DemoRun(name, result, time.monotonic() - start, folder / "detector", report, sheet)
-
-
-def _in_part(
-    progress: Progress,
-    name: str,
-    stage: str,
-    done: int,
-    total: int,
-    /,
-    *,
-    loss: float | None = None,
-    part: str = "",
-) -> None:
-    """Tell of progress with the data set's name before the stage's."""
-    progress(f"{name}: {stage}", done, total, loss=loss, part=part)
 
 
 def _write_sheet(detector: MadCLIP, dataset: Dataset, result: EvaluationResult, path: Path) -> None:
@@ -144,8 +162,8 @@ def _write_sheet(detector: MadCLIP, dataset: Dataset, result: EvaluationResult, 
         prediction = detector.predict(sample.image)
         said = f"{'abnormal' if label else 'normal'}, score {row.score:.3f}"
         rows.append((said, read_image(sample.image).pixels, prediction.anomaly_map, _mask(sample, prediction.size)))
-    with new_file(path) as partial_file:
-        Image.fromarray(contact_sheet(rows)).save(partial_file, format="PNG")
+    with new_file(path) as partial:
+        Image.fromarray(contact_sheet(rows)).save(partial, format="PNG")
 
 
 def _mask(sample: Sample, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None:

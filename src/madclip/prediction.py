@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 
 from madclip.data.geometry import fit_pixels, restore_map
 from madclip.data.readers import MIN_SIDE, read_many
 from madclip.data.ref import ImageRef, as_ref
-from madclip.errors import DataError
+from madclip.errors import DataError, MissingExtraError
+from madclip.heatmap import captioned, png
 from madclip.training.shots import read_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    import numpy as np
     import numpy.typing as npt
+    from matplotlib.figure import Figure
 
     from madclip.calibration.calibration import Calibration, Verdict
     from madclip.recipe import View
@@ -41,7 +43,7 @@ Scorer: TypeAlias = Callable[[torch.Tensor], Scored]
 """Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], and whether each image is familiar."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """What a detector says of one image.
 
@@ -71,6 +73,58 @@ class Prediction:
     verdict: Verdict | None = None
     familiar: bool = True
     note: str = ""
+
+    def _said(self) -> tuple[tuple[str, Any], ...]:
+        return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "anomaly_map")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        return self._said() == other._said() and np.array_equal(self.anomaly_map, other.anomaly_map)
+
+    def __hash__(self) -> int:
+        return hash(self._said())
+
+    def __repr__(self) -> str:
+        low, high = float(self.anomaly_map.min(initial=1)), float(self.anomaly_map.max(initial=0))
+        said = {name: f"{value:.4f}" if isinstance(value, float) else repr(value) for name, value in self._said()}
+        said["source"] = repr(str(self.source)) if self.source else "None"
+        told = ", ".join(f"{name}={value}" for name, value in said.items() if value not in ("None", "''"))
+        return (
+            f"Prediction({told}, anomaly_map=<{' x '.join(map(str, self.anomaly_map.shape))}, {low:.3f} to {high:.3f}>)"
+        )
+
+    @property
+    def caption(self) -> str:
+        """One line: score, decision or verdict, and a warning where the image is unlike the shots."""
+        parts = [f"score {self.score:.3f}", self.decision or "no threshold"]
+        if self.verdict is not None and self.verdict != self.decision:
+            parts.append(f"verdict {self.verdict}")
+        return ", ".join(parts if self.familiar else [*parts, "unlike the shots"])
+
+    def plot(self) -> Figure:
+        """The image with its heatmap and legend as a matplotlib figure; the heatmap alone where there is no file."""
+        from matplotlib.figure import Figure
+
+        picture = self._picture()
+        figure = Figure(figsize=(picture.shape[1] / 100, picture.shape[0] / 100), dpi=100)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(picture)
+        axes.set_axis_off()
+        return figure
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of this prediction."""
+        return png(self._picture())
+
+    def _picture(self) -> npt.NDArray[np.uint8]:
+        try:
+            pixels = None if self.source is None else read_pixels(self.source)
+        except DataError:
+            pixels = None  # the file has gone since
+        if pixels is not None and pixels.shape[1:] != self.anomaly_map.shape:
+            pixels = None
+        return captioned(pixels, self.anomaly_map, self.caption)
 
 
 @dataclass(frozen=True)
@@ -115,6 +169,20 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
         return asdict(self)
+
+
+def to_frame(predictions: Iterable[Prediction]) -> Any:
+    """The rows of predictions as a pandas DataFrame, without the maps.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        raise MissingExtraError("a DataFrame needs pandas: pip install pandas") from None
+    columns = [field.name for field in fields(Row)]
+    return pd.DataFrame([Row.of(p.source or "", p).to_dict() for p in predictions], columns=columns)
 
 
 def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "") -> Prediction:
@@ -183,6 +251,9 @@ def predict_each(
                 yield found
                 continue
             value, one, familiar = next(scored)
+            if not bool(torch.isfinite(value) & torch.isfinite(one).all()):
+                yield DataError(f"{_named(item)}: the detector computed values that are not finite")
+                continue
             source = as_ref(item) if isinstance(item, (str, Path, ImageRef)) else None
             final = restore_map(one, found[1], view) if native else one.numpy()
             yield Prediction(float(value), final, found[1], source, familiar=bool(familiar))
@@ -194,7 +265,7 @@ def score_batch(
     """Scores [B] and maps [B, H, W] of a batch [B, 3, H, W] in 0..1 of any size, computed as the backbone sees it.
 
     Raises:
-        DataError: The pixels have another shape, or values outside 0..1.
+        DataError: The pixels have another shape, or values outside 0..1; or what was computed is not finite.
     """
     if pixels.ndim != 4 or pixels.shape[1] != 3 or min(pixels.shape[2:]) < MIN_SIDE:
         raise DataError(f"pixels of shape {list(pixels.shape)} are not [B, 3, H, W] of at least {MIN_SIDE} a side")
@@ -205,9 +276,28 @@ def score_batch(
     if not len(pixels):
         return torch.zeros(0), torch.zeros(0, *size)
     scores, maps = score(torch.stack([fit_pixels(image, view) for image in pixels]))
+    check_finite("the detector computed", scores, maps)
     if size == tuple(maps.shape[-2:]):
         return scores, maps
     return scores, torch.stack([torch.from_numpy(restore_map(one, size, view)) for one in maps])
+
+
+def check_finite(what: str, *computed: torch.Tensor) -> None:
+    """Refuse pixels, scores, maps or pooled tokens with NaN or infinity: some engines turn them into harmless numbers.
+
+    Args:
+        what: What the error begins with: who gave or computed these.
+        computed: Tensors of any shape.
+
+    Raises:
+        DataError: A value is not finite.
+    """
+    if not all(bool(torch.isfinite(part).all()) for part in computed):
+        raise DataError(f"{what}: values that are not finite (NaN or infinity)")
+
+
+def _named(item: ImageLike) -> str:
+    return str(item) if isinstance(item, (str, Path, ImageRef)) else "an image given as an array"
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

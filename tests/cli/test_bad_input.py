@@ -165,7 +165,7 @@ def test_in_a_batch_the_rest_goes_on(madclip, small_detector, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "results" / "predictions.jsonl").read_text("utf-8").splitlines()]
     assert len(facts["predictions"]) == len(good)
     assert len(rows) == len(good) + len(BAD_IMAGES)
-    errors = {Path(row["image"]).name: row["error"] for row in rows if "error" in row}
+    errors = {Path(row["image"]).name: row["error"] for row in rows if row["error"]}
     for name, (_, words) in BAD_IMAGES.items():
         assert str(folder / name) in errors[name]
         assert words in errors[name]

@@ -76,17 +76,69 @@ def test_what_is_not_there(small_detector, tmp_path):
         choose_engine(detector, tmp_path, "tensorrt")
 
 
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["facts", "model"])
-def test_damaged(damage, folder, detector, tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("facts", "engine.json: damaged"),
+        ("older", "engine.json: damaged or of another version"),
+        ("xml", "model.xml: not the file that was exported"),
+        ("bit", "model.bin: not the file that was exported"),
+        ("nan", "model.bin: not the file that was exported"),
+        ("gone", "model.bin: cannot be read"),
+    ],
+)
+def test_damaged(damage, words, folder, detector, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder / "engines" / "openvino-fp32", copy)
     if damage == "facts":
         (copy / FACTS).write_text(json.dumps({"format": "openvino"}))
-    else:
+    elif damage == "older":
+        facts = json.loads((copy / FACTS).read_text())
+        (copy / FACTS).write_text(json.dumps({name: facts[name] for name in facts if name not in ("files", "seen")}))
+    elif damage == "xml":
         (copy / "model.xml").write_text("<net>")
-    with pytest.raises(CheckpointError, match="export again"):
+    elif damage == "bit":
+        flip_a_bit(copy / "model.bin")
+    elif damage == "nan":
+        weights = np.fromfile(copy / "model.bin", np.uint8)
+        weights[: 4 * 2000] = np.full(2000, np.nan, np.float32).view(np.uint8)
+        weights.tofile(copy / "model.bin")
+    else:
+        (copy / "model.bin").unlink()
+    with pytest.raises(CheckpointError, match=f"{words}.*export again"):
         use_engine(detector, copy)
+    assert detector.engine is None
+
+
+@pytest.mark.slow
+def test_an_export_whose_files_changed_is_passed_over(folder, detector, tmp_path):
+    copy = tmp_path / "detector"
+    shutil.copytree(folder, copy)
+    flip_a_bit(copy / "engines" / "openvino-fp32" / "model.bin")
+    found, passed = choose_engine(detector, copy, "auto")
+    assert found == copy / "engines" / "onnx-fp32"
+    assert len(passed) == 1
+    assert "model.bin: not the file" in passed[0]
+
+
+@pytest.mark.slow
+def test_images_that_an_export_was_made_on_are_not_measured(folder, detector, small_data, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "engines" / "onnx-fp32", copy)
+    dataset = load_dataset(small_data)
+    seen = [sample.image.digest() for sample in dataset.test_pool[:2]]
+    facts = json.loads((copy / FACTS).read_text())
+    (copy / FACTS).write_text(json.dumps(facts | {"seen": seen}))
+    use_engine(detector, copy)
+    result = evaluate(detector, dataset)
+    assert not {row.name for row in result.rows} & {dataset.name(sample.image) for sample in dataset.test_pool[:2]}
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def _drawn(data: Path, shots: str, shot_list: str | None) -> tuple[Any, int | tu
     """The data set, and how many images are to be drawn from it: None for all, as with a published list."""
     from dataclasses import replace
 
-    from madclip.data.samples import load_dataset
+    from madclip.data.load import load_dataset
     from madclip.data.shots import published_shots
 
     dataset = load_dataset(data)
@@ -160,7 +160,7 @@ def refit(
     """
     import time
 
-    from madclip.data.samples import load_dataset
+    from madclip.data.load import load_dataset
     from madclip.detector import MadCLIP
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
@@ -212,9 +212,10 @@ def repeat(
 
     One draw of a few images says little: this says how much the draws differ.
     """
-    from madclip.data.samples import load_dataset
-    from madclip.detector import DEFAULT_BACKBONE
+    from madclip.data.load import load_dataset
+    from madclip.detector import DEFAULT_BACKBONE, MadCLIP
     from madclip.evaluation.repeat import repeat as run
+    from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
     check_runs(out)
@@ -225,19 +226,16 @@ def repeat(
         raise RecipeError("repeat needs a number of shots: with --shots all every draw is the same")
     with shown_progress() as progress:
         summary = run(
+            MadCLIP(
+                parse_recipe(recipe, change), backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device
+            ),
             load_dataset(data),
             out,
-            recipe=parse_recipe(recipe, change),
-            backbone=backbone or DEFAULT_BACKBONE,
-            objective=objective,
             shots=counts,
             seeds=range(seeds),
-            select=select,
-            progress=lambda stage: lambda done, total, loss=None: progress(stage, done, total, loss=loss),
             folds=folds,
             operating_point=operating_point,
-            cache=TokenCache(),
-            device=device,
+            run=Run(TokenCache(), select=select, progress=progress),
         )
     if as_json:
         print_facts(True, summary, "")

@@ -10,7 +10,6 @@ import typer
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import Data, Detector, Device, Engine, Json, Overwrite, SavedBackbone
 from madclip.cli.outputs import check_page
-from madclip.errors import DataError
 
 
 def predict(
@@ -24,6 +23,7 @@ def predict(
         typer.Option(help="The format of the anomaly maps, float32 at each image's own size; none writes none."),
     ] = "tiff",
     overlays: Annotated[bool, typer.Option(help="Draw each anomaly map over its image, as a PNG to look at.")] = True,
+    overwrite: Overwrite = False,
     engine: Engine = "auto",
     backbone: SavedBackbone = None,
     device: Device = "auto",
@@ -31,29 +31,51 @@ def predict(
 ) -> None:
     """Score images and draw a heatmap of each.
 
-    What is found goes into tables, predictions.jsonl and predictions.csv, with overlays/ and maps/ beside them.
+    What is found goes into tables, predictions.jsonl and predictions.csv, and onto a page to look at, index.html, with
+    overlays/ and maps/ beside them. A run that was stopped goes on with the same command.
     """
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
     from madclip.memory import kept_memory
-    from madclip.report.predictions import PredictionFolder
+    from madclip.report.plan import Output
+    from madclip.report.predictions import predict_folder
 
-    images = expand_inputs(inputs)
+    found = expand_inputs(inputs)
+    if said := found.said():
+        note(said)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = use_engine(model, detector, engine)
-    rows, failed = [], []
-    writing = PredictionFolder(out, maps=maps, overlays=overlays)
-    with kept_memory(), writing as folder, shown_progress() as progress:
-        for done, (image, result) in enumerate(zip(images, model.predict_iter(images), strict=True), 1):
-            if isinstance(result, DataError):
-                failed.append(folder.fail(image, result))
-            else:
-                rows.append(folder.add(image, result))
-            progress("predict", done, len(images))
-    summary = f"{out}: {len(rows)} images scored, {len(failed)} failed"
+    if model.provenance.uncalibrated:
+        note(model.provenance.uncalibrated)
+    with kept_memory(), shown_progress() as progress:
+        every = predict_folder(
+            model,
+            found.images,
+            out,
+            output=Output(maps=maps, overlays=overlays),
+            overwrite=overwrite,
+            engine=computed,
+            about={"Detector": detector.name},
+            progress=progress,
+        )
+    failed = [row for row in every if row["error"] is not None]
+    rows = [row for row in every if row["error"] is None]
+    unfamiliar = sum(not row["familiar"] for row in rows)
+    lines = [f"{out}: {len(rows)} images scored, {len(failed)} failed; look at {out / 'index.html'}"]
+    if unfamiliar:
+        lines.append(
+            f"{unfamiliar} of {len(rows)} images look like none of the shots: is it the same modality and view?"
+        )
     for row in failed:
         note(f"failed: {row['error']}")
-    print_facts(as_json, {"out": str(out), "engine": computed, "predictions": rows, "failed": failed}, summary)
+    facts = {
+        "out": str(out),
+        "engine": computed,
+        "predictions": rows,
+        "failed": failed,
+        "passed_over": found.passed_over,
+    }
+    print_facts(as_json, facts, "\n".join(lines))
     if failed:
         raise typer.Exit(2)
 
@@ -96,7 +118,7 @@ def evaluate(
             data,
             pixel_size=pixel_size,
             objective=objective,
-            on_image=lambda done, total: progress("evaluate", done, total),
+            progress=progress,
         )
     if report is not None:
         from madclip.report import write_report

@@ -12,11 +12,15 @@ from torch import nn
 from madclip.backbones.load import open_backbone
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError
+from madclip.export.libraries import quieten
 from madclip.head.head import Head
 from madclip.training.encode import encode_patches, pool
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+SLACK = 0.01
+"""How far pixels may lie outside 0..1 by the rounding of whoever resizes them."""
 
 
 class DetectorGraph(nn.Module):
@@ -41,11 +45,17 @@ class DetectorGraph(nn.Module):
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], pooled tokens [B, features], all float32."""
+        """Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], pooled tokens [B, features], all float32.
+
+        An image with a pixel outside 0..1 (by more than rounding), NaN included, gives NaN. Some engines turn NaN into
+        harmless numbers on the way, so this is asked of the pixels; a comparison with NaN is false in all of them.
+        """
         tokens = encode_patches(self.backbone, self.recipe.view, pixels)
         scores = self.head(tokens, self.text)
         image, maps = self.head.read(scores, *self.readout)
-        return image, maps, pool(torch.stack(tokens, 1)).float()
+        usable = (pixels > -SLACK) & (pixels < 1 + SLACK)
+        wrong = torch.where(usable.flatten(1).all(1), 0.0, torch.nan)
+        return image + wrong, maps + wrong[:, None, None], pool(torch.stack(tokens, 1)).float() + wrong[:, None]
 
 
 def in_float32(detector: MadCLIP) -> MadCLIP:
@@ -72,6 +82,7 @@ def in_float32(detector: MadCLIP) -> MadCLIP:
 
 def traced(graph: DetectorGraph) -> ExportedProgram:
     """The graph as PyTorch's export sees it, for any number of images at once."""
+    quieten()
     size = graph.recipe.image_size
     example = torch.zeros(2, 3, size, size)
     with torch.no_grad():

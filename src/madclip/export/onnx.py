@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from madclip.export.libraries import load_library, need_library
 from madclip.export.quantise import quantise
-from madclip.export.quiet import load_library, quiet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 MODEL = "model.onnx"
+BATCH = "batch"
+"""Name of the axis of images."""
 
 
 def write(program: ExportedProgram, precision: str, images: npt.NDArray[np.float32], folder: Path) -> None:
@@ -31,27 +33,31 @@ def write(program: ExportedProgram, precision: str, images: npt.NDArray[np.float
     """
     for name in ("onnx", "onnxscript"):
         load_library(name, "onnx")
+    if precision == "int8":
+        need_library("nncf", "openvino")
     import torch
 
-    nncf = load_library("nncf", "openvino") if precision == "int8" else None
-    with quiet():
-        made = torch.onnx.export(
-            program, dynamo=True, input_names=["pixels"], output_names=["score", "map", "pooled"], verbose=False
-        )
-        assert made is not None  # noqa: S101
-        for node in made.model.graph:
-            node.metadata_props.clear()  # stack traces, with the paths of this machine
-        made.save(folder / MODEL)
-        if nncf is not None:
-            _quantize(nncf, folder / MODEL, images)
+    made = torch.onnx.export(
+        program, dynamo=True, input_names=["pixels"], output_names=["score", "map", "pooled"], verbose=False
+    )
+    assert made is not None  # noqa: S101
+    for node in made.model.graph:
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
+    _name_batch(made.model.graph)
+    made.save(folder / MODEL)
+    if precision == "int8":
+        quantise(folder / MODEL, images)
 
 
-def _quantize(nncf: Any, path: Path, images: npt.NDArray[np.float32]) -> None:
-    onnx = load_library("onnx", "onnx")
-    model = quantise(nncf, onnx.load(path), [{"pixels": image[None]} for image in images], interpolation="Resize")
-    for file in path.parent.glob(f"{path.name}*"):
-        file.unlink()
-    onnx.save(model, path)
+def _name_batch(graph: Any) -> None:
+    """Name the axis of images, which PyTorch numbers."""
+    import onnx_ir
+
+    old = graph.inputs[0].shape[0]
+    for value in (*graph.inputs, *graph.outputs, *(output for node in graph for output in node.outputs)):
+        if value.shape is not None:
+            dims = [onnx_ir.SymbolicDim(BATCH) if dim == old else dim for dim in value.shape]
+            value.shape = onnx_ir.Shape(dims)
 
 
 class ONNXModel:
@@ -59,12 +65,15 @@ class ONNXModel:
 
     Args:
         folder: Where `write` put it.
+
+    Attributes:
+        size: Side of the images that it takes, pixels.
     """
 
     def __init__(self, folder: Path) -> None:
         runtime = load_library("onnxruntime", "onnx")
-        with quiet():
-            self._session: Any = runtime.InferenceSession(str(folder / MODEL), providers=["CPUExecutionProvider"])
+        self._session: Any = runtime.InferenceSession(str(folder / MODEL), providers=["CPUExecutionProvider"])
+        self.size = int(self._session.get_inputs()[0].shape[-1])
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """Scores [B], maps [B, S, S] and pooled tokens [B, features] of pixels [B, 3, S, S] in 0..1."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.export.quiet import quiet
+from madclip.export.libraries import quieten
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +26,8 @@ def write(program: ExportedProgram, folder: Path) -> None:
     program.example_inputs = None
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    with quiet():
-        torch.export.save(program, folder / MODEL)
+    quieten()
+    torch.export.save(program, folder / MODEL)
 
 
 class PT2Model:
@@ -35,11 +35,17 @@ class PT2Model:
 
     Args:
         folder: Where `write` put it; never an archive from elsewhere.
+
+    Attributes:
+        size: Side of the images that it takes, pixels.
     """
 
     def __init__(self, folder: Path) -> None:
-        with quiet():
-            self._run = torch.export.load(folder / MODEL).module()
+        quieten()
+        program = torch.export.load(folder / MODEL)
+        (name,) = program.graph_signature.user_inputs
+        (pixels,) = (node for node in program.graph.nodes if node.name == name)
+        self.size, self._run = int(pixels.meta["val"].shape[-1]), program.module()
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         """Scores [B], maps [B, S, S] and pooled tokens [B, features] of pixels [B, 3, S, S] in 0..1."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from madclip.errors import CheckpointError, DataError, MadCLIPError
+from madclip.errors import CheckpointError, MadCLIPError
 from madclip.export.engines import FACTS, PRECISIONS, Format, head_fingerprint, open_model
+from madclip.files import digest
 
 if TYPE_CHECKING:
     from madclip.detector import MadCLIP
@@ -60,10 +62,10 @@ def choose_engine(detector: MadCLIP, folder: Path, wanted: str) -> tuple[Path | 
 
 
 def check_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
-    """What engine.json of an export says.
+    """What engine.json of an export says, once its files are those that were exported.
 
     Raises:
-        CheckpointError: It cannot be read, or the export was made of another detector.
+        CheckpointError: It cannot be read, the export was made of another detector, or a file has changed.
     """
     path = folder / FACTS
     try:
@@ -73,17 +75,34 @@ def check_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
         same = (facts["backbone"], facts["head"]) == (detector.backbone.fingerprint, head_fingerprint(detector))
         shape = (facts["image_size"], facts["aspect"]) == (detector.recipe.image_size, detector.recipe.aspect)
         rule = facts["image_score"] == detector.image_score
+        files, _ = dict(facts["files"]), list(facts["seen"])
+        known = known and bool(files)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged or of another version ({error!r}); export again") from error
     if not (known and same and shape and rule):
         raise CheckpointError(
             f"{folder}: the export of another detector, or of this one before it changed; export again"
         )
+    _check_files(folder, files)
     return facts
+
+
+def _check_files(folder: Path, files: dict[str, str]) -> None:
+    """Whether the files of an export are, bit for bit, those that were written."""
+    for name, known in files.items():
+        file = folder / name
+        try:
+            same = Path(name).name == name and digest(file) == known
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read ({error.strerror}); export again") from error
+        if not same:
+            raise CheckpointError(f"{file}: not the file that was exported, by its SHA-256; export again")
 
 
 def use_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
     """Let a detector compute with an export; its thresholds and probabilities stay as they are.
+
+    Images that the export was checked or calibrated on, and that are not shots, are seen from then on.
 
     Returns:
         What engine.json says.
@@ -105,9 +124,11 @@ def use_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
 
     def run(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         score, maps, pooled = (torch.from_numpy(found.copy()) for found in model(pixels.float().cpu().numpy()))
-        if not bool(torch.isfinite(score).all()):
-            raise DataError(f"{folder}: the engine computed scores that are not finite; use --engine torch")
         return score, maps, pooled
 
+    fitted = detector.state
+    if facts["seen"]:
+        seen = tuple(sorted({*fitted.provenance.calibrated_on, *facts["seen"]}))
+        detector.fitted = replace(fitted, provenance=replace(fitted.provenance, calibrated_on=seen))
     detector.engine = run
     return facts

@@ -105,7 +105,7 @@ def histogram(result: EvaluationResult) -> str:
     edges = np.linspace(low, high if high > low else low + 1e-6, 31)
 
     def paint(axes: Any) -> None:
-        for label, colour, word in ((0, NORMAL, "normal"), (1, ANOMALOUS, "anomalous")):
+        for label, colour, word in ((0, NORMAL, "normal"), (1, ANOMALOUS, "abnormal")):
             mine = scores[labels == label]
             if mine.size:
                 weights = np.full(mine.size, 1 / mine.size)
@@ -120,7 +120,7 @@ def histogram(result: EvaluationResult) -> str:
 
 
 def reliability(result: EvaluationResult) -> str | None:
-    """How often images of a stated probability are anomalous; None without probabilities."""
+    """How often images of a stated probability are abnormal; None without probabilities."""
     data = result.curves.get("reliability")
     if data is None:
         return None
@@ -142,18 +142,10 @@ def reliability(result: EvaluationResult) -> str | None:
             axes.annotate(
                 f"{n:.0f}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=8, color=FAINT
             )
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.08), xlabel="stated probability", ylabel="share that is anomalous")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.08), xlabel="stated probability", ylabel="share that is abnormal")
         axes.legend(loc="upper left", fontsize=9)
 
     return draw("reliability", paint)
-
-
-def colours(scores: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    """A map [h, w] in the colours of magma, [h, w, 3], from `low` to `high`."""
-    import matplotlib as mpl
-
-    scaled = np.clip((scores - low) / max(high - low, 1e-9), 0, 1)
-    return np.asarray(mpl.colormaps["magma"](scaled)[..., :3] * 255).astype(np.uint8)
 
 
 def contours(item: GalleryItem, threshold: float | None) -> NDArray[np.uint8] | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from madclip.files import write_whole
+from madclip.heatmap import heat
 from madclip.report import figures
 
 if TYPE_CHECKING:
@@ -17,11 +19,11 @@ if TYPE_CHECKING:
     from madclip.metrics.image import Estimate
 
 METRICS = {
-    "image_auroc": ("Image AUROC", "chance that an anomalous image scores above a normal one; 0.5 is no skill"),
+    "image_auroc": ("Image AUROC", "chance that an abnormal image scores above a normal one; 0.5 is no skill"),
     "image_auroc_bootstrap": ("Image AUROC, bootstrap", "the same value with another kind of interval"),
     "patient_auroc": ("Patient AUROC", "the first over patients, each by its highest score"),
     "image_ap": ("Image average precision", "no skill is the prevalence: {prevalence:.3f} here"),
-    "sensitivity": ("Sensitivity", "anomalous images found at the fixed threshold"),
+    "sensitivity": ("Sensitivity", "abnormal images found at the fixed threshold"),
     "specificity": ("Specificity", "normal images left alone at the fixed threshold"),
     "f1": ("F1", "of sensitivity and precision at the fixed threshold; depends on the prevalence"),
     "brier": ("Brier score", "squared error of the probability; 0 is best"),
@@ -36,10 +38,17 @@ METRICS = {
 }
 CARDS = ("image_auroc", "sensitivity", "specificity", "pixel_auroc", "aupro", "dice", "image_ap", "brier", "f1")
 """In order of interest: the page opens with the first six that have a value."""
-VERDICTS = ("like the normals", "I do not know", "anomalous")
+VERDICTS = ("normal", "uncertain", "anomalous")
 
 
-def write_report(result: EvaluationResult, out_html: Path | str, *, title: str = "Evaluation") -> Path:
+def write_report(
+    result: EvaluationResult,
+    out_html: Path | str,
+    *,
+    title: str = "Evaluation",
+    detector: str | None = None,
+    date: datetime | None = None,
+) -> Path:
     """Write the page; a file that is there is replaced once the new one is complete.
 
     Names of images are shown as `result` has them (file names relative to the data root). Patients are counted and
@@ -49,19 +58,29 @@ def write_report(result: EvaluationResult, out_html: Path | str, *, title: str =
         result: What was measured.
         out_html: Where the page goes.
         title: Its heading.
+        detector: What to call the detector at the top, for example its folder; what it was fitted with stands there
+            in any case.
+        date: When it was measured; None takes what the result says, or else now.
 
     Returns:
         The path written.
+
+    Raises:
+        OSError: The file cannot be written there.
     """
     path = Path(out_html)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(render_report(result, title=title), encoding="utf-8")
-    return part.replace(path)
+    write_whole(path, render_report(result, title=title, detector=detector, date=date))
+    return path
 
 
-def render_report(result: EvaluationResult, *, title: str = "Evaluation") -> str:
-    """The page as text."""
+def render_report(
+    result: EvaluationResult,
+    *,
+    title: str = "Evaluation",
+    detector: str | None = None,
+    date: datetime | None = None,
+) -> str:
+    """The page as text; arguments as in `write_report`."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -76,10 +95,11 @@ def render_report(result: EvaluationResult, *, title: str = "Evaluation") -> str
     }
     shown = [item.map for item in result.gallery if item.map is not None]
     span = (min(float(m.min()) for m in shown), max(float(m.max()) for m in shown)) if shown else None
-    ramp = figures.data_uri(figures.colours(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0), 0, 1))
+    ramp = figures.data_uri(heat(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)))
     return template.render(
         title=title,
         result=result,
+        measured=measured(result, detector, date),
         prevalence=result.n_abnormal / len(result.rows),
         cards=[metric(result, name) for name in CARDS if result.metrics[name].value is not None][:6],
         metrics=[metric(result, name) for name in METRICS if name in result.metrics],
@@ -97,6 +117,25 @@ def render_report(result: EvaluationResult, *, title: str = "Evaluation") -> str
         },
         provenance={k: v if isinstance(v, str) else json.dumps(v) for k, v in result.provenance.items()},
     )
+
+
+def measured(result: EvaluationResult, detector: str | None, date: datetime | None) -> dict[str, str]:
+    """What the page says at its top: which set, which detector, and when."""
+    known = result.provenance
+    learned: dict[str, Any] = known.get("fit") or {}
+    said = [detector] if detector else []
+    if "objective" in known:
+        said.append(f"for {known['objective']!r}")
+    if "backbone" in known:
+        said.append(f"on {known['backbone']}")
+    if "normal" in learned and "abnormal" in learned:
+        said.append(f"learned from {learned['normal']} normal and {learned['abnormal']} abnormal images")
+    when = known.get("measured") if date is None else None
+    return {
+        "Data set": str(known.get("data", "not recorded")),
+        "Detector": ", ".join(said) or "not recorded",
+        "Measured": str(when) if when else f"{(date or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+    }
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -127,15 +166,15 @@ def operating_point(result: EvaluationResult) -> list[tuple[str, str, float | No
     silent = counts.true_negative / left if left else None
     found, alone = f"{counts.true_positive} of {result.n_abnormal}", f"{counts.true_negative} of {result.n_normal}"
     return [
-        ("Sensitivity", "anomalous images that are found", counts.sensitivity, found),
+        ("Sensitivity", "abnormal images that are found", counts.sensitivity, found),
         ("Specificity", "normal images that are left alone", counts.specificity, alone),
-        ("PPV", "images called anomalous that are", counts.precision, f"{counts.true_positive} of {called}"),
+        ("PPV", "images called anomalous that are abnormal", counts.precision, f"{counts.true_positive} of {called}"),
         ("NPV", "images not called anomalous that are normal", silent, f"{counts.true_negative} of {left}"),
     ]
 
 
 def verdicts(result: EvaluationResult) -> list[tuple[str, int, int]]:
-    """Verdict, normal images and anomalous images that got it; empty without a calibration."""
+    """Verdict, normal images and abnormal images that got it; empty without a calibration."""
     if all(row.verdict is None for row in result.rows):
         return []
     return [
@@ -150,7 +189,7 @@ def gallery_item(item: GalleryItem, span: tuple[float, float] | None, threshold:
     no_mask = "no mask" if item.row.label else "normal: nothing to mark"
     panels = [
         ("image", None if item.image is None else figures.data_uri(item.image), "no image"),
-        ("map", None if item.map is None or not span else figures.data_uri(figures.colours(item.map, *span)), "no map"),
+        ("map", None if item.map is None or not span else figures.data_uri(heat(item.map, *span)), "no map"),
         ("mask", None if item.mask is None else figures.data_uri(item.mask, lossless=True), no_mask),
         ("contour", None if outlined is None else figures.data_uri(outlined), "no image"),
     ]

@@ -1,10 +1,12 @@
-"""Pictures of predictions: heatmap overlays and contact sheets, as uint8 arrays."""
+"""Contact sheets: images side by side with their heatmaps and masks, as one picture."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from madclip.heatmap import legend, overlay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,39 +15,6 @@ if TYPE_CHECKING:
 
 _SHEET_HEIGHT = 176
 _GAP = 6
-
-
-def heat(anomaly_map: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Colours of a map: [H, W] in 0..1 -> [H, W, 3], from black through red to pale yellow."""
-    from matplotlib import colormaps
-
-    return np.asarray(colormaps["inferno"](anomaly_map.clip(0, 1), bytes=True))[..., :3]
-
-
-def overlay(
-    pixels: npt.NDArray[np.float32], anomaly_map: npt.NDArray[np.float32], *, strength: float = 0.6
-) -> npt.NDArray[np.uint8]:
-    """A map over its image; the more anomalous, the more of the map is seen.
-
-    Args:
-        pixels: [3, H, W] in 0..1.
-        anomaly_map: [H, W]; its own range is spread over the colours, since maps of few-shot detectors are seldom
-            calibrated: compare scores between images, not colours.
-        strength: Opacity of the map where it is highest.
-
-    Returns:
-        [H, W, 3].
-    """
-    spread = stretch(anomaly_map)
-    image = np.moveaxis(pixels, 0, -1) * 255
-    opacity = strength * spread[..., None]
-    return (image * (1 - opacity) + heat(spread) * opacity).round().astype(np.uint8)
-
-
-def stretch(anomaly_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A map spread over 0..1, from its median to its largest value."""
-    low, high = float(np.median(anomaly_map)), float(anomaly_map.max())
-    return ((anomaly_map - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
 
 
 def contact_sheet(
@@ -75,7 +44,10 @@ def contact_sheet(
     columns = 2 if len(lines) > 4 else 1
     per_column = -(-len(lines) // columns)
     cell = (max(line.width for line in lines) + 2 * _GAP, _SHEET_HEIGHT + 18 + _GAP)
-    sheet = Image.new("RGB", (columns * cell[0] + _GAP, per_column * cell[1] + _GAP), "white")
+    key = Image.fromarray(legend(2 * _SHEET_HEIGHT, "median of the image's map", "its highest value"))
+    size = columns * cell[0] + _GAP, per_column * cell[1] + 2 * _GAP + key.height
+    sheet = Image.new("RGB", size, "white")
     for i, line in enumerate(lines):
         sheet.paste(line, (_GAP + i // per_column * cell[0], _GAP + i % per_column * cell[1]))
+    sheet.paste(key, (_GAP, size[1] - key.height))
     return np.asarray(sheet)

@@ -1,0 +1,98 @@
+"""Which images an exported model is checked and calibrated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from madclip.data.geometry import fit_pixels
+from madclip.data.inputs import expand_inputs
+from madclip.data.ref import ImageRef
+from madclip.errors import DataError
+from madclip.training.shots import read_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from madclip.detector import MadCLIP
+
+ENOUGH = 32
+"""Images that a check wants: shots, and where they are fewer, others."""
+PHANTOM_SEED = 30_000
+PHANTOMS = "checked on phantoms, not on images: what holds for them need not hold for yours; give images (--data)"
+
+
+@dataclass(frozen=True)
+class CheckImages:
+    """Images as the backbone sees them.
+
+    Attributes:
+        pixels: [N, 3, S, S] in 0..1.
+        shots: How many of them are the detector's shots; these come first.
+        others: Digests of the other images, which are seen from then on.
+        note: What a reader must know of them.
+    """
+
+    pixels: npt.NDArray[np.float32]
+    shots: int
+    others: tuple[str, ...] = ()
+    note: str = ""
+
+
+def check_images(detector: MadCLIP, data: Path | None) -> CheckImages:
+    """The shots in `data`, filled up to `ENOUGH` with the first others that can be read, which need no labels.
+
+    What lies in a folder `test` in `data` is left for evaluation, unless it is a shot.
+
+    Args:
+        detector: Fitted.
+        data: A folder or an image; None draws phantoms, and says so.
+
+    Raises:
+        DataError: A shot cannot be read, or there is no image that can.
+    """
+    if data is None:
+        return phantoms(detector)
+    files = {file: ImageRef(file).digest() for file in expand_inputs([data]).images}
+    known = detector.provenance.shots
+    shots = [file for file, digest in files.items() if digest in known]
+    pixels = [_fitted(detector, file) for file in shots]
+    others = {}
+    for file in _not_test(data, (file for file in files if files[file] not in known)):
+        if len(pixels) >= ENOUGH:
+            break
+        try:
+            pixels.append(_fitted(detector, file))
+        except DataError:
+            continue
+        others[files[file]] = file
+    if not pixels:
+        raise DataError(f"{data}: none of its images can be read (what lies in test/ is left for evaluation)")
+    few = "" if len(pixels) >= ENOUGH else f"only {len(pixels)} images: they show little; give {ENOUGH} or more"
+    return CheckImages(np.stack(pixels), len(shots), tuple(sorted(others)), few)
+
+
+def phantoms(detector: MadCLIP) -> CheckImages:
+    """Phantoms of what the detector was fitted for, or generic ones, half of them with lesions."""
+    from madclip.phantoms import generate
+    from madclip.phantoms.captions import OBJECTIVES
+
+    named = {objective.casefold(): modality for modality, objective in OBJECTIVES.items()}
+    wanted = detector.objective.casefold()
+    modality = next((m for objective, m in named.items() if wanted in (objective, m)), "generic")
+    drawn = generate(modality, ENOUGH, PHANTOM_SEED, size=240).pixels.numpy().astype(np.float32) / 255
+    view = detector.recipe.view
+    return CheckImages(np.stack([fit_pixels(image, view).numpy() for image in drawn]), 0, (), PHANTOMS)
+
+
+def _fitted(detector: MadCLIP, file: Path) -> npt.NDArray[np.float32]:
+    return fit_pixels(read_pixels(file), detector.recipe.view).numpy()
+
+
+def _not_test(data: Path, files: Iterable[Path]) -> list[Path]:
+    return [file for file in files if not data.is_dir() or file.relative_to(data).parts[0].casefold() != "test"]

@@ -1,0 +1,120 @@
+"""Anomaly maps as colours: one colour map and one legend for every picture of this package.
+
+The colour map is viridis. Its steps look equally large, it gets lighter all the way, also in grey print and with every
+kind of colour vision, and its blue, green and yellow stand out from a grey radiograph and from an orange fundus alike;
+the usual inferno and magma are orange themselves. Lesions that are yellow still turn green before they turn yellow.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats: TypeAlias = npt.NDArray[np.float32]
+    Picture: TypeAlias = npt.NDArray[np.uint8]
+
+COLOURS = "viridis"
+"""Name of the colour map in matplotlib."""
+STRENGTH = 0.6
+"""Opacity of a map where it is highest."""
+_MARGIN, _BAR, _INK = 8, 10, (29, 36, 48)
+
+
+def heat(values: Floats, low: float = 0.0, high: float = 1.0) -> Picture:
+    """Colours [..., 3] of values [...]: dark blue at `low` and below, yellow at `high` and above."""
+    from matplotlib import colormaps
+
+    scaled = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
+    return np.asarray(colormaps[COLOURS](scaled, bytes=True))[..., :3]
+
+
+def span(anomaly_map: Floats) -> tuple[float, float]:
+    """Where the colours of one map begin and end: its median and its largest value.
+
+    Maps of few-shot detectors are seldom calibrated, so each is shown over its own range: compare scores between
+    images, not colours.
+    """
+    return float(np.median(anomaly_map)), float(anomaly_map.max())
+
+
+def stretch(anomaly_map: Floats) -> Floats:
+    """A map spread over 0..1, from its median to its largest value; a flat map becomes 0."""
+    low, high = span(anomaly_map)
+    return ((anomaly_map - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
+
+
+def overlay(pixels: Floats, anomaly_map: Floats, *, strength: float = STRENGTH) -> Picture:
+    """A map over its image; the more anomalous, the more of the map is seen.
+
+    Args:
+        pixels: [3, H, W] in 0..1.
+        anomaly_map: [H, W]; its colours span its own range (`span`).
+        strength: Opacity of the map where it is highest, 0..1.
+
+    Returns:
+        [H, W, 3].
+    """
+    spread = stretch(anomaly_map)
+    opacity = strength * spread[..., None]
+    blended = np.moveaxis(pixels, 0, -1) * 255 * (1 - opacity) + heat(spread) * opacity
+    return blended.round().astype(np.uint8)
+
+
+def legend(width: int, low: str, high: str) -> Picture:
+    """The colours from left to right with a word under each end: [24, width, 3] on white."""
+    from PIL import Image, ImageDraw
+
+    strip = Image.new("RGB", (width, 24), "white")
+    ramp = heat(np.linspace(0, 1, width, dtype=np.float32))[None].repeat(_BAR, 0)
+    strip.paste(Image.fromarray(ramp), (0, 0))
+    draw = ImageDraw.Draw(strip)
+    draw.text((0, _BAR + 1), low, fill=_INK)
+    draw.text((width, _BAR + 1), high, fill=_INK, anchor="ra")
+    return np.asarray(strip)
+
+
+def captioned(pixels: Floats | None, anomaly_map: Floats, caption: str, *, side: int = 320) -> Picture:
+    """A picture to look at: image and heatmap side by side with a legend below and a caption above.
+
+    Args:
+        pixels: [3, H, W] in 0..1; None where the image is not at hand, and the map is then shown alone.
+        anomaly_map: [H, W].
+        caption: One line.
+        side: Length of each picture's longer side, pixels.
+
+    Returns:
+        [height, width, 3] on white.
+    """
+    from PIL import Image, ImageDraw
+
+    if pixels is None:
+        panels = [heat(stretch(anomaly_map))]
+    else:
+        panels = [np.moveaxis(pixels * 255, 0, -1).round().astype(np.uint8), overlay(pixels, anomaly_map)]
+    height, width = anomaly_map.shape
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    low, high = span(anomaly_map)
+    key = Image.fromarray(legend(max(size[0], 160), f"median {low:.3f}", f"highest {high:.3f}"))
+    total = max(len(panels) * (size[0] + _MARGIN) + _MARGIN, key.width + 2 * _MARGIN)
+    sheet = Image.new("RGB", (total, size[1] + 4 * _MARGIN + key.height + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN), caption, fill=_INK)
+    for i, panel in enumerate(panels):
+        sheet.paste(Image.fromarray(panel).resize(size), (_MARGIN + i * (size[0] + _MARGIN), 3 * _MARGIN))
+    sheet.paste(key, (total - key.width - _MARGIN, size[1] + 4 * _MARGIN))
+    return np.asarray(sheet)
+
+
+def png(picture: npt.NDArray[Any]) -> bytes:
+    """A picture [H, W, 3] or [H, W] of uint8 as the bytes of a PNG file."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG")
+    return out.getvalue()

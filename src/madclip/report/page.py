@@ -1,0 +1,121 @@
+"""The page of a run of predictions: to sort, to filter and to look at, with nothing but its own folder."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections import Counter
+from datetime import UTC, datetime
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madclip.files import write_whole
+from madclip.heatmap import heat
+from madclip.report.figures import data_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+ANSWERS = ("anomalous", "uncertain", "normal")
+
+
+def write_page(
+    path: Path, rows: Sequence[dict[str, Any]], about: dict[str, str] | None = None, *, date: datetime | None = None
+) -> None:
+    """Write the page of a folder of predictions, highest score first and failures last.
+
+    It asks for nothing but the thumbnails, overlays and maps beside it, each only when it comes into view; a content
+    security policy forbids all else. Names are shown as the tables have them.
+
+    Args:
+        path: The page; paths of pictures in `rows` are relative to its folder.
+        rows: As `PredictionFolder` makes them.
+        about: Facts for the head of the page.
+        date: When this was computed; None is now.
+
+    Raises:
+        OSError: The page cannot be written there.
+    """
+    # A name that is no valid Unicode holds lone surrogates; escaped, they are text.
+    text = render_page(rows, about, date=date).encode("utf-8", "backslashreplace")
+    write_whole(path, text)
+
+
+def render_page(
+    rows: Sequence[dict[str, Any]], about: dict[str, str] | None = None, *, date: datetime | None = None
+) -> str:
+    """The page as text; arguments as in `write_page`."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style, script = (_part(name) for name in ("predictions.css", "predictions.js"))
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["score"] is None, -(rows[i]["score"] or 0.0)))
+    said = Counter(answer(row) for row in rows)
+    ramp = heat(np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(4, 0))
+    common = common_folder([row["image"] for row in rows])
+    items = [
+        {
+            **rows[i],
+            "name": shown_name(rows[i], common),
+            "number": i,
+            "answer": answer(rows[i]),
+            "thumbnail": thumbnail_of(rows[i]["overlay"]),
+        }
+        for i in order
+    ]
+    return environment.from_string(_part("predictions.html")).render(
+        facts={
+            **(about or {}),
+            **({"Folder": common} if common else {}),
+            "Computed": f"{(date or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+        },
+        items=items,
+        counts={word: said[word] for word in (*ANSWERS, "no threshold", "failed") if said[word]},
+        ramp=data_uri(ramp, lossless=True),
+        style=Markup(style),  # noqa: S704  (files of this package)
+        script=Markup(script),  # noqa: S704
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def common_folder(images: Sequence[str]) -> str:
+    """The folder that all images lie in; empty where there is none."""
+    try:
+        found = os.path.commonpath([os.path.dirname(image) for image in images])  # noqa: PTH120  (a name as given)
+    except ValueError:  # no images, other drives, or relative and absolute names
+        return ""
+    return "" if found == os.sep else found
+
+
+def shown_name(row: dict[str, Any], common: str) -> str:
+    """The image's name below the common folder, with the frame behind it."""
+    name = row["image"].removeprefix(common).lstrip("/\\") if common else row["image"]
+    return name if row["frame"] is None else f"{name}#{row['frame']}"
+
+
+def answer(row: dict[str, Any]) -> str:
+    """What the page sorts a row under: its verdict, or why there is none."""
+    if row["error"] is not None:
+        return "failed"
+    return row["verdict"] or row["decision"] or "no threshold"
+
+
+def thumbnail_of(overlay_path: str | None) -> str | None:
+    """Where the thumbnail lies that belongs to an overlay; None where there is no overlay."""
+    if overlay_path is None:
+        return None
+    return f"thumbnails/{overlay_path.removeprefix('overlays/').removesuffix('.png')}.jpg"
+
+
+def _part(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,0 +1,102 @@
+"""What a run of predictions is made from: by this an unfinished run is known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from madclip import __version__
+from madclip.files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from madclip.data.ref import ImageRef
+    from madclip.detector import MadCLIP
+
+RUN = "run.json"
+FORMAT = 1
+MapFormat = Literal["tiff", "npy", "none"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written beside the tables.
+
+    Attributes:
+        maps: Format of the raw maps, float32 at the size of the image; `none` writes none.
+        overlays: Whether heatmaps are drawn over the images, in full size and as thumbnails for the page.
+    """
+
+    maps: MapFormat = "tiff"
+    overlays: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Two runs with equal plans give the same predictions.
+
+    Attributes:
+        madclip: Version of the package.
+        detector: What identifies the detector and the engine that computes.
+        images: SHA-256 over the images in order: names, frames, sizes in bytes and times of change.
+        count: Number of images.
+        maps: Format of the raw maps.
+        overlays: Whether heatmaps are drawn.
+    """
+
+    madclip: str
+    detector: str
+    images: str
+    count: int
+    maps: str
+    overlays: bool
+
+    @classmethod
+    def of(cls, images: Sequence[ImageRef], detector: str, output: Output) -> Plan:
+        """The plan of a run."""
+        digest = hashlib.sha256()
+        for image in images:
+            digest.update(json.dumps([str(image.path), image.frame, *_state(image.path)]).encode() + b"\n")
+        return cls(__version__, detector, digest.hexdigest(), len(images), output.maps, output.overlays)
+
+    def write(self, folder: Path) -> None:
+        """Write run.json.
+
+        Raises:
+            OSError: It cannot be written there.
+        """
+        write_whole(folder / RUN, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """The plan of the run in a folder; None where there is none, or one that this version does not know."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        if facts.pop("format") != FORMAT:
+            return None
+        return Plan(**facts)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def detector_fingerprint(detector: MadCLIP, engine: str = "torch") -> str:
+    """SHA-256 over all that a prediction depends on: backbone, what was learned, recipe, calibration and engine."""
+    from madclip.export.engines import head_fingerprint
+
+    backbone = detector.backbone
+    facts = [backbone.fingerprint, str(backbone.dtype), head_fingerprint(detector), detector.recipe.to_dict(), engine]
+    calibration = asdict(detector.calibration) if detector.calibration else None
+    return hashlib.sha256(json.dumps([*facts, calibration], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _state(path: Path) -> tuple[int | None, int | None]:
+    """Size in bytes and time of change of a file; None for one that cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime_ns
