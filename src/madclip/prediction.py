@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
 
+from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels, restore_map
 from madclip.data.readers import MIN_SIDE, read_many
 from madclip.data.ref import ImageRef, as_ref
 from madclip.errors import DataError
-from madclip.training.shots import read_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from madclip.calibration.calibration import Calibration, Verdict
+    from madclip.data.arrays import ImageLike
     from madclip.recipe import View
-    from madclip.training.shots import ImageLike
 
 Item = TypeVar("Item")
 Decision = Literal["normal", "anomalous"]
@@ -170,7 +170,7 @@ def predict_each(
     """
 
     def read(image: ImageLike) -> tuple[torch.Tensor, tuple[int, int]]:
-        pixels = read_pixels(image)
+        pixels = read_pixels(image, view)
         return fit_pixels(pixels, view), (pixels.shape[1], pixels.shape[2])
 
     for batch in _batched(read_many(inputs, read, workers=READERS, ahead=2 * batch_size), batch_size):

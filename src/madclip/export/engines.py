@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels
 from madclip.data.inputs import expand_inputs
 from madclip.data.ref import ImageRef
@@ -18,7 +19,6 @@ from madclip.export import onnx, openvino, pt2
 from madclip.export.check import agreement, require
 from madclip.export.graph import DetectorGraph, in_float32, traced
 from madclip.files import new_folder
-from madclip.training.shots import read_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +140,7 @@ def check_images(detector: MadCLIP, data: Path) -> tuple[npt.NDArray[np.float32]
     fitted: list[npt.NDArray[np.float32]] = []
     for file in shots or files:
         try:
-            image = read_pixels(file)
+            image = read_pixels(file, detector.recipe.view)
         except DataError:
             if shots:
                 raise
