@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_LABEL = 15
 """Whole numbers up to this one are labels in any type; greater ones need a type or a palette that says so."""
+_FEW = 32
+"""So many labels need not cover areas to be believed."""
 _WHITES = (255, 65535)
 """Greatest values that an interpolated mask has, also where it was saved in a larger type."""
 
@@ -45,10 +47,10 @@ def read_mask(mask: ImageRef | Path | str) -> npt.NDArray[np.bool_]:
 def to_mask(values: npt.NDArray[Any], white: float | None, what: str, *, labels: bool = False) -> npt.NDArray[np.bool_]:
     """Tells lesion from background in values [H, W], or refuses them.
 
-    A mask holds 0 and white only, or it is a label map, in which everything but 0 is lesion. Whole numbers from 0 to 15
-    are a label map. So are greater ones where they are indices of a palette or in a type of more than 8 bits, unless at
-    least half of them cover no more than lone pixels and lines (as the values between do in an interpolated mask), or
-    the greatest is a white and stands beside others.
+    A mask holds 0 and white only, or it is a label map, in which everything but 0 is lesion. The indices of a palette
+    are labels, and so are whole numbers from 0 to 15 in any type, and greater ones in a type of more than 8 bits. The
+    last are refused where they look like an interpolated mask: the greatest of several is white (255, 65,535 or the
+    type's), or there are more than 32 of them and at least half cover lone pixels and lines only.
 
     Args:
         values: As stored.
@@ -72,10 +74,12 @@ def to_mask(values: npt.NDArray[Any], white: float | None, what: str, *, labels:
 
 def _is_label_map(values: npt.NDArray[Any], marked: npt.NDArray[Any], white: float | None, *, indexed: bool) -> bool:
     whole = np.isfinite(marked).all() and (marked == np.floor(marked)).all() and (marked > 0).all()
-    if not whole or marked.max() <= MAX_LABEL:
+    if indexed or not whole or marked.max() <= MAX_LABEL:
         return bool(whole)
-    if not indexed and (values.dtype.itemsize == 1 or (len(marked) > 1 and marked.max() in (*_WHITES, white))):
+    if values.dtype.itemsize == 1 or (len(marked) > 1 and marked.max() in (*_WHITES, white)):
         return False
+    if len(marked) <= _FEW:
+        return True
     row, column = values[:, 1:] == values[:, :-1], values[1:] == values[:-1]
     inside = values[1:, 1:][row[1:] & column[:, 1:]]
     return bool(2 * np.isin(marked, inside).sum() >= len(marked))
