@@ -97,7 +97,9 @@ def test_lab(tmp_path, kind, bits, layout):
     muted = Picture.fromarray(RGB // 2 + 60)
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     lab = ImageCms.profileToProfile(muted, *profiles, outputMode="LAB")
-    expected = pixels(np.asarray(ImageCms.profileToProfile(lab, *profiles[::-1], outputMode="RGB")))
+    # By default LittleCMS takes a table of 8 bits for such pictures, which is wrong by up to 28 of 255.
+    exact = ImageCms.Flags.NOOPTIMIZE
+    expected = pixels(np.asarray(ImageCms.profileToProfile(lab, *profiles[::-1], outputMode="RGB", flags=exact)))
     path = tmp_path / "pillow.tif"
     lab.save(path)  # Pillow writes CIELAB of 8 bits: the bytes of a* and b* are signed
     signed = tifffile.imread(path).astype(np.uint8)
@@ -110,9 +112,9 @@ def test_lab(tmp_path, kind, bits, layout):
     write(tmp_path / "a.tif", values, kind, layout)
     image = read_image(tmp_path / "a.tif")
     assert image.depth == f"{bits}-bit"
-    np.testing.assert_allclose(image.pixels, expected, atol=2.5 / 255)
+    np.testing.assert_allclose(image.pixels, expected, atol=1.5 / 255)
     assert Picture.open(path).mode == "LAB"
-    np.testing.assert_allclose(read_image(path).pixels, expected, atol=2.5 / 255)
+    np.testing.assert_allclose(read_image(path).pixels, expected, atol=1.5 / 255)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])

@@ -146,7 +146,8 @@ def _rgb(picture: Picture) -> Picture:
         from PIL import ImageCms
 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+        exact = ImageCms.Flags.NOOPTIMIZE  # its table for 8 bits is wrong by up to 28 of 255
+        converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB", flags=exact)
         assert converted is not None  # noqa: S101  (it is None only when it is done in place)
         return converted
     if picture.mode in ("La", "RGBa"):
