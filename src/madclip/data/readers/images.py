@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -122,7 +122,7 @@ def _note(stored: Stored, rule: GreyRange) -> str | None:
     if stored.full is None or rule.kind not in ("file", "full") or (rule.kind == "file" and stored.named):
         return None
     low, high = stored.full
-    least, greatest = (stored.values.min(), stored.values.max()) if low < 0 else (0, stored.values.max())
+    least, greatest = float(stored.values.min()) if low < 0 else 0.0, float(stored.values.max())
     if not 0 < greatest - least < DARK * (high - low):
         return None
     example = "" if high < 2**15 - 1 or low < 0 else f", such as {'0,4095' if greatest < 2**12 else '0,8191'}"
@@ -132,5 +132,5 @@ def _note(stored: Stored, rule: GreyRange) -> str | None:
     )
 
 
-def _plain(value: Any) -> str:
-    return f"{float(value):g}" if float(value) != int(value) else str(int(value))
+def _plain(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
