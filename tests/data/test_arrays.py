@@ -26,9 +26,9 @@ def test_arrays_and_tensors_are_read_as_files_are(tmp_path, values, grey_range):
     expected = read_image(tmp_path / "a.npy", grey_range).pixels
     forms = [tmp_path / "a.npy", str(tmp_path / "a.npy"), ImageRef(tmp_path / "a.npy"), values]
     if values.ndim == 2:
-        forms += [values[..., None], torch.from_numpy(values), torch.from_numpy(values)[None]]
+        forms += [values[..., None], torch.from_numpy(values.copy()), torch.from_numpy(values.copy())[None]]
     else:
-        forms.append(torch.from_numpy(values).permute(2, 0, 1))
+        forms.append(torch.from_numpy(values.copy()).permute(2, 0, 1))
     for form in forms:
         np.testing.assert_array_equal(read_pixels(form, view), expected)
 

@@ -150,7 +150,7 @@ def test_hounsfield_units(tmp_path):
 
 def test_a_picture_without_extent_has_no_range(tmp_path):
     Picture.new("L", (16, 16), 7).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: all values from its percentile 0 to 100 are 7"):
+    with pytest.raises(DataError, match=r"a\.png: all values between its percentiles 0 and 100 are 7"):
         read_image(tmp_path / "a.png", "data")
     assert read_image(tmp_path / "a.png", "0,14").pixels.max() == 0.5
 
