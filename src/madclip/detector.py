@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self, overload
 
 import numpy as np
 import torch
+from PIL.Image import Image as Picture
 
 from madclip import fitting, storage
 from madclip.backbones.load import open_backbone
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     from madclip.backbones.spec import Backbone
     from madclip.calibration.calibration import Calibration
+    from madclip.data.arrays import ImageLike
     from madclip.recipe import ImageScore
-    from madclip.training.shots import ImageLike
 
 DEFAULT_BACKBONE = "tiny"
 DEFAULT_OBJECTIVE = "medical image"
@@ -220,7 +221,7 @@ class MadCLIP:
         Raises:
             DataError: An image cannot be read; `predict_iter` goes on with the rest instead.
         """
-        if isinstance(inputs, (str, Path, ImageRef, np.ndarray, torch.Tensor)):
+        if isinstance(inputs, (str, Path, ImageRef, np.ndarray, torch.Tensor, Picture)):
             return self.predict([inputs])[0]
         results = []
         for result in self.predict_iter(inputs):

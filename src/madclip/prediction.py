@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import numpy as np
 import torch
 
+from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels, restore_map
-from madclip.data.readers import MIN_SIDE, read_many
+from madclip.data.readers import MIN_SIDE, read_image, read_many
 from madclip.data.ref import ImageRef, as_ref
 from madclip.errors import DataError, MissingExtraError
 from madclip.heatmap import captioned, png
-from madclip.training.shots import read_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from madclip.calibration.calibration import Calibration, Verdict
+    from madclip.data.arrays import ImageLike
     from madclip.recipe import View
-    from madclip.training.shots import ImageLike
 
 Item = TypeVar("Item")
 Decision = Literal["normal", "anomalous"]
@@ -119,7 +119,7 @@ class Prediction:
 
     def _picture(self) -> npt.NDArray[np.uint8]:
         try:
-            pixels = None if self.source is None else read_pixels(self.source)
+            pixels = None if self.source is None else read_image(self.source).pixels
         except DataError:
             pixels = None  # the file has gone since
         if pixels is not None and pixels.shape[1:] != self.anomaly_map.shape:
@@ -238,7 +238,7 @@ def predict_each(
     """
 
     def read(image: ImageLike) -> tuple[torch.Tensor, tuple[int, int]]:
-        pixels = read_pixels(image)
+        pixels = read_pixels(image, view)
         return fit_pixels(pixels, view), (pixels.shape[1], pixels.shape[2])
 
     for batch in _batched(read_many(inputs, read, workers=READERS, ahead=2 * batch_size), batch_size):

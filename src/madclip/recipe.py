@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from madclip.errors import RecipeError
+from madclip.grey_range import parse_grey_range
 
 AdapterActivation = Literal["relu", "leaky_relu"]
 AdapterNorm = Literal["none", "layer_norm"]
@@ -30,11 +31,13 @@ class View:
         size: Side S of the square, pixels.
         aspect: `stretch` to the square as the paper does, or `pad` the shorter side with zeros, equally on both ends.
         normalise: Whether pixels are normalised by the backbone's mean and standard deviation.
+        grey_range: Which stored values become black and white, as `madclip.grey_range` reads it.
     """
 
     size: int
     aspect: Aspect = "stretch"
     normalise: bool = True
+    grey_range: str = "file"
 
 
 PAPER_VARIANTS = (
@@ -72,6 +75,11 @@ class Recipe:
     image_size: int = _field(240, "Side in pixels of the square that the backbone sees.", 1, 4096)
     aspect: Aspect = _field("stretch", "`stretch` to the square as the paper does, or `pad` the shorter side.")
     normalise: bool = _field(True, "Whether pixels are normalised by the backbone's mean and standard deviation.")
+    grey_range: str = _field(
+        "file",
+        "Which stored values become black and white: `file` (what the file itself says, else its full range), `full`, "
+        "`data`, `LOW,HIGH` in stored values, or `pLOW,pHIGH` in percentiles of each image.",
+    )
     backbone_activation: BackboneActivation = _field(
         "weights", "MLP activation of both towers: as the weights say, or overridden."
     )
@@ -115,12 +123,14 @@ class Recipe:
         hints = get_type_hints(type(self))
         for name, hint in hints.items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+        # Two spellings of one range are one recipe, and one key of the token cache.
+        object.__setattr__(self, "grey_range", str(parse_grey_range(self.grey_range)))
         _check_ranges(self)
 
     @property
     def view(self) -> View:
         """How images are brought before the backbone."""
-        return View(self.image_size, self.aspect, self.normalise)
+        return View(self.image_size, self.aspect, self.normalise, self.grey_range)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Recipe:

@@ -70,13 +70,13 @@ def scan_dataset(root: Path | str, reading: Reading = AUTO) -> Dataset:
     return read_manifest(manifests[0], reading) if manifests else read_folders(root, reading)
 
 
-def read_sample(sample: Sample) -> tuple[Image, npt.NDArray[np.bool_] | None]:
+def read_sample(sample: Sample, grey_range: str = "file") -> tuple[Image, npt.NDArray[np.bool_] | None]:
     """Reads an image with its mask: bool [H, W] of the image's size, or None where there is none (or it is normal).
 
     Raises:
         DataError: Either cannot be read; sizes differ; an abnormal image's mask is empty, or a normal one's is not.
     """
-    image = read_image(sample.image)
+    image = read_image(sample.image, grey_range)
     return image, read_sample_mask(sample, image.size)
 
 

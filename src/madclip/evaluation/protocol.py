@@ -112,7 +112,7 @@ def evaluate(
             [_row(dataset, sample, prediction) for sample, prediction in scored],
             _maps(detector, scored, spool, pixel_size),
             calibration=detector.calibration or Uncalibrated(detector.provenance.uncalibrated or "not calibrated"),
-            image_of=lambda index: _picture(scored[index][0]),
+            image_of=lambda index: _picture(scored[index][0], detector.recipe.view.grey_range),
             provenance=_provenance(detector, dataset, pixel_size, same_patient=same_patient),
             warnings=warnings,
         )
@@ -179,9 +179,9 @@ def _maps(
             yield restore_map(torch.from_numpy(square.copy()), prediction.size, view), mask
 
 
-def _picture(sample: Sample) -> npt.NDArray[np.uint8]:
+def _picture(sample: Sample, grey_range: str) -> npt.NDArray[np.uint8]:
     """The image as uint8 [H, W, 3]."""
-    pixels = read_image(sample.image).pixels
+    pixels = read_image(sample.image, grey_range).pixels
     return np.ascontiguousarray(np.moveaxis((pixels * 255).round().astype(np.uint8), 0, -1))
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels
 from madclip.data.inputs import expand_inputs
 from madclip.data.ref import ImageRef
 from madclip.errors import DataError
-from madclip.training.shots import read_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +91,7 @@ def phantoms(detector: MadCLIP) -> CheckImages:
 
 
 def _fitted(detector: MadCLIP, file: Path) -> npt.NDArray[np.float32]:
-    return fit_pixels(read_pixels(file), detector.recipe.view).numpy()
+    return fit_pixels(read_pixels(file, detector.recipe.view), detector.recipe.view).numpy()
 
 
 def _not_test(data: Path, files: Iterable[Path]) -> list[Path]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from madclip.calibration.calibration import Calibration
+    from madclip.data.arrays import ImageLike
     from madclip.prediction import Prediction
     from madclip.training.cache import TokenCache
-    from madclip.training.shots import ImageLike
 
 UNCALIBRATED = "not calibrated: methods of comparison have no thresholds"
 NEEDED = {"nothing": (), "normal": (0,), "both": (0, 1)}

@@ -138,7 +138,7 @@ def best_epoch(
 
 def _batches(images: Sequence[ImageRef], view: View) -> Iterator[torch.Tensor]:
     """Pixels [B, 3, S, S] of the images in order, a batch at a time."""
-    found = read_many(images, lambda image: fit_pixels(read_image(image).pixels, view))
+    found = read_many(images, lambda image: fit_pixels(read_image(image, view.grey_range).pixels, view))
     while batch := list(islice(found, BATCH)):
         for _, one in batch:
             if isinstance(one, DataError):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
 
+from madclip.data.arrays import ImageLike, read_pixels, read_region
 from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.load import load_dataset, read_sample
-from madclip.data.readers import MIN_SIDE, read_image, read_mask, to_mask
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Sample
 from madclip.data.shots import draw_shots
@@ -21,12 +20,9 @@ from madclip.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
+    import torch
 
     from madclip.recipe import View
-
-ImageLike: TypeAlias = "str | Path | ImageRef | npt.NDArray[Any] | torch.Tensor"
-"""A file or a frame of one, an array [H, W] or [H, W, 3] (uint8, or floats in 0..1), or a tensor [3, H, W] in 0..1."""
 
 Chosen: TypeAlias = "Sequence[Sample] | Sequence[tuple[ImageLike, int, ImageLike | None]]"
 """What is learned from: samples, or images with labels and masks."""
@@ -108,7 +104,7 @@ def read_shot(sample: Sample, view: View) -> Shot:
     Raises:
         DataError: Either cannot be read, they differ in size, or the mask contradicts the label.
     """
-    image, mask = read_sample(sample)
+    image, mask = read_sample(sample, view.grey_range)
     return Shot(
         fit_pixels(image.pixels, view),
         sample.label,
@@ -124,10 +120,10 @@ def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, view: Vi
         if not isinstance(mask, (str, Path, ImageRef, type(None))):
             raise DataError(f"{image}: its mask must be a file as well")
         return read_shot(Sample(image, label, mask), view)
-    pixels = read_pixels(image)
+    pixels = read_pixels(image, view)
     region = None
     if mask is not None:
-        whole = read_mask(mask) if isinstance(mask, (str, Path, ImageRef)) else _mask_array(mask)
+        whole = read_region(mask)
         if whole.shape != pixels.shape[1:]:
             raise DataError(f"a mask of shape {whole.shape} for an image of {pixels.shape[1:]}: they must agree")
         if whole.any() != (label == 1):
@@ -135,36 +131,3 @@ def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, view: Vi
         region = fit_mask(whole, view) if label else None
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     return Shot(fit_pixels(pixels, view), label, region, digest)
-
-
-def read_pixels(image: ImageLike) -> npt.NDArray[np.float32]:
-    """An image of any kind as float32 [3, H, W] in 0..1.
-
-    Raises:
-        DataError: It is not an image, or its values have no known scale.
-    """
-    if isinstance(image, (str, Path, ImageRef)):
-        return read_image(image).pixels
-    if isinstance(image, torch.Tensor):
-        pixels, white = image.detach().cpu().float().numpy(), 255 if image.dtype == torch.uint8 else 1
-    else:
-        values = np.asarray(image)
-        if values.dtype.kind not in "buif":
-            raise DataError(f"a {type(image).__name__} is not an image: give a file, an array or a tensor")
-        colours = np.repeat(values[..., None], 3, -1) if values.ndim == 2 else values
-        pixels, white = np.moveaxis(colours, -1, 0).astype(np.float32), 255 if values.dtype == np.uint8 else 1
-    if pixels.ndim != 3 or pixels.shape[0] != 3:
-        raise DataError(
-            f"an array of shape {np.shape(image)} is not an image: give [H, W] or [H, W, 3], or a tensor [3, H, W]"
-        )
-    if min(pixels.shape[1:]) < MIN_SIDE:
-        raise DataError(f"an image of {pixels.shape[2]} x {pixels.shape[1]} pixels; at least {MIN_SIDE} are needed")
-    pixels = pixels / white
-    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-        raise DataError("an image given as an array has values outside 0..1 (or NaN): scale it, or give uint8")
-    return np.ascontiguousarray(pixels)
-
-
-def _mask_array(mask: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.bool_]:
-    values = np.asarray(mask)
-    return to_mask(values, float(values.max()) if values.size else 1.0, "a mask given as an array")

@@ -1,0 +1,77 @@
+"""All formats, and which of them a file is: its content decides, never its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from madclip.data.readers.foreign import foreign_format
+from madclip.data.readers.jpeg2000 import JPEG2000
+from madclip.data.readers.npy import NumPy
+from madclip.data.readers.pillow import BMP, GIF, JPEG, WEBP
+from madclip.data.readers.png import PNG
+from madclip.data.readers.protocol import UNREADABLE, Reader, Stored
+from madclip.data.readers.tiff import TIFF
+from madclip.data.ref import ImageRef, as_ref
+from madclip.errors import DataError
+from madclip.files import first_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+READERS: tuple[Reader, ...] = (PNG(), JPEG, TIFF(), BMP, GIF, WEBP, JPEG2000(), NumPy())
+"""One reader for each format, asked in this order."""
+IMAGE_SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes)
+"""What counts as an image when a folder is searched."""
+_HEAD = 1024
+
+
+def reader_of(path: Path) -> Reader:
+    """The reader that recognises a file.
+
+    Raises:
+        DataError: The file cannot be opened, is empty, or of no format that is read; the message names the format
+            where it is a known one.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror or error})") from error
+    if not head:
+        raise DataError(f"{path}: the file is empty")
+    for reader in READERS:
+        if reader.recognises(head, path):
+            return reader
+    known = foreign_format(head, path)
+    if known:
+        raise DataError(f"{path}: {known}")
+    names = [reader.name for reader in READERS]
+    raise DataError(f"{path}: not a {', '.join(names[:-1])} or {names[-1]} image, whatever its name says")
+
+
+def read_stored(image: ImageRef, *, mask: bool = False) -> Stored:
+    """What a file holds of one image, by the reader of its format.
+
+    Raises:
+        DataError: The file cannot be read; one line that names it and says why.
+    """
+    reader = reader_of(image.path)
+    try:
+        return reader.read(image, mask=mask)
+    except UNREADABLE as error:
+        raise DataError(f"{image}: damaged or unsupported {reader.name} image ({first_line(error)})") from error
+
+
+def frames_of(path: Path | str) -> tuple[ImageRef, ...]:
+    """The names of all images in a file: one for each frame or page, or the file's own where it holds one image.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    whole = as_ref(path)
+    reader = reader_of(whole.path)
+    try:
+        numbers = reader.frames(whole.path)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: damaged or unsupported {reader.name} image ({first_line(error)})") from error
+    return tuple(ImageRef(whole.path, number) for number in numbers) or (whole,)

@@ -1,0 +1,136 @@
+"""From what a file holds to pixels in 0..1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from madclip.data.readers.formats import read_stored
+from madclip.data.ref import ImageRef, as_ref
+from madclip.errors import DataError
+from madclip.grey_range import GreyRange, parse_grey_range
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from madclip.data.readers.protocol import Stored
+
+MIN_SIDE = 8
+"""Smaller images hold nothing to detect: pixels."""
+DARK = 1 / 8
+"""An image that uses less than this share of its full range looks black (or grey all over) to a backbone."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image, as read.
+
+    Attributes:
+        pixels: float32 [3, H, W] in 0..1; grey images have three equal channels.
+        depth: Of its values in the file: "8-bit", "12-bit", "signed 16-bit", "float", ...
+        note: A sentence where its values use so little of what their depth can hold that a range should be named for
+            them; None where there is nothing to say.
+        spacing: Millimetres between rows and between columns; None where the format does not carry them (the dots per
+            inch of PNG, JPEG and TIFF say nothing about the patient).
+    """
+
+    pixels: npt.NDArray[np.float32]
+    depth: str = "float"
+    note: str | None = None
+    spacing: tuple[float, float] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+
+def read_image(image: ImageRef | Path | str, grey_range: str = "file") -> Image:
+    """Reads an image of any format in `formats.READERS` and of any colour type.
+
+    Palettes, CMYK, YCbCr and CIELAB become RGB, alpha is dropped (not composited: the colours below it are kept), and
+    the orientation that EXIF or TIFF states is applied. Colour profiles are not.
+
+    Args:
+        image: The file, or a frame or page of it.
+        grey_range: Which stored values become 0 and 1, as `parse_grey_range` reads it. By default what the file's depth
+            can hold: 8-bit values are divided by 255, 12-bit ones by 4,095, 16-bit ones by 65,535, signed 16-bit ones
+            reach from -32,768 to 32,767, and floats must lie in 0..1.
+
+    Raises:
+        DataError: The file is missing, damaged, not an image, too large, too small, or its values have no known scale.
+        RecipeError: The grey range is none.
+    """
+    ref = as_ref(image)
+    stored = read_stored(ref)
+    rule = parse_grey_range(grey_range)
+    pixels = to_pixels(stored, rule, str(ref))
+    return Image(pixels, stored.depth, _note(stored, rule), stored.spacing)
+
+
+def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.float32]:
+    """Pixels float32 [3, H, W] in 0..1 from stored values; `what` stands first in errors.
+
+    Raises:
+        DataError: The image is too small, has NaN or infinite values, or values without a known scale.
+    """
+    values = stored.values
+    if min(values.shape[:2]) < MIN_SIDE:
+        raise DataError(
+            f"{what}: {values.shape[1]} x {values.shape[0]} pixels; an image needs at least {MIN_SIDE} on each side"
+        )
+    limits = _limits(stored, rule, what)
+    planes = (values[..., None] if values.ndim == 2 else values).transpose(2, 0, 1)
+    pixels = np.empty((3, *values.shape[:2]), np.float32)
+    low, high = limits
+    exact = np.float32 if values.dtype.itemsize <= 2 and values.dtype.kind != "f" else np.float64
+    if low == 0:
+        np.divide(planes, high, out=pixels, casting="unsafe", dtype=exact)
+    else:
+        np.divide(np.subtract(planes, low, dtype=exact), high - low, out=pixels, casting="unsafe", dtype=exact)
+    return pixels if limits == stored.full else np.clip(pixels, 0, 1, out=pixels)
+
+
+def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:
+    values = stored.values
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DataError(f"{what}: has NaN or infinite values; replace them")
+    try:
+        limits = rule.limits(values, stored.full, stored.named)
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
+    if limits is None:
+        raise DataError(f"{what}: values of type {values.dtype} have no known scale; {_REMEDY}")
+    if limits == stored.full and values.dtype.kind == "f":
+        least, greatest = float(values.min()), float(values.max())
+        if least < limits[0] or greatest > limits[1]:
+            raise DataError(
+                f"{what}: float values from {least:g} to {greatest:g}; rescale them to 0..{limits[1]:g}, or {_REMEDY}"
+            )
+    return limits
+
+
+_REMEDY = "name their range: --range LOW,HIGH or --range data (grey_range in Python)"
+
+
+def _note(stored: Stored, rule: GreyRange) -> str | None:
+    """What should be said of the use that the values make of their range, where no other range was named."""
+    if stored.full is None or rule.kind not in ("file", "full") or (rule.kind == "file" and stored.named):
+        return None
+    low, high = stored.full
+    least, greatest = float(stored.values.min()) if low < 0 else 0.0, float(stored.values.max())
+    if not 0 < greatest - least < DARK * (high - low):
+        return None
+    example = "" if high < 2**15 - 1 or low < 0 else f", such as {'0,4095' if greatest < 2**12 else '0,8191'}"
+    return (
+        f"its values reach from {_plain(least)} to {_plain(greatest)}, of the {_plain(low)} to {_plain(high)} that its "
+        f"depth can hold; name their range with --range LOW,HIGH{example}"
+    )
+
+
+def _plain(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
