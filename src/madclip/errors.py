@@ -19,3 +19,7 @@ class CheckpointError(MadCLIPError):
 
 class MissingExtraError(MadCLIPError):
     """An optional dependency is not installed; the message gives the command that installs it."""
+
+
+class MadCLIPWarning(UserWarning):
+    """Something was assumed that no file says; the message gives what, and how to say it."""
