@@ -48,7 +48,8 @@ class Checkpoint:
         folder: Where a tokenizer may lie.
         published: Catalogue id that the file's hash proves.
         guessed_activation: Whether no file says the activation, so that `config` holds a guess.
-        assumed_normalisation: Whether no file says `mean` and `std`, so that those of the model's family are taken.
+        assumed_normalisation: Whether a folder does not say `mean` and `std`, so that those usual for the family are
+            taken. Single files in OpenAI's naming never say them: they are OpenAI's.
     """
 
     path: Path

@@ -103,7 +103,7 @@ def read_file(path: Path) -> Checkpoint:
         folder=path.parent if said else None,
         published=published,
         guessed_activation=guessed,
-        assumed_normalisation=not published and None in (preprocess.get("mean"), preprocess.get("std")),
+        assumed_normalisation=bool(said) and None in (preprocess.get("mean"), preprocess.get("std")),
     )
 
 
