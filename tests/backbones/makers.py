@@ -79,8 +79,16 @@ def openai_state(model):
     return {name: tensor.clone() for name, tensor in theirs.items()}
 
 
+def image_settings(folder, name="preprocessor_config.json"):
+    """The image settings as transformers 4 and 5 write them."""
+    settings = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "do_normalize": True}
+    whole = settings if name.startswith("pre") else {"image_processor": settings, "processor_class": "CLIPProcessor"}
+    (folder / name).write_text(json.dumps(whole))
+
+
 def clip_folder(folder):
     clip_model().save_pretrained(folder)
+    image_settings(folder)
     return folder, clip_model()
 
 
@@ -92,12 +100,14 @@ def clip_bin_folder(folder):
         "vision_model.embeddings.position_ids": torch.arange(17)[None]
     }  # as older versions of transformers wrote
     torch.save(model.state_dict() | indices, folder / "pytorch_model.bin")
+    image_settings(folder)
     return folder, model
 
 
 def clip_sharded(folder):
     clip_model().save_pretrained(folder, max_shard_size="2MB")
     assert (folder / "model.safetensors.index.json").is_file()
+    image_settings(folder, "processor_config.json")
     return folder, clip_model()
 
 
@@ -135,6 +145,7 @@ def open_clip_training(folder):
 
 def siglip_folder(folder):
     siglip_model().save_pretrained(folder)
+    image_settings(folder, "processor_config.json")
     words = ["<pad>", "<eos>", "<unk>", *" ".join(TEXTS).lower().replace(".", " .").split()]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

@@ -1,13 +1,17 @@
 """What every backbone must do, whichever file it came from; a new kind joins by a row in makers.MAKERS."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 from makers import MAKERS, TEXTS, clip_model, openai_state
+from transformers.image_processing_base import ImageProcessingMixin
 
 from madclip.backbones import load_backbone
-from madclip.errors import RecipeError
+from madclip.errors import MadCLIPWarning, RecipeError
+
+pytestmark = pytest.mark.filterwarnings("ignore::madclip.errors.MadCLIPWarning")
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
@@ -237,6 +241,42 @@ def test_normalisation_comes_from_the_files(tmp_path):
     folder, _ = MAKERS["open_clip_safetensors"](tmp_path / "oc")
     assert load_backbone(folder, device="cpu").spec.mean == (0.1, 0.2, 0.3)
     folder, _ = MAKERS["siglip_folder"](tmp_path / "sig")
-    assert load_backbone(folder, device="cpu").spec.std == (0.5, 0.5, 0.5)
-    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.1, 0.1], "image_std": [0.2, 0.2, 0.2]}')
-    assert load_backbone(folder, device="cpu").spec.std == (0.2, 0.2, 0.2)
+    assert load_backbone(folder, device="cpu").spec.std == (0.27, 0.26, 0.28)
+
+
+@pytest.mark.parametrize(
+    ("files", "mean"),
+    [
+        ({"preprocessor_config.json": 0.1}, 0.1),
+        ({"processor_config.json": 0.2}, 0.2),
+        ({"preprocessor_config.json": 0.1, "processor_config.json": 0.2}, 0.2),
+    ],
+)
+def test_image_settings_of_either_version_of_transformers(tmp_path, files, mean, recwarn):
+    """Transformers' own order is the oracle: a processor_config.json with image settings goes before the other file."""
+    folder, _ = MAKERS["clip_folder"](tmp_path / "clip")
+    (folder / "preprocessor_config.json").unlink()
+    for name, value in files.items():
+        settings = {"image_mean": [value] * 3, "image_std": [0.5] * 3}
+        nested = {"image_processor": settings} if name == "processor_config.json" else settings
+        (folder / name).write_text(json.dumps(nested))
+    theirs, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+    assert load_backbone(folder, device="cpu").spec.mean == tuple(theirs["image_mean"]) == (mean,) * 3
+    assert not recwarn.list
+
+
+def test_a_processor_without_image_settings_leaves_them_to_the_other_file(tmp_path):
+    folder, _ = MAKERS["clip_folder"](tmp_path / "clip")
+    (folder / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    assert load_backbone(folder, device="cpu").spec.mean == (0.48, 0.46, 0.41)
+
+
+@pytest.mark.parametrize(
+    ("family", "mean"), [("clip_folder", "0.481, 0.458, 0.408"), ("siglip_folder", "0.5, 0.5, 0.5")]
+)
+def test_assumed_normalisation_is_said(tmp_path, family, mean):
+    folder, _ = MAKERS[family](tmp_path / family)
+    for file in folder.glob("*processor_config.json"):
+        file.unlink()
+    with pytest.warns(MadCLIPWarning, match=rf"does not say how its pixels were normalised: mean \({mean}\)"):
+        load_backbone(folder, device="cpu")

@@ -13,7 +13,9 @@ from makers import MAKERS, clip_model, openai_state
 from safetensors.torch import load_file, save_file
 
 from madclip.backbones import checkpoints, load_backbone
-from madclip.errors import CheckpointError, RecipeError
+from madclip.errors import CheckpointError, MadCLIPWarning, RecipeError
+
+pytestmark = pytest.mark.filterwarnings("ignore::madclip.errors.MadCLIPWarning")
 
 
 @pytest.fixture(scope="module")
@@ -147,24 +149,24 @@ def test_compressed_archive(tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda s: s.pop("ln_final.bias"), r"missing: ln_final\.bias"),
+        (lambda s: s.pop("ln_final.bias"), r"missing: text_model\.final_layer_norm\.bias"),
         (lambda s: s.pop("visual.conv1.weight"), r"missing: visual\.conv1\.weight"),
         (lambda s: s.update({"extra.weight": torch.zeros(1)}), r"not part of the model: extra\.weight"),
         (
             lambda s: s.update({"visual.proj": torch.zeros(128, 41)}),
-            r"text_projection is \[64, 40\], expected \[64, 41\]",
+            r"text_projection\.weight is \[40, 64\], expected \[41, 64\]",
         ),
         (
             lambda s: s.update({"visual.transformer.resblocks.2.ln_1.bias": torch.zeros(64)}),
-            r"visual\.transformer\.resblocks\.2\.ln_1\.bias is \[64\], expected \[128\]",
+            r"vision_model\.encoder\.layers\.2\.layer_norm1\.bias is \[64\], expected \[128\]",
         ),
         (
             lambda s: s.update({"ln_final.bias": torch.zeros(64).long()}),
-            r"not plain floating-point values: ln_final\.bias",
+            r"not plain floating-point values: text_model\.final_layer_norm\.bias",
         ),
         (
-            lambda s: s.update({"token_embedding.weight": torch.zeros(1, 64).expand(10**7, 64)}),
-            r"not plain floating-point values: token_embedding\.weight",
+            lambda s: s.update({"token_embedding.weight": torch.zeros(1, 64).expand(10**6, 64)}),
+            r"not plain floating-point values: text_model\.embeddings\.token_embedding\.weight",
         ),
         (lambda s: s["ln_final.bias"].fill_(float("nan")), "not finite"),
         (lambda s: s.update({"visual.positional_embedding": torch.zeros(16, 128)}), "16 vision positions"),
@@ -182,7 +184,7 @@ def test_wrong_tensors(tmp_path, state, change, match):
 
 def test_many_missing_are_summed_up(tmp_path, state):
     few = {name: tensor for name, tensor in state.items() if not name.startswith("visual.transformer.resblocks.1.")}
-    refused(saved(tmp_path / "few.pt", few), r"missing: .*ln_1\.weight, .* and 9 more")
+    refused(saved(tmp_path / "few.pt", few), r"missing: .*layer_norm1\.weight, .* and 13 more")
 
 
 def test_not_a_dict(tmp_path, state):
@@ -270,6 +272,10 @@ def test_shards(tmp_path):
 def test_wrong_normalisation(folder):
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5]}')
     refused(folder, "image_mean should be three numbers")
+    (folder / "processor_config.json").write_text('{"image_processor": {"image_std": ["a", 1, 1]}}')
+    refused(folder, "processor_config.json: image_std should be three numbers")
+    (folder / "processor_config.json").write_text('{"image_processor": 3}')
+    refused(folder, "image_processor should be an object, not 3")
 
 
 def test_open_clip_config_that_does_not_fit(tmp_path):
@@ -284,18 +290,38 @@ def test_open_clip_config_that_does_not_fit(tmp_path):
         refused(folder, match)
 
 
-def test_activation_of_open_clip_files(tmp_path, state, caplog):
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("model.safetensors", "gelu"),
+        ("ViT-L-14-quickgelu-dfn2b.safetensors", "quick_gelu"),
+        ("vit_b_32_quickgelu.bin", "quick_gelu"),
+        ("ViT-B-32-openai.safetensors", "quick_gelu"),
+        ("plain.pt", "quick_gelu"),
+        ("wrapped.pt", "gelu"),
+    ],
+)
+def test_a_guessed_activation_is_said_each_time(tmp_path, state, name, taken, recwarn):
+    if name.endswith("safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        torch.save({"state_dict": state} if name == "wrapped.pt" else state, tmp_path / name)
+    other = "gelu" if taken == "quick_gelu" else "quick_gelu"
+    with pytest.warns(MadCLIPWarning, match=f"{name} .*{taken} was guessed.*--set backbone_activation={other}"):
+        assert load_backbone(tmp_path / name, device="cpu").spec.activation == taken
+    recwarn.clear()
+    assert load_backbone(tmp_path / name, device="cpu", activation=other).spec.activation == other
+    assert not any(isinstance(one.message, MadCLIPWarning) for one in recwarn)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_configured_activation_is_no_guess(tmp_path, state, quick, recwarn):
     save_file(state, tmp_path / "model.safetensors")
-    assert load_backbone(tmp_path / "model.safetensors", device="cpu").spec.activation == "gelu"
-    assert "exact GELU is taken" in caplog.text
-    for name in ("ViT-L-14-quickgelu-dfn2b.safetensors", "vit_b_32_quickgelu.bin", "ViT-B-32-openai.safetensors"):
-        (save_file if name.endswith("safetensors") else lambda s, p: torch.save(s, p))(state, tmp_path / name)
-        assert load_backbone(tmp_path / name, device="cpu").spec.activation == "quick_gelu"
-    for quick in (True, False):
-        (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": quick}}))
-        assert (
-            load_backbone(tmp_path / "model.safetensors", device="cpu").spec.activation == ("gelu", "quick_gelu")[quick]
-        )
+    said = {"model_cfg": {"quick_gelu": quick}, "preprocess_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1]}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(said))
+    spec = load_backbone(tmp_path / "model.safetensors", device="cpu").spec
+    assert spec.activation == ("gelu", "quick_gelu")[quick]
+    assert not recwarn.list
 
 
 def test_tokenizer_of_another_vocabulary(tmp_path):

@@ -125,7 +125,11 @@ def test_a_downloaded_file_is_held_against_its_hash(cache):
 def test_download_once_then_offline(remote, cache):
     first = load_backbone(HUB_NAME, image_size=64, device="cpu")
     assert first.spec.id == HUB_NAME
-    assert sorted(f.name for f in remote.local.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(f.name for f in remote.local.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
     assert "rev1" in (cache / "hub" / "someone--tiny-clip.json").read_text()
     remote.down, before = True, remote.calls
     assert load_backbone(HUB_NAME, image_size=64, device="cpu").fingerprint == first.fingerprint
@@ -141,7 +145,7 @@ def test_an_incomplete_cache_is_downloaded_again(remote):
 
 def test_without_network_what_the_hub_library_holds_is_used(remote):
     remote.local.mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         shutil.copy(remote.files / name, remote.local / name)
     remote.down = True
     load_backbone(HUB_NAME, image_size=64, device="cpu")

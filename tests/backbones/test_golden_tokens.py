@@ -45,6 +45,7 @@ def source(request, tmp_path_factory):
     return folder
 
 
+@pytest.mark.filterwarnings("ignore::madclip.errors.MadCLIPWarning")
 @pytest.mark.parametrize(("activation", "key"), [("gelu", "gelu"), (None, "quickgelu"), ("quick_gelu", "quickgelu")])
 def test_tokens_and_text(golden, source, activation, key):
     backbone = load_backbone(source, image_size=56, activation=activation, device="cpu")

@@ -1,8 +1,10 @@
 """CLIP's vocabulary against the golden ids and against a reference written from the paper's description of BPE."""
 
+import ast
 import itertools
 import json
 import re
+import sys
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import madclip
 from madclip.backbones.tokenizer import CLIP_VOCABULARY, clip_tokenizer, siglip_tokenizer
 from madclip.errors import CheckpointError, MissingExtraError
 
@@ -154,8 +157,34 @@ def test_sentencepiece_is_asked_for(tmp_path, monkeypatch):
         raise ImportError("SiglipTokenizer requires the SentencePiece library")
 
     monkeypatch.setattr("transformers.SiglipTokenizer", SimpleNamespace(from_pretrained=from_pretrained))
-    with pytest.raises(MissingExtraError, match="pip install sentencepiece"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'madclip\[transformers\]'"):
         siglip_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "files"), [(clip_tokenizer, ("vocab.json", "merges.txt")), (siglip_tokenizer, ("spiece.model",))]
+)
+def test_a_tokenizer_of_the_hub_names_the_extra(tmp_path, monkeypatch, make, files):
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(
+        MissingExtraError, match=r"without tokenizer\.json.*pip install 'madclip\[transformers\]'"
+    ) as caught:
+        make(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_else_in_the_package_imports_transformers():
+    package = Path(madclip.__file__).parent
+    found = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "transformers" for name in names):
+                found.append(path.relative_to(package).as_posix())
+    assert found == ["backbones/tokenizer.py"]
 
 
 @pytest.mark.parametrize(

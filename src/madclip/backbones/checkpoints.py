@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from madclip.errors import CheckpointError
+from madclip.files import digest, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from madclip.backbones.spec import Activation
+    from madclip.backbones.configuration import ModelConfig
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -41,23 +41,26 @@ class Checkpoint:
 
     Attributes:
         path: File or folder, for messages.
-        config: As in a Hugging Face config.json of a CLIPModel or SiglipModel.
-        state: Tensors in the naming of those models, in the file's own precision.
-        activation: Of both towers' MLPs.
+        config: The model's sizes and activation.
+        state: Tensors in the naming of transformers' CLIPModel or SiglipModel, in the file's own precision.
         mean: Channel means of the input normalisation.
         std: Channel standard deviations.
         folder: Where a tokenizer may lie.
         published: Catalogue id that the file's hash proves.
+        guessed_activation: Whether no file says the activation, so that `config` holds a guess.
+        assumed_normalisation: Whether a folder does not say `mean` and `std`, so that those usual for the family are
+            taken. Single files in OpenAI's naming never say them: they are OpenAI's.
     """
 
     path: Path
-    config: dict[str, Any]
+    config: ModelConfig
     state: dict[str, torch.Tensor]
-    activation: Activation
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     folder: Path | None = None
     published: str | None = None
+    guessed_activation: bool = False
+    assumed_normalisation: bool = False
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -104,7 +107,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a sound safetensors file ({_short(error)}): download it again") from None
+        raise CheckpointError(
+            f"{path} is not a sound safetensors file ({first_line(error)}): download it again"
+        ) from None
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -119,7 +124,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], str | None]:
                 f"{path} holds Python objects beside tensors, which could run code, and was not loaded: "
                 "convert it to safetensors where you trust it"
             ) from None
-        raise CheckpointError(f"{path} is not a sound PyTorch file ({_short(error)}): download it again") from None
+        raise CheckpointError(f"{path} is not a sound PyTorch file ({first_line(error)}): download it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     return content, None
@@ -131,7 +136,7 @@ def _is_program(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path} is not a sound PyTorch file ({_short(error)}): download it again") from None
+        raise CheckpointError(f"{path} is not a sound PyTorch file ({first_line(error)}): download it again") from None
     if any(member.filename.endswith("constants.pkl") or "/code/" in member.filename for member in members):
         return True
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -140,14 +145,14 @@ def _is_program(path: Path) -> bool:
 
 
 def _read_openai_program(path: Path) -> tuple[dict[str, Any], str | None]:
-    digest = sha256(path)
-    if digest not in OPENAI_SHA256:
+    found = digest(path)
+    if found not in OPENAI_SHA256:
         raise CheckpointError(
-            f"{path} is a TorchScript program and its SHA-256 ({digest[:12]}...) is none of OpenAI's CLIP archives: "
+            f"{path} is a TorchScript program and its SHA-256 ({found[:12]}...) is none of OpenAI's CLIP archives: "
             "it was not run; give its state dict instead"
         )
     program = torch.jit.load(path, map_location="cpu")
-    return dict(program.state_dict()), OPENAI_SHA256[digest]
+    return dict(program.state_dict()), OPENAI_SHA256[found]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -163,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {_short(error)}") from None
+        raise CheckpointError(f"{path} is not JSON: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a JSON object")
     return content
@@ -211,13 +216,3 @@ def triple(path: Path, name: str, value: Any, default: tuple[float, float, float
     if not (isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)):
         raise CheckpointError(f"{path}: {name} should be three numbers, not {value!r}")
     return float(value[0]), float(value[1]), float(value[2])
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from madclip.backbones.configuration import DEFAULTS, ModelConfig, text_config, vision_config
 from madclip.backbones.modules import TextTower, TwoTowers, VisionTower, layer_norm
 from madclip.backbones.towers import TowerBackbone
 
-POSITIONS = "vision_model.embeddings.position_embedding.weight"
+if TYPE_CHECKING:
+    from madclip.backbones.configuration import ModelConfig
 
 
 class ClipModel(TwoTowers):
@@ -25,17 +25,6 @@ class ClipModel(TwoTowers):
         self.visual_projection = nn.Linear(vision.hidden_size, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, config.embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))
-
-
-def empty_model(config: dict[str, Any]) -> ClipModel:
-    """A CLIP without storage; config as in a Hugging Face config.json.
-
-    Raises:
-        ValueError: The configuration makes no model.
-    """
-    embed_dim = (DEFAULTS["clip"] | config)["projection_dim"]
-    with torch.device("meta"):
-        return ClipModel(ModelConfig(vision_config("clip", config), text_config("clip", config), embed_dim))
 
 
 class ClipBackbone(TowerBackbone):

@@ -1,8 +1,8 @@
-"""What a config.json says of the two towers; what it leaves out takes the defaults of transformers."""
+"""The sizes of a CLIP or SigLIP: the one description that readers of every format give and modules are built from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class ModelConfig:
         ValueError: No such model can be.
     """
 
+    family: Family
     vision: VisionConfig
     text: TextConfig
     embed_dim: int
@@ -125,23 +126,39 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_count("the size of the shared space", self.embed_dim)
 
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before the patches: CLIP's class token; SigLIP has none."""
+        return int(self.family == "clip")
 
-def vision_config(family: Family, config: dict[str, Any]) -> VisionConfig:
-    """The vision tower of a config.json.
+    def with_activation(self, activation: Activation) -> ModelConfig:
+        """The same sizes with another activation in both towers."""
+        vision, text = replace(self.vision, hidden_act=activation), replace(self.text, hidden_act=activation)
+        return replace(self, vision=vision, text=text)
+
+    def to_json(self) -> dict[str, Any]:
+        """The config.json that transformers reads for this model."""
+        vision, text = asdict(self.vision), asdict(self.text)
+        if self.family == "siglip":
+            text["projection_size"] = self.embed_dim
+            return {"model_type": "siglip", "vision_config": vision, "text_config": text}
+        size = {"projection_dim": self.embed_dim}
+        return {"model_type": "clip", **size, "vision_config": vision | size, "text_config": text | size}
+
+
+def read_config(family: Family, config: dict[str, Any]) -> ModelConfig:
+    """The model that a config.json describes; what it leaves out takes the defaults of transformers.
 
     Raises:
-        ValueError: No such tower can be.
+        ValueError: No such model can be.
     """
-    return VisionConfig(**_values(VisionConfig, DEFAULTS[family]["vision_config"] | config["vision_config"]))
-
-
-def text_config(family: Family, config: dict[str, Any]) -> TextConfig:
-    """The text tower of a config.json.
-
-    Raises:
-        ValueError: No such tower can be.
-    """
-    return TextConfig(**_values(TextConfig, DEFAULTS[family]["text_config"] | config["text_config"]))
+    defaults = DEFAULTS[family]
+    vision = VisionConfig(**_values(VisionConfig, defaults["vision_config"] | config["vision_config"]))
+    text = TextConfig(**_values(TextConfig, defaults["text_config"] | config["text_config"]))
+    if family == "clip":
+        return ModelConfig(family, vision, text, (defaults | config)["projection_dim"])
+    size = config["text_config"].get("projection_size")
+    return ModelConfig(family, vision, text, text.hidden_size if size is None else size)
 
 
 def _values(kind: type[TowerConfig], given: dict[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from madclip.backbones.catalogue import cache_folder
-from madclip.backbones.checkpoints import read_json, sha256
+from madclip.backbones.checkpoints import read_json
 from madclip.errors import CheckpointError
+from madclip.files import digest, first_line, write_whole
 
 SMALL = (
     "config.json",
     "open_clip_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -58,7 +60,7 @@ def download(name: str, place: Path | None = None, file: str | None = None) -> P
         cached = _local(name, {})
         if cached is not None:
             return cached
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)
         if isinstance(error, GatedRepoError):
             reason = "its owner asks you to accept terms: do so on the hub's page, then run `hf auth login`"
         what = f"{file}, or " if file else ""
@@ -91,13 +93,10 @@ def _fetch(name: str, record: Path) -> Path:
     folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=chosen))
     for file in chosen:
         expected = hashes[file]
-        if expected and sha256(folder / file) != expected:
+        if expected and digest(folder / file) != expected:
             (folder / file).resolve().unlink()
             raise CheckpointError(f"{name}: {file} came damaged (SHA-256 is not the hub's) and was removed: try again")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"revision": info.sha, "files": {f: hashes[f] for f in chosen}}, indent=1))
-    temporary.replace(record)
+    write_whole(record, json.dumps({"revision": info.sha, "files": {f: hashes[f] for f in chosen}}, indent=1))
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from madclip.backbones.checkpoints import OPENAI_MEAN, OPENAI_STD, Checkpoint, read_json, read_tensors, triple
-from madclip.backbones.configuration import DEFAULTS, Family
+from madclip.backbones.configuration import DEFAULTS, Family, ModelConfig, read_config
 from madclip.backbones.spec import Activation
 from madclip.errors import CheckpointError
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+PREPROCESSING = ("processor_config.json", "preprocessor_config.json")
+"""Where transformers looks for the image settings; since version 5 the first holds them, under `image_processor`."""
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 DEPTH_LIMIT = 256
@@ -54,24 +57,43 @@ def read_folder(folder: Path) -> Checkpoint:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise CheckpointError(f"{folder} has weights but no config.json: put the model's config.json there")
-    config = read_json(config_file)
-    family = _family(config_file, config)
-    preprocessor = folder / "preprocessor_config.json"
-    preprocess = read_json(preprocessor) if preprocessor.is_file() else {}
-    mean, std = (OPENAI_MEAN, OPENAI_STD) if family == "clip" else (HALF, HALF)
+    config = _model(config_file, read_json(config_file))
+    settings_file, settings = _image_settings(folder)
+    mean, std = (OPENAI_MEAN, OPENAI_STD) if config.family == "clip" else (HALF, HALF)
     state: dict[str, torch.Tensor] = {}
     for file in weight_files(folder):
         state |= read_tensors(file)[0]
     return Checkpoint(
         path=folder,
-        config=config | {"model_type": family},
+        config=config,
         # Older versions of transformers saved these indices; they are no weights.
         state={name: value for name, value in state.items() if not name.endswith(".position_ids")},
-        activation=_activation(config_file, config, DEFAULTS[family]["vision_config"]["hidden_act"]),
-        mean=triple(preprocessor, "image_mean", preprocess.get("image_mean"), mean),
-        std=triple(preprocessor, "image_std", preprocess.get("image_std"), std),
+        mean=triple(settings_file, "image_mean", settings.get("image_mean"), mean),
+        std=triple(settings_file, "image_std", settings.get("image_std"), std),
         folder=folder,
+        assumed_normalisation=None in (settings.get("image_mean"), settings.get("image_std")),
     )
+
+
+def _image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """What a folder says of its images, and the file that says it; nothing where it says nothing."""
+    for file in (folder / name for name in PREPROCESSING):
+        content = read_json(file) if file.is_file() else {}
+        settings = content if file.name == PREPROCESSING[1] else content.get("image_processor", {})
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"{file}: image_processor should be an object, not {settings!r}")
+        if settings:
+            return file, settings
+    return folder / PREPROCESSING[1], {}
+
+
+def _model(path: Path, config: dict[str, Any]) -> ModelConfig:
+    family = _family(path, config)
+    _check_activation(path, config, DEFAULTS[family]["vision_config"]["hidden_act"])
+    try:
+        return read_config(family, config)
+    except ValueError as error:
+        raise CheckpointError(f"the configuration in {path} makes no model: {error}") from None
 
 
 def _family(path: Path, config: dict[str, Any]) -> Family:
@@ -92,8 +114,7 @@ def _family(path: Path, config: dict[str, Any]) -> Family:
     return family
 
 
-def _activation(path: Path, config: dict[str, Any], default: str) -> Activation:
+def _check_activation(path: Path, config: dict[str, Any], default: str) -> None:
     vision, text = (config[name].get("hidden_act", default) for name in ("vision_config", "text_config"))
     if vision != text or vision not in get_args(Activation):
         raise CheckpointError(f"{path}: activations {vision!r} and {text!r}, expected one of {get_args(Activation)}")
-    return vision  # type: ignore[no-any-return]

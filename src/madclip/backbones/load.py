@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from madclip.backbones import clip, siglip
 from madclip.backbones.catalogue import BackboneEntry, catalogue
 from madclip.backbones.checkpoints import Checkpoint, check_shapes
+from madclip.backbones.clip import ClipBackbone, ClipModel
 from madclip.backbones.modules import load_weights, weight_shapes
+from madclip.backbones.siglip import SiglipBackbone, SiglipModel
 from madclip.backbones.sources import find_checkpoint
 from madclip.backbones.spec import Activation, Backbone, BackboneSpec
 from madclip.backbones.tokenizer import Tokenizer, clip_tokenizer, siglip_tokenizer
 from madclip.backbones.towers import resize_positions
-from madclip.errors import CheckpointError, RecipeError
+from madclip.errors import CheckpointError, MadCLIPWarning, RecipeError
+from madclip.files import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from madclip.backbones.configuration import ModelConfig
+    from madclip.backbones.configuration import Family
     from madclip.backbones.modules import TwoTowers
     from madclip.recipe import Recipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FAMILIES: dict[str, tuple[Callable[..., Backbone], Callable[..., TwoTowers], Callable[..., Tokenizer], int]] = {
-    "clip": (clip.ClipBackbone, clip.empty_model, clip_tokenizer, 1),
-    "siglip": (siglip.SiglipBackbone, siglip.empty_model, siglip_tokenizer, 0),
+FAMILIES: dict[Family, tuple[Callable[..., Backbone], Callable[..., TwoTowers], Callable[..., Tokenizer]]] = {
+    "clip": (ClipBackbone, ClipModel, clip_tokenizer),
+    "siglip": (SiglipBackbone, SiglipModel, siglip_tokenizer),
 }
+POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
 def load_backbone(
@@ -61,15 +66,37 @@ def load_backbone(
     chosen_device = _device(device)
     chosen_dtype = _dtype(dtype, chosen_device)
     checkpoint, entry, name = find_checkpoint(source)
+    _say_what_is_assumed(checkpoint, activation)
     return build(
-        checkpoint,
+        replace(checkpoint, config=checkpoint.config.with_activation(activation)) if activation else checkpoint,
         name=name,
         entry=entry or next((e for e in catalogue() if e.id == checkpoint.published), None),
         image_size=image_size,
-        activation=activation or checkpoint.activation,
         device=chosen_device,
         dtype=chosen_dtype,
     )
+
+
+def _say_what_is_assumed(checkpoint: Checkpoint, activation: Activation | None) -> None:
+    """Warn of what the files leave open and the user does not settle."""
+    path, config = checkpoint.path, checkpoint.config
+    if checkpoint.guessed_activation and activation is None:
+        taken = config.vision.hidden_act
+        other = "gelu" if taken == "quick_gelu" else "quick_gelu"
+        warnings.warn(
+            f"{path} does not say its activation, and {taken} was guessed: weights that were trained with {other} give "
+            f"wrong tokens so; say which with --set backbone_activation={other} (or {taken}), in Python activation=",
+            MadCLIPWarning,
+            stacklevel=3,
+        )
+    if checkpoint.assumed_normalisation:
+        mean, std = (tuple(round(value, 3) for value in values) for values in (checkpoint.mean, checkpoint.std))
+        warnings.warn(
+            f"{path} does not say how its pixels were normalised: mean {mean} and std {std} are assumed, as usual for "
+            f"{config.family}; put the model's preprocessor_config.json into its folder if it was trained otherwise",
+            MadCLIPWarning,
+            stacklevel=3,
+        )
 
 
 def build(
@@ -78,7 +105,6 @@ def build(
     name: str,
     entry: BackboneEntry | None,
     image_size: int | tuple[int, int],
-    activation: Activation,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Backbone:
@@ -88,14 +114,19 @@ def build(
         CheckpointError: The weights do not fit the configuration.
         RecipeError: The image is smaller than a patch.
     """
-    backbone, empty_model, make_tokenizer, prefix = FAMILIES[checkpoint.config["model_type"]]
-    model = _empty(checkpoint, empty_model, activation)
+    config = checkpoint.config
+    backbone, empty_model, make_tokenizer = FAMILIES[config.family]
+    try:
+        with torch.device("meta"):
+            model = empty_model(config)
+    except RuntimeError as error:  # torch's, where the sizes together are beyond any memory
+        raise CheckpointError(f"the configuration in {checkpoint.path} makes no model: {first_line(error)}") from None
     check_shapes(checkpoint.path, weight_shapes(model), checkpoint.state)
-    spec = _spec(checkpoint, model.config, name, entry, prefix)
+    spec = _spec(checkpoint, name, entry)
     size = _size(image_size, spec.patch_size)
     grid = size[0] // spec.patch_size, size[1] // spec.patch_size
-    positions = resize_positions(checkpoint.state[clip.POSITIONS], prefix, grid)
-    fingerprint = _fingerprint(checkpoint.path, checkpoint.state, activation)
+    positions = resize_positions(checkpoint.state[POSITIONS], config.prefix_tokens, grid)
+    fingerprint = _fingerprint(checkpoint.path, checkpoint.state, spec.activation)
     load_weights(model, checkpoint.state, device, dtype)
     return backbone(
         model,
@@ -107,31 +138,18 @@ def build(
     )
 
 
-def _empty(
-    checkpoint: Checkpoint, empty_model: Callable[[dict[str, Any]], TwoTowers], activation: Activation
-) -> TwoTowers:
-    towers = {n: checkpoint.config[n] | {"hidden_act": activation} for n in ("vision_config", "text_config")}
-    try:
-        return empty_model(checkpoint.config | towers)
-    except (ValueError, RuntimeError) as error:  # torch's, where the sizes together are beyond any memory
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the configuration in {checkpoint.path} makes no model: {reason}") from None
-
-
-def _spec(
-    checkpoint: Checkpoint, config: ModelConfig, name: str, entry: BackboneEntry | None, prefix: int
-) -> BackboneSpec:
-    vision, text = config.vision, config.text
+def _spec(checkpoint: Checkpoint, name: str, entry: BackboneEntry | None) -> BackboneSpec:
+    config, vision, text = checkpoint.config, checkpoint.config.vision, checkpoint.config.text
     return BackboneSpec(
         id=name,
         depth=vision.num_hidden_layers,
         width=vision.hidden_size,
         patch_size=vision.patch_size,
-        prefix_tokens=prefix,
+        prefix_tokens=config.prefix_tokens,
         embed_dim=config.embed_dim,
         text_width=text.hidden_size,
         text_length=text.max_position_embeddings,
-        causal_text=checkpoint.config["model_type"] == "clip",
+        causal_text=config.family == "clip",
         mean=checkpoint.mean,
         std=checkpoint.std,
         activation=vision.hidden_act,

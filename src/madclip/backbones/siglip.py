@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from madclip.backbones.configuration import ModelConfig, text_config, vision_config
 from madclip.backbones.modules import AttentionPooling, TextTower, TwoTowers, VisionTower
 from madclip.backbones.towers import TowerBackbone
+
+if TYPE_CHECKING:
+    from madclip.backbones.configuration import ModelConfig
 
 
 class SiglipModel(TwoTowers):
@@ -21,20 +23,6 @@ class SiglipModel(TwoTowers):
         self.text_model.head = nn.Linear(config.text.hidden_size, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.empty(1))
         self.logit_bias = nn.Parameter(torch.empty(1))
-
-
-def empty_model(config: dict[str, Any]) -> SiglipModel:
-    """A SigLIP without storage; config as in a Hugging Face config.json.
-
-    Raises:
-        ValueError: The configuration makes no model.
-    """
-    text = text_config("siglip", config)
-    embed_dim = config["text_config"].get("projection_size")
-    with torch.device("meta"):
-        return SiglipModel(
-            ModelConfig(vision_config("siglip", config), text, text.hidden_size if embed_dim is None else embed_dim)
-        )
 
 
 class SiglipBackbone(TowerBackbone):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-import zlib
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from madclip.backbones import clip, hub
+from madclip.backbones import hub
 from madclip.backbones.catalogue import BackboneEntry, catalogue
-from madclip.backbones.checkpoints import WEIGHT_SUFFIXES, Checkpoint, read_checkpoint, sha256
-from madclip.backbones.modules import weight_shapes
+from madclip.backbones.checkpoints import WEIGHT_SUFFIXES, Checkpoint, read_checkpoint
+from madclip.backbones.random_weights import stand_in
 from madclip.errors import CheckpointError
+from madclip.files import digest
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 TINY = Path(__file__).parent / "tiny"
@@ -54,7 +51,7 @@ def _from_catalogue(entry: BackboneEntry) -> Checkpoint:
         return read_checkpoint(TINY)
     if entry.file and (entry.folder / entry.file).is_file():
         file = entry.folder / entry.file
-        if entry.sha256 and (found := sha256(file)) != entry.sha256:
+        if entry.sha256 and (found := digest(file)) != entry.sha256:
             raise CheckpointError(f"{file} is not {entry.id}: its SHA-256 is {found[:12]}..., download it again")
         return read_checkpoint(file)
     if entry.folder.is_dir() and any(entry.folder.iterdir()):
@@ -62,31 +59,3 @@ def _from_catalogue(entry: BackboneEntry) -> Checkpoint:
     if entry.hub is None:
         raise CheckpointError(f"{entry.id} is not in {entry.folder}")
     return read_checkpoint(hub.download(entry.hub, entry.folder, entry.file))
-
-
-def stand_in() -> Checkpoint:
-    """A CLIP of random weights, the same everywhere: for trying things out without any download. It knows nothing."""
-    tower = {"hidden_act": "gelu", "projection_dim": 128}
-    config: dict[str, Any] = {
-        "model_type": "clip",
-        "projection_dim": 128,
-        "vision_config": tower
-        | {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 12, "num_attention_heads": 3}
-        | {"patch_size": 16, "image_size": 240},
-        "text_config": tower
-        | {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2}
-        | {"vocab_size": 49408, "max_position_embeddings": 77},
-    }
-    state = {name: _random(name, tuple(shape)) for name, shape in weight_shapes(clip.empty_model(config)).items()}
-    return Checkpoint(Path("stand-in"), config, state, "gelu")
-
-
-def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Initial values by a tensor's name alone, so that they depend on no version of any library."""
-    if name == "logit_scale":
-        return torch.tensor(2.6592)
-    if "norm" in name or name.endswith(".bias"):
-        return torch.full(shape, float(name.endswith(".weight")))
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    spread = 0.1 if "embedding" in name and "patch" not in name else (torch.Size(shape[1:]).numel()) ** -0.5
-    return torch.randn(shape, generator=generator) * spread

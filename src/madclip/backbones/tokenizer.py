@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from madclip.errors import CheckpointError, MissingExtraError
+from madclip.files import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ def clip_tokenizer(folder: Path | None) -> Tokenizer:
 
     Raises:
         CheckpointError: The folder's tokenizer cannot be read.
+        MissingExtraError: It comes without `tokenizer.json`, and transformers is missing.
     """
     # OpenAI pads with 0. Under the causal mask any id would do; without it, 0 is what the released code attends to.
     if folder and not (folder / "tokenizer.json").is_file() and (folder / "merges.txt").is_file():
@@ -62,7 +64,7 @@ def siglip_tokenizer(folder: Path | None) -> Tokenizer:
 
     Raises:
         CheckpointError: There is none, since SigLIP's vocabularies are not in the package, or it cannot be read.
-        MissingExtraError: It is a SentencePiece file and that library is missing.
+        MissingExtraError: It comes without `tokenizer.json`, and transformers or SentencePiece is missing.
     """
     if folder and (file := folder / "tokenizer.json").is_file():
         inner = _read(file)
@@ -85,7 +87,7 @@ def _read(file: Path) -> Any:
     try:
         inner = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # noqa: BLE001 -- the library raises bare Exception
-        raise CheckpointError(f"{file} is not a tokenizer of the tokenizers library: {_first_line(error)}") from None
+        raise CheckpointError(f"{file} is not a tokenizer of the tokenizers library: {first_line(error)}") from None
     inner.no_padding()
     inner.no_truncation()
     return inner
@@ -105,14 +107,16 @@ def _encode_fast(inner: Any, prepare: Callable[[str], str] = str) -> Callable[[S
 
 
 def _transformers_tokenizer(folder: Path, kind: str) -> Any:
-    import transformers
-
     try:
+        import transformers
+
         return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except ImportError:
-        raise MissingExtraError(f"the tokenizer in {folder} needs: pip install sentencepiece protobuf") from None
+        raise MissingExtraError(
+            f"the tokenizer in {folder} comes without tokenizer.json and needs: pip install 'madclip[transformers]'"
+        ) from None
     except Exception as error:  # noqa: BLE001 -- whatever a damaged file makes the library raise
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {_first_line(error)}") from None
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {first_line(error)}") from None
 
 
 def _encode_slowly(inner: Any) -> Callable[[Sequence[str]], list[list[int]]]:
@@ -120,7 +124,3 @@ def _encode_slowly(inner: Any) -> Callable[[Sequence[str]], list[list[int]]]:
         return [list(ids) for ids in inner(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
 
     return encode
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
