@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from madclip.cli.bench import bench, benchmark_app
+from madclip.cli.bench import bench_app, benchmark_app
 from madclip.cli.console import (
     bar,
     bars,
@@ -47,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-app.command("bench")(bench)
+app.add_typer(bench_app, name="bench", no_args_is_help=True)
 app.add_typer(benchmark_app, name="benchmark")
 
 
