@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from madclip import MadCLIP, Recipe
-from madclip.benchmark.speed import Shape, make_random, repeat
+from madclip.benchmark.timing import Shape, make_random, repeat
 from madclip.data.load import load_dataset
 from madclip.data.readers import read_image
 from madclip.files import write_between

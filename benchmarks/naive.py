@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from madclip.backbones import load_backbone
-from madclip.benchmark.speed import SHAPES, make_random, matmul_gflops, peak_mb, repeat
+from madclip.benchmark.timing import SHAPES, make_random, matmul_gflops, peak_mb, repeat
 from madclip.head.head import Head
 from madclip.recipe import Recipe
 from madclip.training.encode import TrainingSet, encode_patches
@@ -85,7 +85,7 @@ def our_seconds(source: str, dtype: str, *, batch: int = 16) -> list[float]:
     pixels, labels, masks = batch_of(recipe.image_size, batch)
     with torch.no_grad():
         tokens = torch.stack(encode_patches(backbone, recipe.view, pixels), 1)
-    data = TrainingSet(list(tokens[:, None]), masks[:, None], labels, torch.ones(batch, dtype=torch.bool))
+    data = TrainingSet(list(tokens[:, None]), masks[:, None], labels, torch.ones(batch, dtype=torch.bool), 0)
     pairs = torch.stack([torch.arange(batch), torch.zeros(batch, dtype=torch.long)], 1)
     optimiser = new_optimiser(head, recipe)
     return repeat(lambda: training_step(head, optimiser, data, pairs))

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from madclip.benchmark import runner
+from madclip.benchmark.cell import CellWork
 from madclip.benchmark.experiments import ABLATIONS, SHOTS, Cell, cells_of, tasks_of
+from madclip.benchmark.plan import Plan, find_sets, own_splits
 from madclip.benchmark.published import _numbers
-from madclip.benchmark.runner import Plan, find_sets, own_splits, read_cells, run
-from madclip.benchmark.tables import Run, Table, mean_difference, render, tables_of
+from madclip.benchmark.render import Table, render
+from madclip.benchmark.runner import read_cells, run
+from madclip.benchmark.tables import Run, mean_difference, tables_of
+from madclip.benchmark.tokens import TokenMemory
 from madclip.errors import CheckpointError, DataError, RecipeError
 from madclip.metrics.compare import paired_bootstrap
 from madclip.recipe import Recipe
+from madclip.scale.executor import LocalProcesses
 
 CHANGES = {"image_size": 64, "variants": ("identity",), "epochs": 1}
 
@@ -35,7 +40,7 @@ def root(tmp_path_factory, make_images):
 
 
 def plan(root, **changes):
-    folders, _ = find_sets(root)
+    folders = find_sets(root).folders
     given = {"experiment": "real", "backbone": "stand-in", "folders": folders, "changes": CHANGES}
     return Plan(**given | {"objectives": dict.fromkeys(folders, "Brain")} | changes)
 
@@ -73,17 +78,58 @@ class TestCells:
 
 
 class TestRun:
-    def test_sets_by_registered_name_or_folder(self, root):
-        found, others = find_sets(root)
-        assert list(found) == ["BrainMRI", "mine"]
-        assert list(others) == ["empty"]
+    def test_a_set_is_a_registered_one_only_where_that_is_certain(self, root, tmp_path):
+        names = {"Brain_AD": "Brain_AD", "brain": "mine", "Liver": "mine", "CHEST": "mine", "renamed": "mine"}
+        for name, source in names.items():
+            shutil.copytree(root / source, tmp_path / name)
+        (tmp_path / "renamed" / "prepared.json").write_text('{"set": "OCTDL"}')
+        (tmp_path / "empty").mkdir()
+        found = find_sets(tmp_path)
+        assert {name: path.name for name, path in found.folders.items()} == {
+            "BrainMRI": "Brain_AD",
+            "CHEST": "CHEST",
+            "Liver": "Liver",
+            "brain": "brain",
+            "OCTDL": "renamed",
+        }
+        assert list(found.others) == ["empty"]
+        assert [line.partition(":")[0] for line in found.said] == ["Brain_AD", "CHEST", "Liver", "brain", "renamed"]
+        said = dict(line.split(": ", 1) for line in found.said)
+        assert said["Brain_AD"] == "taken for the registered set BrainMRI"
+        assert said["brain"].endswith("if it is the registered BrainMRI, name the folder BrainMRI")
+        # What the registry says of BrainMRI is not said of somebody's own folder.
+        assert tasks_of("BrainMRI") == tasks_of("brain") == ("AC", "AS")
+        assert (tasks_of("Chest"), tasks_of("CHEST")) == (("AC",), ("AC", "AS"))
 
     def test_own_splits_are_those_prepared_here(self, tmp_path):
         for name in ("OCT17", "OCTDL", "BrainMRI"):
             (tmp_path / name).mkdir()
         for name in ("OCT17", "BrainMRI"):
-            (tmp_path / name / "prepared.json").write_text("{}")
+            (tmp_path / name / "prepared.json").write_text(json.dumps({"set": name}))
         assert own_splits({path.name: path for path in tmp_path.iterdir()}) == {"OCT17"}
+
+    def test_a_damaged_record_of_the_preparation_is_said(self, root, tmp_path):
+        for name in ("one", "two"):
+            shutil.copytree(root / "mine", tmp_path / name)
+        (tmp_path / "one" / "prepared.json").write_text("{}")
+        found = find_sets(tmp_path)
+        assert list(found.folders) == ["two"]
+        assert "prepare the set again" in found.others["one"]
+
+    def test_patients_of_another_set_are_other_people(self, root, tmp_path):
+        cells = [Cell(name, 2, 0, "nearest-mean") for name in ("BrainMRI->mine", "mine")]
+        for folder in ("BrainMRI", "mine"):
+            # The same names of patients on both sides, and the same in valid/ and test/.
+            shutil.copytree(root / {"BrainMRI": "Brain_AD"}.get(folder, folder), tmp_path / "sets" / folder)
+            for path in [*(tmp_path / "sets" / folder).rglob("Maier*.png")]:
+                path.rename(path.with_name(path.name.replace("valid", "").replace("test", "")))
+        assert run(cells, plan(tmp_path / "sets"), tmp_path / "out") == []
+        crossed = read_cells(tmp_path / "out", cells)[cells[0]]
+        assert len(crossed["labels"]) == 10
+        work = CellWork(plan(tmp_path / "sets"), tmp_path)
+        groups = [{sample.group for sample in work.dataset(name).samples} for name in ("BrainMRI", "mine")]
+        assert None not in groups[0] | groups[1]
+        assert not groups[0] & groups[1]
 
     def test_no_sets(self, tmp_path):
         with pytest.raises(DataError, match="no folder in it is a data set"):
@@ -92,7 +138,7 @@ class TestRun:
     def test_workers_and_order_do_not_matter(self, root, tmp_path):
         cells = cells_of("real", ["BrainMRI", "mine"], ["madclip", "nearest-mean"], 1, [2])
         assert run(cells, plan(root), tmp_path / "one") == []
-        assert run(list(reversed(cells)), plan(root), tmp_path / "two", workers=2) == []
+        assert run(list(reversed(cells)), plan(root), tmp_path / "two", executor=LocalProcesses(2)) == []
         one, two = (tmp_path / name / "results.csv" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
         rows = list(csv.DictReader(one.open()))
@@ -124,20 +170,27 @@ class TestRun:
         run([], plan(root, folders={"mine": whole.folders["mine"]}), tmp_path)
         assert list(json.loads((tmp_path / "plan.json").read_text())["sets"]) == ["BrainMRI", "mine"]
 
-    def test_test_images_are_encoded_once_and_it_makes_no_difference(self, root, tmp_path, monkeypatch):
+    def test_test_images_are_encoded_once_and_it_makes_no_difference(self, root, tmp_path):
         cells = cells_of("real", ["BrainMRI"], ["madclip", "nearest-mean", "winclip"], 1, [2])
-        run(cells, plan(root), tmp_path / "one")
-        assert runner._memory
-        kept = len(runner._memory)
-        run(cells_of("real", ["BrainMRI"], ["nearest-mean"], 2, [2]), plan(root), tmp_path / "more")
-        assert len(runner._memory) == kept
-        run(cells_of("real", ["mine"], ["nearest-mean"], 1, [2]), plan(root), tmp_path / "other")
-        assert {key[0] for key in runner._memory} == {"mine"}
-        runner._memory.clear()
-        monkeypatch.setattr(runner, "REMEMBERED", 0)
-        run(cells, plan(root), tmp_path / "two")
-        assert not runner._memory
-        assert (tmp_path / "one/results.csv").read_bytes() == (tmp_path / "two/results.csv").read_bytes()
+        memories = {"one": TokenMemory(), "two": TokenMemory(room=0)}
+        for name, memory in memories.items():
+            work = CellWork(plan(root), tmp_path / name, memory)
+            assert [work(cell) for cell in cells] == [None] * 3
+        kept = len(memories["one"])
+        assert kept
+        # Nearest mean reads what MadCLIP read; WinCLIP reads the whole images too, and windows of its own.
+        assert memories["one"].found == 2
+        assert len(memories["two"]) == memories["two"].found == 0
+        for cell in cells:
+            one, two = (json.loads(cell.path(tmp_path / name).read_text()) for name in ("one", "two"))
+            assert one == two
+        work = CellWork(plan(root), tmp_path / "more", memories["one"])
+        work(Cell("BrainMRI", 2, 1, "nearest-mean"))
+        assert len(memories["one"]) == kept
+        work(Cell("mine", 2, 0, "nearest-mean"))
+        assert 0 < len(memories["one"]) < kept
+        work(Cell("BrainMRI", 2, 1, "nearest-mean"))
+        assert memories["one"].found == 3
 
     def test_what_the_pairing_needs(self, root, tmp_path):
         cells = cells_of("real", ["mine"], ["nearest-mean"], 2, [2])
@@ -281,7 +334,7 @@ class TestTables:
 
     @pytest.mark.parametrize(
         ("kind", "expected"),
-        [("md", r"a\|b"), ("csv", "a|b"), ("tex", r"50\% \& \_x$<$"), ("html", "50% &amp; _x&lt;")],
+        [("md", r"a\|b"), ("csv", "a|b"), ("tex", r"50\% \& \_x\ensuremath{<}"), ("html", "50% &amp; _x&lt;")],
     )
     def test_formats_escape(self, kind, expected):
         text = render([Table("t", ("head",), (("a|b",), ("50% & _x<",)), ("note",))], kind)
@@ -300,8 +353,11 @@ class TestCommand:
         result = self.call(*words, "--backbone", "stand-in", "--set", "image_size=64")
         assert result.exit_code == 0
         assert "LiverCT: not in" in result.stderr
-        assert "| nearest-mean | 2 | BrainMRI | AC |" in result.stdout
-        assert "| nearest-mean | 2 | HIS | AC | not run |" in result.stdout
+        rows = [[cell.strip() for cell in line.split("|")][1:-1] for line in result.stdout.splitlines()]
+        values = {tuple(row[:4]): row[4] for row in rows if len(row) == 7}
+        assert 0 <= float(values["nearest-mean", "2", "BrainMRI", "AC"]) <= 100
+        assert values["nearest-mean", "2", "HIS", "AC"] == "not run"
+        assert "Brain_AD: taken for the registered set BrainMRI" in result.stderr
 
     def test_writes_a_page_between_its_marks(self, root, tmp_path):
         page = tmp_path / "page.md"
@@ -330,7 +386,6 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["what"], "unknown experiment"),
             (["real"], "say what it shows"),
             (["ablations"], "say what it shows"),
             (["real", "--objective", "nobody=x"], "no such set"),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from madclip.benchmark.registry import registered
+from madclip.benchmark.registry import by_name
 from madclip.errors import RecipeError
 from madclip.methods import BASELINES
 from madclip.recipe import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 Experiment: TypeAlias = Literal["table1", "table2", "table3", "ablations", "real"]
 
@@ -65,6 +68,14 @@ class Cell:
         """The set whose test images are scored."""
         return self.set.rpartition("->")[2]
 
+    def __str__(self) -> str:
+        return f"{self.set}, {self.shots} shots, seed {self.seed}, {self.method}"
+
+    def path(self, folder: Path) -> Path:
+        """The file in a folder that is this cell's."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return folder / f"{digest}.json"
+
 
 def cells_of(
     experiment: Experiment, sets: Sequence[str], methods: Sequence[str], seeds: int, shots: Sequence[int] = ()
@@ -105,10 +116,8 @@ def tasks_of(name: str) -> tuple[str, ...]:
     """AC and, where the set of this name has masks, AS; in Table 3 only AC. Unregistered sets: both."""
     if "->" in name:
         return ("AC",)
-    try:
-        return registered(name).tasks
-    except RecipeError:
-        return ("AC", "AS")
+    entry = by_name(name)
+    return entry.tasks if entry else ("AC", "AS")
 
 
 def check_experiment(name: str) -> Experiment:

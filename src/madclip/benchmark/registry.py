@@ -48,8 +48,13 @@ class RegisteredSet:
     note: str
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """All fields as JSON values."""
         return asdict(self)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of folders that nobody gives a set of his own: the set's name and those of published downloads."""
+        return self.name, *(alias for alias in self.aliases if "_" in alias)
 
 
 @cache
@@ -72,6 +77,16 @@ def registered(name: str) -> RegisteredSet:
         if name.lower() in {known.lower() for known in (entry.name, *entry.aliases)}:
             return entry
     raise RecipeError(f"{name!r} is not a registered set; known: {', '.join(entry.name for entry in all_sets())}")
+
+
+def by_name(name: str) -> RegisteredSet | None:
+    """The set of exactly this name."""
+    return next((entry for entry in all_sets() if entry.name == name), None)
+
+
+def by_folder(name: str) -> RegisteredSet | None:
+    """The set that a folder of exactly this name holds, to go by the name alone."""
+    return next((entry for entry in all_sets() if name in entry.folders), None)
 
 
 def compare_counts(entry: RegisteredSet, report: CheckReport) -> tuple[Problem, ...]:

@@ -1,19 +1,16 @@
-"""Tables of an experiment in Markdown, CSV, LaTeX and HTML; published numbers have a column of their own."""
+"""The tables of an experiment; published numbers have a column of their own."""
 
 from __future__ import annotations
 
-import csv
-import html
-import io
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from madclip.benchmark.experiments import ABLATIONS, Cell, tasks_of
 from madclip.benchmark.published import published
-from madclip.errors import DataError
+from madclip.benchmark.render import DAGGER, Table
 from madclip.metrics.compare import mean_interval
 from madclip.metrics.intervals import resamples, weighted_auroc
 from madclip.metrics.scored import Scored
@@ -35,29 +32,10 @@ PUBLISHED_AS = {
 """Names of our methods in the paper's tables."""
 
 NOT_RUN = "not run"
-STAR, DAGGER = "*", "†"
+STAR = "*"
 PERCENT = "AUROC in percent, mean over draws of shots with Student's 95 % interval over the draws, cut to 0 to 100."
 OWN_SPLIT = f"{STAR} own split: no rule was published, so images were split here, by patient where patients are known."
 TEST_BEST = f"{DAGGER} the epoch was selected on the test images, as was published: optimistic."
-
-Format = Literal["md", "csv", "tex", "html"]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text, ready to be written in any format.
-
-    Attributes:
-        title: Above it.
-        head: Names of columns.
-        rows: As many cells each.
-        notes: Below it.
-    """
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -279,86 +257,3 @@ def _number(draws: Collection[float], sign: str = "") -> str:
 
 def _interval(low: float, high: float, sign: str = "+") -> str:
     return f"[{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
-def render(tables: Sequence[Table], kind: Format) -> str:
-    """Tables as text.
-
-    Raises:
-        DataError: No such format.
-    """
-    if kind not in WRITERS:
-        raise DataError(f"no format {kind!r}: {', '.join(WRITERS)}")
-    body = "\n\n".join(WRITERS[kind](table) for table in tables) + "\n"
-    return f'<!doctype html>\n<meta charset="utf-8">\n{body}' if kind == "html" else body
-
-
-def _markdown(table: Table) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rows = [line(table.head), "|" + "---|" * len(table.head), *map(line, table.rows)]
-    return "\n".join([f"### {table.title}", "", *rows, *(f"\n{note}" for note in table.notes)])
-
-
-def _csv(table: Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([f"# {table.title}"])
-    writer.writerow(table.head)
-    writer.writerows(table.rows)
-    return text.getvalue().rstrip("\n")
-
-
-def _latex(table: Table) -> str:
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-    special |= {">": "$>$", "<": "$<$", DAGGER: r"\dag{}"}
-
-    def escaped(text: str) -> str:
-        return "".join(special.get(c, c) for c in text)
-
-    def line(cells: Sequence[str]) -> str:
-        # A bracket after \\ would be read as its argument.
-        return "{}" * cells[0].startswith("[") + " & ".join(map(escaped, cells)) + r" \\"
-
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\caption{"
-            + " ".join(escaped(f"{part.removesuffix('.')}.") for part in (table.title, *table.notes))
-            + "}",
-            r"\begin{tabular}{" + "l" * len(table.head) + "}",
-            r"\hline",
-            line(table.head),
-            r"\hline",
-            *map(line, table.rows),
-            r"\hline",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
-
-
-def _html(table: Table) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "\n".join(
-        [
-            f"<h3>{html.escape(table.title)}</h3>",
-            "<table>",
-            f"<thead>{line(table.head, 'th')}</thead>",
-            "<tbody>",
-            *(line(row, "td") for row in table.rows),
-            "</tbody>",
-            "</table>",
-            *(f"<p>{html.escape(note)}</p>" for note in table.notes),
-        ]
-    )
-
-
-WRITERS = {"md": _markdown, "csv": _csv, "tex": _latex, "html": _html}

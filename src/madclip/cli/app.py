@@ -10,7 +10,7 @@ from typing import Annotated, TextIO, cast
 
 import typer
 
-from madclip.cli.bench import bench, benchmark_app
+from madclip.cli.bench import bench_app, benchmark_app
 from madclip.cli.console import note
 from madclip.cli.data import data_app
 from madclip.cli.demo import demo, phantoms
@@ -28,10 +28,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, repeat, export]
-_COMMANDS += [import_released, backbones, cache, phantoms, demo, bench]
+_COMMANDS += [import_released, backbones, cache, phantoms, demo]
 for command in _COMMANDS:
     app.command()(command)
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench", no_args_is_help=True)
 app.add_typer(benchmark_app, name="benchmark")
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)

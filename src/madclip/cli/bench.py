@@ -1,4 +1,4 @@
-"""`madclip bench`: the tables of the paper, and the same on any folder of data sets."""
+"""`madclip bench`: the tables of the paper, the same on any folder of data sets, and how fast this machine is."""
 
 from __future__ import annotations
 
@@ -11,26 +11,35 @@ import typer
 from madclip.cli.console import print_facts, shown_progress
 from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, SelectOption
 from madclip.errors import DataError, RecipeError
-from madclip.files import write_between
+from madclip.files import write_between, write_whole
 
-benchmark_app = typer.Typer(help="Measure how fast this machine is.", no_args_is_help=True)
+bench_app = typer.Typer(help="Fill the paper's tables, compare methods on your own sets, time this machine.")
+benchmark_app = typer.Typer(help="Older name of `bench speed`.", no_args_is_help=True)
+
+EXPERIMENTS = {
+    "table1": "Fill the paper's Table 1: six sets, 16 shots of each class.",
+    "table2": "Fill the paper's Table 2: six sets, 2, 4 and 8 shots of each class.",
+    "table3": "Fill the paper's Table 3: shots of one set, test images of another.",
+    "ablations": "Change one switch of the recipe at a time, on every data set in the folder.",
+    "real": "Compare methods on every data set in the folder, at 2, 4, 8 and 16 shots of each class.",
+}
+"""What `madclip bench` runs, by the name of its command."""
 
 
 @benchmark_app.callback()
 def _benchmark() -> None:
-    """Measure how fast this machine is."""
+    """Older name of `bench speed`."""
 
 
 @benchmark_app.command("speed")
+@bench_app.command("speed")
 def speed(
     backbone: Annotated[
         str,
         typer.Option("--backbone", "-b", help="As for fit; random-vit-l-14, random-vit-b-16: shapes, random weights."),
     ] = "tiny",
     only: Annotated[list[str] | None, typer.Option(help="A row; can be repeated.")] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Slow rows too: a fit and a refit with the backbone, the naive step (21 GB).")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Slow rows too: a fit and a refit with the backbone.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file, written anew after each row.")] = None,
     docs: Annotated[
         Path | None, typer.Option(help="A Markdown page: the table goes between its <!-- speed BACKBONE --> marks.")
@@ -40,24 +49,23 @@ def speed(
     """Time a fit step, tokens, prediction by each engine, refit and start, beside the rate of matrix products."""
     from dataclasses import asdict
 
-    from madclip.benchmark.speed import ROWS, SLOW, Row, markdown, measure_all
+    from madclip.benchmark.speed import Timing, markdown, measure_all
+    from madclip.benchmark.speed_rows import ROWS, SLOW
 
     rows: list[Any] = []
     facts: dict[str, Any] = {"rows": []}
     for row in measure_all(list(only or (*ROWS, *(SLOW if every else ()))), backbone):
         rows.append(row)
         facts["rows"].append(asdict(row))
-        said = f"{row.seconds:.3g} s per {row.per}" if isinstance(row, Row) else row.reason
+        said = f"{row.seconds:.3g} s per {row.per}" if isinstance(row, Timing) else row.reason
         typer.echo(f"{row.name}: {said}", err=True)
         if out:
-            partial = out.with_name(f"{out.name}.partial")
-            partial.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            partial.replace(out)
+            write_whole(out, json.dumps(facts, indent=1) + "\n")
     text = f"{_machine(rows)}\n\n{markdown(rows)}"
     if docs:
         write_between(docs, f"speed {backbone}", text)
     print_facts(as_json, facts, text)
-    if any(not isinstance(row, Row) and row.failed for row in rows):
+    if any(not isinstance(row, Timing) and row.failed for row in rows):
         raise typer.Exit(2)
 
 
@@ -67,9 +75,9 @@ def _machine(rows: list[Any]) -> str:
 
     import torch
 
-    from madclip.benchmark.speed import Row
+    from madclip.benchmark.speed import Timing
 
-    measured = [row for row in rows if isinstance(row, Row)]
+    measured = [row for row in rows if isinstance(row, Timing)]
     rates = "".join(
         f"; {kind} matrix products at {min(known):.0f} to {max(known):.0f} GFLOP/s"
         for kind in ("fp32", "bf16")
@@ -79,8 +87,8 @@ def _machine(rows: list[Any]) -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}{rates}."
 
 
-def bench(
-    experiment: Annotated[str, typer.Argument(help="table1, table2, table3, ablations or real.")],
+def experiment(
+    context: typer.Context,
     data: Annotated[Path, typer.Option(help="Folder of data sets, each in a folder of its own.")],
     out: Annotated[Path, typer.Option(help="Folder for results; a run that was stopped goes on there.")],
     backbone: BackboneOption = None,
@@ -93,28 +101,22 @@ def bench(
     changes: Changes = None,
     select: SelectOption = "last",
     workers: Annotated[int, typer.Option(min=1, help="Processes; results do not depend on it.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
     device: Device = "auto",
     docs: Annotated[
         Path | None, typer.Option(help="A Markdown page: the tables replace what its marks enclose.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fill the tables of the paper, of its ablations, or of your own sets: CSV, Markdown, LaTeX, HTML."""
-    from madclip.benchmark.experiments import METHODS, cells_of, check_experiment
-    from madclip.benchmark.runner import Plan, find_sets, own_splits, read_cells, run
-    from madclip.benchmark.tables import Run, render, tables_of
+    """Run the experiment that the command is named after; write its tables as CSV, Markdown, LaTeX and HTML."""
+    from madclip.benchmark.experiments import check_experiment
+    from madclip.benchmark.plan import Plan
+    from madclip.benchmark.runner import run
     from madclip.recipe import parse_field
+    from madclip.scale.executor import LocalProcesses
 
-    name = check_experiment(experiment)
-    folders, others = find_sets(data)
-    chosen = _methods(methods, METHODS, ablations=name == "ablations")
-    cells = cells_of(name, list(folders), chosen, seeds, _numbers(shots))
-    used = {one for cell in cells for one in (cell.source, cell.target)}
-    folders = {one: path for one, path in folders.items() if one in used}
-    missing = sorted(used - set(folders))
-    if not folders:
-        raise DataError(f"{data}: none of the sets of {name} is there ({', '.join(missing)})")
+    name = check_experiment(str(context.info_name))
+    cells, folders, missing = _cells_here(name, data, methods, seeds, _numbers(shots))
     plan = Plan(
         experiment=name,
         backbone=backbone or "tiny",
@@ -127,33 +129,65 @@ def bench(
     )
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
-    for one, reason in others.items():
-        typer.echo(f"{one}: not a data set ({reason})", err=True)
-    for one in missing:
-        typer.echo(f"{one}: not in {data}; its cells are not run", err=True)
     with shown_progress() as progress:
-        failed = run(cells, plan, out, workers=workers, on_cell=lambda done, total: progress(name, done, total))
-    found = read_cells(out, cells)
-    label = "tiny" if plan.backbone == "tiny" else Path(plan.backbone).name
-    shown = Run(name, cells, found, label, plan.select == "test-best", own_splits(folders))
-    made = tables_of(shown, notes=_notes(plan))
-    for kind in ("md", "csv", "tex", "html"):
-        (out / f"{name}.{kind}").write_text(render(made, kind), encoding="utf-8")
-    if docs:
-        write_between(docs, f"bench {name}", render(made, "md"))
-    facts: dict[str, Any] = {
-        "experiment": name,
-        "cells": len(cells),
-        "finished": len(found),
-        "missing_sets": missing,
-        "failed": failed,
-        "results": str(out / "results.csv"),
-    }
-    print_facts(as_json, facts, render(made, "md"))
+        failed = run(cells, plan, out, executor=LocalProcesses(workers, threads), progress=progress)
+    text, finished = _write_tables(plan, cells, out, docs)
+    facts = {"experiment": name, "cells": len(cells), "finished": finished, "missing_sets": missing}
+    print_facts(as_json, facts | {"failed": failed, "results": str(out / "results.csv")}, text)
     for line in failed:
         typer.echo(line, err=True)
     if failed:
         raise typer.Exit(2)
+
+
+for _name, _help in EXPERIMENTS.items():
+    bench_app.command(_name, help=_help)(experiment)
+
+
+def _cells_here(
+    name: Any, data: Path, methods: str, seeds: int, shots: list[int]
+) -> tuple[list[Any], dict[str, Path], list[str]]:
+    """The cells of an experiment, the folders of those of its sets that are there, and the names of the others.
+
+    What a folder was taken for, and what is missing, is said on standard error.
+    """
+    from madclip.benchmark.experiments import METHODS, cells_of
+    from madclip.benchmark.plan import find_sets
+
+    found = find_sets(data)
+    chosen = _methods(methods, METHODS, ablations=name == "ablations")
+    cells = cells_of(name, list(found.folders), chosen, seeds, shots)
+    used = {one for cell in cells for one in (cell.source, cell.target)}
+    folders = {one: path for one, path in found.folders.items() if one in used}
+    missing = sorted(used - set(folders))
+    for line in (
+        *found.said,
+        *(f"{one}: not a data set ({reason})" for one, reason in found.others.items()),
+        *(f"{one}: not in {data}; its cells are not run" for one in missing),
+    ):
+        typer.echo(line, err=True)
+    if not folders:
+        raise DataError(f"{data}: none of the sets of {name} is there ({', '.join(missing)})")
+    return cells, folders, missing
+
+
+def _write_tables(plan: Any, cells: list[Any], out: Path, docs: Path | None) -> tuple[str, int]:
+    """Write the tables in every format; gives the Markdown, and how many cells are finished."""
+    from madclip.benchmark.plan import own_splits
+    from madclip.benchmark.render import render
+    from madclip.benchmark.runner import read_cells
+    from madclip.benchmark.tables import Run, tables_of
+
+    found = read_cells(out, cells)
+    label = "tiny" if plan.backbone == "tiny" else Path(plan.backbone).name
+    shown = Run(plan.experiment, cells, found, label, plan.select == "test-best", own_splits(plan.folders))
+    made = tables_of(shown, notes=_notes(plan))
+    for kind in ("md", "csv", "tex", "html"):
+        write_whole(out / f"{plan.experiment}.{kind}", render(made, kind))
+    text = render(made, "md")
+    if docs:
+        write_between(docs, f"bench {plan.experiment}", text)
+    return text, len(found)
 
 
 def _methods(text: str, known: tuple[str, ...], *, ablations: bool) -> list[str]:
@@ -180,8 +214,8 @@ def _numbers(text: str | None) -> list[int]:
 
 
 def _objectives(data: Path, folders: dict[str, Path], given: list[str]) -> dict[str, str]:
-    """Of each set: as typed, else as objectives.csv says, else as registered."""
-    from madclip.benchmark.registry import registered
+    """What each set shows: as typed, else as objectives.csv says, else as registered."""
+    from madclip.benchmark.registry import by_name
 
     said = dict(text.partition("=")[::2] for text in given)
     if unknown := sorted(set(said) - set(folders)):
@@ -192,13 +226,13 @@ def _objectives(data: Path, folders: dict[str, Path], given: list[str]) -> dict[
         if said.get(name, "").strip():
             objectives[name] = said[name]
             continue
-        try:
-            objectives[name] = registered(name).objective
-        except RecipeError:
+        entry = by_name(name)
+        if entry is None:
             raise RecipeError(
                 f"{name} is not a registered set: say what it shows, --objective '{name}=Brain', or give "
                 f"{data / 'objectives.csv'} with columns set,objective"
-            ) from None
+            )
+        objectives[name] = entry.objective
     return objectives
 
 

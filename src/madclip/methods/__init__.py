@@ -16,6 +16,11 @@ BASELINES: dict[str, str] = {
     "mvfa": "madclip.methods.mvfa:MVFA",
     "mediclip": "madclip.methods.mediclip:MediCLIP",
     "winclip": "madclip.methods.winclip:WinCLIP",
+    "cflow": "madclip.methods.cflow:CFlow",
+    "rd4ad": "madclip.methods.rd4ad:RD4AD",
+    "mkd": "madclip.methods.mkd:MKD",
+    "dra": "madclip.methods.dra:DRA",
+    "bgad": "madclip.methods.bgad:BGAD",
     "nearest-mean": "madclip.methods.floors:NearestMean",
     "logistic": "madclip.methods.floors:Logistic",
 }

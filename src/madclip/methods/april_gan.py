@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from madclip.head.prompts import fixed_text_features
 from madclip.head.scoring import map_logits
 from madclip.methods.base import Baseline
+from madclip.methods.learning import Adam, Learning, optimise
 from madclip.methods.text import (
     abnormal_share,
     far_from_memory,
     linear_weights,
     map_loss,
-    optimise,
     shot_masks,
     text_scores,
 )
@@ -24,7 +24,6 @@ from madclip.training.encode import backbone_pixels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
 EPOCHS = 40
@@ -43,12 +42,12 @@ class AprilGAN(Baseline):
     learns_from: ClassVar[Literal["nothing", "normal", "both"]] = "both"
     image_score: ClassVar[str] = "text score of the image plus largest distance to the memory"
 
-    def _learn(self, shots: Sequence[Shot], *, seed: int, cache: TokenCache | None) -> None:
-        tokens = self.shot_tokens(shots, seed, cache)
+    def _learn(self, shots: Sequence[Shot], run: Learning) -> None:
+        tokens = self.shot_tokens(shots, run)
         labels = torch.tensor([shot.label for shot in shots])
         masks, masked = shot_masks(shots)
         self.text = fixed_text_features(self.backbone, self.objective).float().cpu()
-        generator = torch.Generator().manual_seed(seed)
+        generator = run.generator()
         self.weights = linear_weights(
             tokens.shape[1], self.backbone.spec.embed_dim, tokens.shape[3], generator=generator
         )
@@ -61,7 +60,7 @@ class AprilGAN(Baseline):
             share = abnormal_share(scores).mean(-1).clamp(1e-6, 1 - 1e-6)
             return F.binary_cross_entropy(share, labels[rows].float().expand_as(share))
 
-        optimise([self.weights], len(shots), loss_of, epochs=EPOCHS, seed=seed)
+        optimise([self.weights], len(shots), loss_of, Adam(EPOCHS), run)
         self.weights.requires_grad_(False)
         self.memory = tokens[labels == 0].transpose(0, 1).flatten(1, 2)  # [T, M, d]
 

@@ -15,7 +15,9 @@ from madclip.data.load import load_dataset
 from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.fitting import MAX_SEED
+from madclip.methods.learning import Learning
 from madclip.prediction import BATCH, predict_each
+from madclip.progress import Progress, silent
 from madclip.recipe import Recipe
 from madclip.state import Provenance
 from madclip.training.encode import encode_patches, prepare
@@ -45,17 +47,19 @@ class Baseline(ABC):
         dtype: What such a backbone computes in.
 
     Attributes:
-        name: By which it is chosen.
+        name: What it is chosen by.
         title: Name and paper.
         learns_from: Which of the shots it looks at. All are drawn, so that every method leaves out the same images.
         image_score: How the image score comes about, for the records.
-        provenance: As that of MadCLIP.
+        needs_masks: Whether it learns nothing from abnormal shots without masks.
+        provenance: Where it came from and what it has seen.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     learns_from: ClassVar[Literal["nothing", "normal", "both"]]
     image_score: ClassVar[str]
+    needs_masks: ClassVar[bool] = False
     calibration: Calibration | None = None
 
     def __init__(
@@ -84,14 +88,16 @@ class Baseline(ABC):
         shots: int | tuple[int, int] | None = 16,
         seed: int = 0,
         cache: TokenCache | None = None,
+        progress: Progress = silent,
     ) -> Self:
         """Learn from the shots that `MadCLIP.fit` draws with the same arguments.
 
         Args:
             data: A folder or a Dataset, of which `shots` are drawn; or Samples, all of which are used.
             shots: Images of each class, or (normal, abnormal); None uses all.
-            seed: Of the draw and of whatever the method leaves to chance.
+            seed: Determines the draw and whatever the method leaves to chance.
             cache: Where tokens are kept on disk; None keeps them in memory.
+            progress: Told of every image encoded and of every training step.
 
         Raises:
             DataError: An image, a mask or the draw cannot be used, or a class that the method needs is missing.
@@ -108,12 +114,12 @@ class Baseline(ABC):
             counts = f"{provenance.normal} normal and {provenance.abnormal} abnormal"
             raise DataError(f"{self.name} learns from {self.learns_from} images: there are {counts}")
         self.provenance = Provenance()
-        self._learn([shot for shot in drawn if shot.label in needed], seed=seed, cache=cache)
+        self._learn([shot for shot in drawn if shot.label in needed], Learning(seed, cache, progress))
         self.provenance = provenance
         return self
 
     @abstractmethod
-    def _learn(self, shots: Sequence[Shot], *, seed: int, cache: TokenCache | None) -> None:
+    def _learn(self, shots: Sequence[Shot], run: Learning) -> None:
         """Learn from those shots that `learns_from` names."""
 
     @abstractmethod
@@ -136,9 +142,9 @@ class Baseline(ABC):
 
         return predict_each(inputs, self.recipe.view, score, batch_size=batch_size, native=native)
 
-    def shot_tokens(self, shots: Sequence[Shot], seed: int, cache: TokenCache | None) -> torch.Tensor:
+    def shot_tokens(self, shots: Sequence[Shot], run: Learning) -> torch.Tensor:
         """Patch tokens of the shots at the taps, [N, T, G, d] float32 on the CPU."""
-        training = prepare(shots, self.backbone, self.recipe, seed=seed, cache=cache)
+        training = prepare(shots, self.backbone, self.recipe, seed=run.seed, cache=run.cache, progress=run.progress)
         return torch.stack([tokens[0] for tokens in training.tokens]).float()
 
     def image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from madclip.training.encode import pool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.cache import TokenCache
+    from madclip.methods.learning import Learning
     from madclip.training.shots import Shot
 
 
@@ -24,8 +24,8 @@ class Floor(Baseline):
     learns_from: ClassVar[Literal["nothing", "normal", "both"]] = "both"
     image_score: ClassVar[str] = "pooled tokens"
 
-    def _learn(self, shots: Sequence[Shot], *, seed: int, cache: TokenCache | None) -> None:
-        pooled = pool(self.shot_tokens(shots, seed, cache)).double()
+    def _learn(self, shots: Sequence[Shot], run: Learning) -> None:
+        pooled = pool(self.shot_tokens(shots, run)).double()
         self._learn_pooled(pooled, torch.tensor([shot.label for shot in shots]))
 
     @torch.inference_mode()

@@ -12,14 +12,14 @@ from madclip.head.prompts import Prompts
 from madclip.head.scoring import map_logits
 from madclip.methods.april_gan import project
 from madclip.methods.base import Baseline
-from madclip.methods.text import linear_weights, map_loss, optimise, text_scores
+from madclip.methods.learning import Adam, Learning, optimise
+from madclip.methods.text import linear_weights, map_loss, text_scores
 from madclip.prediction import BATCH
 from madclip.training.encode import encode_patches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
 COPIES = 8
@@ -41,8 +41,8 @@ class MediCLIP(Baseline):
     learns_from: ClassVar[Literal["nothing", "normal", "both"]] = "normal"
     image_score: ClassVar[str] = "largest value of the map"
 
-    def _learn(self, shots: Sequence[Shot], *, seed: int, cache: TokenCache | None) -> None:  # noqa: ARG002 -- new images
-        generator = torch.Generator().manual_seed(seed)
+    def _learn(self, shots: Sequence[Shot], run: Learning) -> None:
+        generator = run.generator()
         made = [make_anomaly(shot.pixels, generator) for shot in shots for _ in range(COPIES)]
         images = torch.stack([*(shot.pixels for shot in shots), *(image for image, _ in made)])
         nowhere = torch.zeros_like(made[0][1])
@@ -61,7 +61,7 @@ class MediCLIP(Baseline):
             logits = self._logits(tokens[rows].float(), prompts(self.backbone).cpu())
             return map_loss(logits[None], masks[rows], everywhere[rows])
 
-        optimise([self.weights, *prompts.parameters()], len(masks), loss_of, epochs=EPOCHS, seed=seed)
+        optimise([self.weights, *prompts.parameters()], len(masks), loss_of, Adam(EPOCHS), run)
         self.weights.requires_grad_(False)
         with torch.no_grad():
             self.text = prompts(self.backbone).cpu()

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from madclip.head.prompts import fixed_text_features
 from madclip.head.scoring import map_logits
 from madclip.methods.base import Baseline
+from madclip.methods.learning import Adam, Learning, optimise
 from madclip.methods.text import (
     abnormal_share,
     far_from_memory,
     linear_weights,
     map_loss,
-    optimise,
     shot_masks,
     text_scores,
 )
@@ -24,7 +24,6 @@ from madclip.training.encode import backbone_pixels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
 EPOCHS = 20
@@ -52,9 +51,9 @@ class MVFA(Baseline):
     learns_from: ClassVar[Literal["nothing", "normal", "both"]] = "both"
     image_score: ClassVar[str] = "detection patches against texts and memory, means"
 
-    def _learn(self, shots: Sequence[Shot], *, seed: int, cache: TokenCache | None) -> None:  # noqa: ARG002 -- feeds back
+    def _learn(self, shots: Sequence[Shot], run: Learning) -> None:
         spec = self.backbone.spec
-        generator = torch.Generator().manual_seed(seed)
+        generator = run.generator()
         # Task (detection, segmentation), tap: down to the joint space, and up again.
         self.down = linear_weights(2, len(spec.taps), spec.embed_dim, spec.width, generator=generator)
         self.up = linear_weights(2, len(spec.taps), spec.width, spec.embed_dim, generator=generator)
@@ -71,7 +70,7 @@ class MVFA(Baseline):
             maps = map_logits(text_scores(features.segmentation, self.text), grid, size)
             return image.sum() + map_loss(maps, masks[rows], masked[rows])
 
-        optimise([self.down, self.up], len(shots), loss_of, epochs=EPOCHS, seed=seed)
+        optimise([self.down, self.up], len(shots), loss_of, Adam(EPOCHS), run)
         self.down.requires_grad_(False)
         self.up.requires_grad_(False)
         self.has_masks = bool(masked.any())

@@ -12,7 +12,7 @@ from madclip.methods.base import Baseline, squash
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.cache import TokenCache
+    from madclip.methods.learning import Learning
     from madclip.training.shots import Shot
 
 CORESET = 0.1
@@ -28,9 +28,9 @@ class PatchCore(Baseline):
     learns_from: ClassVar[Literal["nothing", "normal", "both"]] = "normal"
     image_score: ClassVar[str] = "largest patch distance, reweighted"
 
-    def _learn(self, shots: Sequence[Shot], *, seed: int, cache: TokenCache | None) -> None:
-        patches = local_features(self.shot_tokens(shots, seed, cache), self.backbone.grid).flatten(0, 1)
-        start = int(torch.randint(len(patches), (), generator=torch.Generator().manual_seed(seed)))
+    def _learn(self, shots: Sequence[Shot], run: Learning) -> None:
+        patches = local_features(self.shot_tokens(shots, run), self.backbone.grid).flatten(0, 1)
+        start = int(torch.randint(len(patches), (), generator=run.generator()))
         self.memory = patches[greedy_coreset(patches, max(1, round(CORESET * len(patches))), start)]
 
     @torch.inference_mode()

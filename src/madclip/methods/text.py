@@ -1,4 +1,4 @@
-"""What the methods that compare patches with texts share: scores against both texts, and a small training loop."""
+"""What the methods that compare patches with texts share: scores against both texts, and losses on maps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from madclip.head.fused import map_losses
-from madclip.prediction import BATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from madclip.training.shots import Shot
 
@@ -54,32 +53,3 @@ def map_loss(logits: torch.Tensor, masks: torch.Tensor, masked: torch.Tensor) ->
     if not bool(masked.any()):
         return logits.sum() * 0
     return torch.stack(tuple(map_losses(logits[:, masked], masks[masked]))).sum()
-
-
-def optimise(
-    parameters: Sequence[torch.nn.Parameter],
-    count: int,
-    loss_of: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    epochs: int,
-    seed: int,
-    rate: float = 1e-3,
-) -> None:
-    """Adam over `count` examples in batches drawn anew in every epoch.
-
-    Args:
-        parameters: What is learned.
-        count: Examples.
-        loss_of: Numbers of the examples of a batch -> its loss.
-        epochs: Passes over all.
-        seed: Of the order.
-        rate: Of learning.
-    """
-    optimiser = torch.optim.Adam(parameters, lr=rate, betas=(0.5, 0.999))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.enable_grad():
-        for _ in range(epochs):
-            for rows in torch.randperm(count, generator=generator).split(BATCH):
-                optimiser.zero_grad()
-                loss_of(rows).backward()
-                optimiser.step()

@@ -14,7 +14,7 @@ from madclip.training.encode import backbone_pixels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.training.cache import TokenCache
+    from madclip.methods.learning import Learning
     from madclip.training.shots import Shot
 
 SCALES = (2, 3)
@@ -33,7 +33,7 @@ class WinCLIP(Baseline):
     learns_from: ClassVar[Literal["nothing", "normal", "both"]] = "normal"
     image_score: ClassVar[str] = "text score of the image and largest distance to normal windows, their mean"
 
-    def _learn(self, shots: Sequence[Shot], *, seed: int, cache: TokenCache | None) -> None:  # noqa: ARG002
+    def _learn(self, shots: Sequence[Shot], run: Learning) -> None:  # noqa: ARG002  -- nothing is left to chance
         self.text = fixed_text_features(self.backbone, self.objective).float().cpu()
         seen = [self._look(shot.pixels[None]) for shot in shots]
         *self.windows, self.patches = (
