@@ -34,6 +34,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHIN = {
     ("progress", "errors"),
     ("files", "errors"),
+    ("grey_range", "errors"),
     ("calibration", "metrics"),
     ("phantoms", "data"),
     ("data", "phantoms"),
@@ -96,7 +97,7 @@ def test_files_and_functions_fit_on_what_a_reader_can_hold():
             wrong.append(f"{path.relative_to(SOURCE)}: {lines} lines, at most {limit}")
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                length = (node.end_lineno or node.lineno) - node.lineno + 1 - documented(node)
+                length = (node.end_lineno or node.lineno) - node.body[0].lineno + 1 - documented(node)
                 if length > LONGEST_FUNCTION:
                     wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno}: {node.name} takes {length} lines")
     assert not wrong, "\n".join(wrong)

@@ -20,10 +20,10 @@ class BackboneEntry:
         patch_size: Side of a patch, pixels.
         image_size: Side at which it was trained, pixels.
         embed_dim: Size of the shared image-text space.
-        licence: Of the weights.
+        licence: Licence of the weights.
         commercial: Whether they may be used commercially; None where that is not known.
         file: Name of a single downloaded file, where there is one; else the hub repository's files are expected.
-        sha256: Of that file.
+        sha256: Digest of that file.
         note: What a user should know before choosing it.
     """
 

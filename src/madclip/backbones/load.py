@@ -52,7 +52,7 @@ def load_backbone(
     Args:
         source: A path, `organisation/name` of a hub, or an id of `catalogue()`.
         image_size: Side, or height and width, in pixels of what `encode_image` will be given.
-        activation: Of the MLPs in place of the one the weights were trained with.
+        activation: What the MLPs use in place of the activation that the weights were trained with.
         device: `auto` takes CUDA, then MPS, then the CPU.
         dtype: What the towers compute in: float32, bfloat16, float16, or `auto`: bfloat16 where the device computes
             in it, else float32.

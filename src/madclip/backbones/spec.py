@@ -35,9 +35,9 @@ class BackboneSpec:
             used position without changing anything.
         mean: Channel means of the input normalisation.
         std: Channel standard deviations.
-        activation: Of the blocks' MLPs.
+        activation: What the blocks' MLPs use.
         native_image_size: Side in pixels at which the position table was trained.
-        licence: Of the weights.
+        licence: Licence of the weights.
         commercial: Whether they may be used commercially; None where that is not known.
         source: Where the weights came from.
     """

@@ -48,8 +48,8 @@ class Cell:
 
     Attributes:
         set: Whose test images are scored; `SOURCE->TARGET` where the shots are another set's.
-        shots: Of each class.
-        seed: Of the draw and of the method.
+        shots: Images of each class.
+        seed: Determines the draw, and what the method leaves to chance.
         method: A preset of the recipe, `PRESET-LETTER` for one of its ablations, or a baseline.
     """
 

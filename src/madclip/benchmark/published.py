@@ -20,7 +20,7 @@ def published(table: Table, set: str, method: str, shots: int | None, metric: Me
         table: `table1`, `table2`, `table3` or `ablations`.
         set: A set of the table or `Average`; in Table 3 `SOURCE->TARGET`, for example `Chest->NIHChest`.
         method: As in the paper, in any case; for the ablations their letter, `a` to `f`.
-        shots: Of each class; None for the ablations, whose text does not say.
+        shots: Images of each class; None for the ablations, whose text does not say.
         metric: `AC` or `AS`.
 
     Returns:

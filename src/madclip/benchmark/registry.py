@@ -27,7 +27,7 @@ class RegisteredSet:
         counts: By split, the images in `total`, and `normal` and `abnormal` where they are known; empty where no split
             was published.
         layout: Its folders, as they are read.
-        licence: Of the images; "see the source" where it cannot be said in a word.
+        licence: Licence of the images; "see the source" where it cannot be said in a word.
         obtain: Where it comes from.
         citation: What to cite.
         own_split: No rule of the split was published: one made from the original download is our own.

@@ -77,7 +77,7 @@ def find_masks(root: Path, around: Path, folder: Path, walk: Walk) -> Masks:
     """The masks that the images of a class folder may have.
 
     Args:
-        root: Of the data set.
+        root: Folder of the data set.
         around: The class folder's split folder, or the root.
         folder: The class folder.
         walk: What lists folders.

@@ -64,8 +64,8 @@ def find_patients(keys: Sequence[str], labels: Sequence[int], rule: str) -> Pati
     """Finds patients by a rule as `Reading.patients` has it.
 
     Args:
-        keys: Of each image, its path below the class folder without suffix.
-        labels: Of each image, 0 normal or 1 abnormal.
+        keys: For each image its path below the class folder without suffix.
+        labels: For each image 0 normal or 1 abnormal.
         rule: `auto`, `none`, `folder` or a regular expression with a group.
     """
     unknown = (None,) * len(keys)

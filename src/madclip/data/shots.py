@@ -30,7 +30,7 @@ def draw_shots(samples: Sequence[Sample], shots: int | tuple[int, int], seed: in
     Args:
         samples: The images to draw from.
         shots: Images of either class, or (normal, abnormal).
-        seed: Of the draw.
+        seed: Determines the draw.
 
     Returns:
         The normal shots, then the abnormal ones, each in the order of the draw.

@@ -83,7 +83,7 @@ def make_anomaly(image: torch.Tensor, generator: torch.Generator) -> tuple[torch
 
     Args:
         image: [3, S, S] in 0..1.
-        generator: Of everything random.
+        generator: Draws everything random.
 
     Returns:
         The new image, and where it is anomalous [S, S] bool.

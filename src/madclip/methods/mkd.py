@@ -93,5 +93,5 @@ class Cloner(torch.nn.Module):
 
 
 def distances(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Of directions, and a little of values, tap by tap: planes [B, T, d, R, C] twice -> [B, T]."""
+    """Distance of directions, and a little of values, tap by tap: planes [B, T, d, R, C] twice -> [B, T]."""
     return image_distance(student, teacher) + WEIGHT * (student - teacher).square().flatten(2).mean(2)

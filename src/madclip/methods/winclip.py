@@ -87,5 +87,5 @@ def spread(scores: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
 
 
 def harmonic_mean(values: torch.Tensor, dim: int) -> torch.Tensor:
-    """Of positive values along a dimension."""
+    """Harmonic mean of positive values along a dimension."""
     return values.shape[dim] / (1 / values.clamp_min(1e-6)).sum(dim)

@@ -57,7 +57,7 @@ def prepare(
         name: A registered set or an alias of it.
         source: The unpacked download.
         out: A folder that is not there yet, or empty; written beside it and renamed.
-        seed: Of our own split, by patient.
+        seed: Determines our own split, by patient.
         progress: Called with (done, total) images.
 
     Returns:

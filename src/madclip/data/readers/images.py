@@ -31,7 +31,7 @@ class Image:
 
     Attributes:
         pixels: float32 [3, H, W] in 0..1; grey images have three equal channels.
-        depth: Of its values in the file: "8-bit", "12-bit", "signed 16-bit", "float", ...
+        depth: Depth of its values in the file: "8-bit", "12-bit", "signed 16-bit", "float", ...
         note: A sentence where its values use so little of what their depth can hold that a range should be named for
             them; None where there is nothing to say.
         spacing: Millimetres between rows and between columns; None where the format does not carry them (the dots per
