@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "madclip"
 
 FLOORS = (
-    {"errors", "progress", "files", "memory", "heatmap"},
+    {"errors", "progress", "files", "memory", "grey_range", "heatmap"},
     {"metrics", "calibration"},
     {"recipe"},
     {"phantoms", "data"},
