@@ -11,10 +11,11 @@ from originals import MINIATURES
 from PIL import Image
 
 from madclip.benchmark.experiments import Cell
+from madclip.benchmark.plan import Plan
 from madclip.benchmark.prepare import ORIGINALS, histology, liver, prepare
 from madclip.benchmark.prepare.layout import Original, published_splits, split_volumes
 from madclip.benchmark.registry import all_sets, compare_counts, registered
-from madclip.benchmark.runner import Plan, run
+from madclip.benchmark.runner import run
 from madclip.data import check_dataset, load_dataset
 from madclip.data.readers import read_image, read_mask
 from madclip.errors import DataError

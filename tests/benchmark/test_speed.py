@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from madclip.cli.commands import app
 from typer.testing import CliRunner
 
 from madclip import load_backbone
 from madclip.benchmark import speed, speed_rows, timing
+from madclip.cli import app
 from madclip.errors import MissingExtraError, RecipeError
 from madclip.head.head import Head
 from madclip.recipe import Recipe

@@ -195,7 +195,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
+        reason = first_line(error)
         raise RecipeError(f"device {str(device)!r} cannot be used here ({reason}): try 'auto' or 'cpu'") from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from madclip.errors import CheckpointError
+from madclip.files import new_file
 from madclip.memory import kept_memory
 from madclip.progress import Progress, silent
 
@@ -181,15 +181,12 @@ class _State:
             "sums": self.sums,
             "history": self.history,
         }
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        whole = {name: value.contiguous() for name, value in tensors.items()}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata={"facts": json.dumps(facts)})
-            partial.replace(path)
+            with new_file(path) as partial:
+                save_file(whole, partial, metadata={"facts": json.dumps(facts)})
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: cannot save the fit under way ({error})") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         try:
