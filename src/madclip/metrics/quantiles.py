@@ -57,17 +57,16 @@ class PixelQuantiles:
         kept, each = self._thin(values, weights)
         self._parts.append(_Part(image, kind, kept, np.asarray(each, np.float32)))
 
-    def _columns(self) -> tuple[NDArray[np.floating], NDArray[np.float32], NDArray[np.intp]]:
-        """Values [P], their weight of each kind [P, 3], and their image [P]."""
-        parts = self._parts
-        sizes = [len(part.values) for part in parts]
-        weights = np.zeros((sum(sizes), 3), np.float32)
-        end = 0
-        for part, size in zip(parts, sizes, strict=True):
-            weights[end : end + size, part.kind] = part.weights
-            end += size
-        images = np.repeat(np.array([part.image for part in parts], np.intp), sizes)
-        return np.concatenate([part.values for part in parts]), weights, images
+    def _falling(self) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.int32], NDArray[np.intp]]:
+        """All that is kept from high values to low: weights [P], their kinds and images, and the ends of ties."""
+        sizes = [len(part.values) for part in self._parts]
+        values = np.concatenate([part.values for part in self._parts])
+        order = np.argsort(-values, kind="stable")
+        last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
+        weights = np.concatenate([np.broadcast_to(part.weights, part.values.shape) for part in self._parts])
+        kinds = np.repeat(np.array([part.kind for part in self._parts], np.int8), sizes)
+        images = np.repeat(np.array([part.image for part in self._parts], np.int32), sizes)
+        return weights[order], kinds[order], images[order], last
 
     def _thin(
         self, values: NDArray[np.floating], weights: Floats | None
@@ -108,13 +107,10 @@ class PixelQuantiles:
         if lesions < 2:
             first, second, third = (replace(estimate, reason=FEW_UNITS) for estimate in found)
             return first, second, third
-        values, weights, images = self._columns()
-        order = np.argsort(-values, kind="stable")
-        weights, images = weights[order], images[order]
-        last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
+        weights, kinds, images, last = self._falling()
         drawn = np.array(
             [
-                _metrics(weights * row[images, None].astype(np.float32), last)
+                _metrics(weights * row.astype(np.float32)[images], kinds, last)
                 for rows in resamples(self.has_lesion, patients, repetitions, seed)
                 for row in rows
             ]
@@ -161,9 +157,12 @@ def student_interval(value: float, drawn: Floats, units: int, level: float) -> t
     return expit(centre - half), expit(centre + half)
 
 
-def _metrics(weights: NDArray[np.float32], last: NDArray[np.intp]) -> Floats:
+def _metrics(weights: NDArray[np.float32], kinds: NDArray[np.int8], last: NDArray[np.intp]) -> Floats:
     """AUROC, average precision and AUPRO of weighted pixels from high to low; `last` ends each run of ties."""
-    false, hits, overlap = np.cumsum(weights, axis=0, dtype=np.float64)[last].T
+    false, hits, overlap = (
+        np.cumsum(np.where(kinds == kind, weights, np.float32(0)), dtype=np.float64)[last]
+        for kind in (NORMAL, LESION, REGION)
+    )
     rate, recall = np.append(0.0, false / false[-1]), np.append(0.0, hits / hits[-1])
     precision = hits / np.maximum(hits + false, 1e-12)
     return np.array(
