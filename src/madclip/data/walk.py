@@ -6,7 +6,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from madclip.data import readers
+from madclip.data.readers import IMAGE_SUFFIXES, holds_image
 from madclip.errors import DataError
 
 TOOL_NAMES = frozenset(
@@ -18,7 +18,6 @@ TOOL_NAMES = frozenset(
 """Files and folders that file managers, network drives and programs leave behind, in small letters."""
 TOOL_SUFFIXES = ("~", ".bak", ".swp", ".tmp", ".part", ".partial", ".crdownload")
 """Endings of copies that editors keep and of downloads that are not finished."""
-_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
 def folded(name: str) -> str:
@@ -33,18 +32,8 @@ def is_passed_over(name: str) -> bool:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file counts as an image: by its suffix if that is an image's, else by its first bytes."""
-    if path.suffix.lower() in readers.IMAGE_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            head = file.read(32)
-    except OSError:
-        return False
-    if head.startswith(b"BM"):
-        # Two letters with which a text may begin too.
-        return int.from_bytes(head[14:18], "little") in _BMP_HEADERS
-    return any(head.startswith(magic) for magic in readers._DECODERS)  # noqa: SLF001
+    """Whether a file counts as an image: by its suffix if that is an image's, else by its content."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or holds_image(path)
 
 
 class Walk:
