@@ -61,8 +61,13 @@ class PillowReader:
             return stored_picture(picture, mask=mask)
 
     def _open(self, file: Any) -> Picture:
+        from PIL.Image import DecompressionBombError
+
         module, name = self.plugin.split(".")
-        opened: Picture = getattr(import_module(f"PIL.{module}"), name)(file)
+        try:
+            opened: Picture = getattr(import_module(f"PIL.{module}"), name)(file)
+        except DecompressionBombError as error:  # a first frame that is larger than the canvas of its GIF
+            raise ValueError(str(error)) from error
         return opened
 
 
@@ -127,7 +132,13 @@ def seek_frame(picture: Picture, image: ImageRef) -> None:
     if frame:
         if (frame + 1) * picture.width * picture.height > _MAX_ANIMATION:
             raise DataError(f"{image}: too many large frames come before it; save the frame as a file of its own")
-        picture.seek(frame)
+        from PIL.Image import DecompressionBombError
+
+        try:
+            picture.seek(frame)
+        except DecompressionBombError as error:
+            raise ValueError(str(error)) from error
+        check_size(image.path, *picture.size)
 
 
 def stored_picture(picture: Picture, *, mask: bool, bits: int = 8) -> Stored:
