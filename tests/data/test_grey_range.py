@@ -4,7 +4,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as Picture
@@ -172,6 +172,7 @@ def test_what_is_noted(tmp_path, values, noted):
     assert (read_image(tmp_path / "a.tif").note is not None) == noted
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint16, (9, 8), unique=True), st.integers(1, 40000), st.integers(1, 20000))
 def test_order_is_kept_and_nothing_leaves_the_range(tmp_path_factory, values, low, width):
     path = tmp_path_factory.getbasetemp() / "range.npy"

@@ -7,7 +7,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as Picture
@@ -62,6 +62,7 @@ def test_transparent_indices_do_not_matter(tmp_path, transparent):
     np.testing.assert_array_equal(read_mask(path), LESION)
 
 
+@settings(deadline=None)
 @given(labels=hnp.arrays(np.uint8, (9, 11)))
 def test_any_index_but_0_is_lesion(tmp_path_factory, labels):
     path = tmp_path_factory.getbasetemp() / "indexed.png"

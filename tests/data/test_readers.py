@@ -6,7 +6,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as Picture
@@ -216,6 +216,7 @@ def test_size_limit_is_about_the_product():
 MAGIC = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*"]
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), magic=st.sampled_from(MAGIC))
 def test_no_bytes_break_the_reader(tmp_path_factory, data, magic):
     path = tmp_path_factory.getbasetemp() / "random.png"
@@ -227,6 +228,7 @@ def test_no_bytes_break_the_reader(tmp_path_factory, data, magic):
 KINDS = ["png", "jpg", "tif", "png16"]
 
 
+@settings(deadline=None)
 @given(
     cut=st.integers(0, 400),
     flip=st.integers(0, 400),
@@ -249,6 +251,7 @@ def test_damage_is_either_survived_or_named(tmp_path_factory, cut, flip, bit, ki
         assert 0 <= result.pixels.min() <= result.pixels.max() <= 1
 
 
+@settings(deadline=None)
 @given(mask=hnp.arrays(bool, (9, 11)), lesion=st.sampled_from([255, 1]))
 def test_masks_of_0_and_255_or_1(tmp_path_factory, mask, lesion):
     path = tmp_path_factory.getbasetemp() / "mask.png"

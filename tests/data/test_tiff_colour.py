@@ -1,6 +1,7 @@
 """Every photometric of TIFF against Pillow's conversions and LittleCMS, in every layout that stores it."""
 
 import struct
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -242,6 +243,25 @@ def test_a_strip_that_hides_a_larger_image_is_refused(tmp_path, compression, enc
     (tmp_path / "a.tif").write_bytes(tiff_bytes(16, 16, tags, bytes(encode(np.zeros((600, 900), np.uint8)))))
     with pytest.raises(DataError, match="900 x 600 pixels in a smaller page"):
         read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "ycbcr", "subsampled"])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_a_page_that_promises_more_than_it_has(tmp_path, compression, photometric):
+    """More strips than there are, and a strip with less than its size asks for."""
+    grey = photometric == "minisblack"
+    data = bytes(range(256)) * (1 if grey else 3)
+    data = data[: 16 * 16 * 3 // 2] if photometric == "subsampled" else data
+    data = zlib.compress(data) if compression == 8 else data
+    tags = [(258, 3, [8] * (1 if grey else 3)), (259, 3, [compression]), (262, 3, [1 if grey else 6])]
+    tags += [(277, 3, [1 if grey else 3]), (530, 3, [2, 2] if photometric == "subsampled" else [1, 1])]
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_bytes(16, 16, [*tags, (278, 4, [16])], data))
+    assert read_image(path).size == (16, 16)
+    for height, rows, said in ((64, 16, "1 of 4 strips"), (64, 64, "damaged")):
+        path.write_bytes(tiff_bytes(16, height, [*tags, (278, 4, [rows])], data))
+        with pytest.raises(DataError, match=said):
+            read_image(path)
 
 
 def test_huge_tiles_and_unknown_compressions_are_refused(tmp_path):

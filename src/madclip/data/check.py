@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from madclip.data.readers import Image
     from madclip.recipe import View
 
 Severity = Literal["error", "warning"]
-
-DARK = 1 / 8
-"""An image that stays below this share of its range looks black to a backbone (10 or 12 bits stored in 16)."""
 
 KINDS: dict[str, tuple[Severity, str]] = {
     "one_class": ("error", "one class has no images"),
@@ -42,7 +40,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "patient_across": ("error", "the same patient in two splits; what is measured would be too good"),
     "duplicate": ("warning", "the same image twice in one split"),
     "missing_mask": ("warning", "abnormal images without a mask, beside others that have one"),
-    "dark": ("warning", "images that use less than an eighth of their range; rescale 10 or 12 bits stored in 16"),
+    "dark": ("warning", "images that use less than an eighth of their range, as 12 bits stored in 16 do"),
     "constant": ("warning", "images of a single value, such as black ones; there is nothing to see in them"),
     "lost_lesion": ("warning", "images with lesions of which nothing is left when the mask is resized"),
     "unused": ("warning", "files or folders that belong to no image"),
@@ -210,7 +208,7 @@ def _digest(sample: Sample) -> str:
 
 def _examine(sample: Sample, view: View | None) -> _Finding:
     try:
-        image = read_image(sample.image)
+        image = read_image(sample.image, view.grey_range if view else "file")
     except DataError as error:
         problem, _ = _examine_mask(sample, None)
         return _Finding(sample, None, "", "", ("unreadable", str(error)), problem, None)
@@ -218,15 +216,17 @@ def _examine(sample: Sample, view: View | None) -> _Finding:
     digest.update(image.pixels.data)
     problem, mask = _examine_mask(sample, image.size)
     lost = None if mask is None or view is None or problem else lost_lesions(mask, view)
-    kind = _kind_of_pixels(image.pixels)
-    return _Finding(sample, image.size, image.depth, digest.hexdigest(), (kind, "") if kind else None, problem, lost)
+    kind = _kind_of_pixels(image)
+    return _Finding(
+        sample, image.size, image.depth, digest.hexdigest(), (kind, image.note or "") if kind else None, problem, lost
+    )
 
 
-def _kind_of_pixels(pixels: npt.NDArray[np.float32]) -> str:
-    flat = pixels.reshape(len(pixels), -1)
+def _kind_of_pixels(image: Image) -> str:
+    flat = image.pixels.reshape(len(image.pixels), -1)
     if (flat.min(axis=1) == flat.max(axis=1)).all():
         return "constant"
-    return "dark" if pixels.max() < DARK else ""
+    return "dark" if image.note else ""
 
 
 def _examine_mask(

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from madclip.data.readers.formats import IMAGE_SUFFIXES, reader_of
+from madclip.data.readers import IMAGE_SUFFIXES, holds_image
 from madclip.errors import DataError
 
 TOOL_NAMES = frozenset(
@@ -32,14 +32,8 @@ def is_passed_over(name: str) -> bool:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file counts as an image: by its suffix if that is an image's, else by its first bytes."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return True
-    try:
-        reader_of(path)
-    except DataError:
-        return False
-    return True
+    """Whether a file counts as an image: by its suffix if that is an image's, else by its content."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or holds_image(path)
 
 
 class Walk:

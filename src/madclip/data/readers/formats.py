@@ -49,6 +49,16 @@ def reader_of(path: Path) -> Reader:
     raise DataError(f"{path}: not a {', '.join(names[:-1])} or {names[-1]} image, whatever its name says")
 
 
+def holds_image(path: Path) -> bool:
+    """Whether a file's content is of a format that is read, whatever its name; False where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return any(reader.recognises(head, path) for reader in READERS)
+
+
 def read_stored(image: ImageRef, *, mask: bool = False) -> Stored:
     """What a file holds of one image, by the reader of its format.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_ANIMATION = 32 * MAX_PIXELS
 """A frame of an animation is decoded with all frames before it: so many pixels altogether."""
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _VALUES = ("I", "F")
 """Modes of Pillow whose values are read as they are, with those that begin with I;16."""
 
@@ -60,25 +61,47 @@ class PillowReader:
             return stored_picture(picture, mask=mask)
 
     def _open(self, file: Any) -> Picture:
+        from PIL.Image import DecompressionBombError
+
         module, name = self.plugin.split(".")
-        opened: Picture = getattr(import_module(f"PIL.{module}"), name)(file)
+        try:
+            opened: Picture = getattr(import_module(f"PIL.{module}"), name)(file)
+        except DecompressionBombError as error:  # a first frame that is larger than the canvas of its GIF
+            raise ValueError(str(error)) from error
         return opened
-
-
-BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-"""Sizes in bytes of the second header, by which versions of BMP differ."""
 
 
 class WebPReader(PillowReader):
     """WebP, whose decoder makes room for the whole canvas as soon as a file is opened."""
 
+    def recognises(self, head: bytes, path: Path) -> bool:  # noqa: ARG002  (the protocol's)
+        """Whether a file is a RIFF container of WebP."""
+        return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+    def frames(self, path: Path) -> tuple[int, ...]:
+        """The frames of an animation."""
+        _check_canvas(path)
+        return super().frames(path)
+
+    def read(self, image: ImageRef, *, mask: bool) -> Stored:
+        """One image, by Pillow."""
+        _check_canvas(image.path)
+        return super().read(image, mask=mask)
+
+
+class BMPReader(PillowReader):
+    """BMP, whose two letters a text may begin with as well."""
+
     def recognises(self, head: bytes, path: Path) -> bool:
-        """Whether a file is a RIFF container of WebP whose canvas is not too large."""
-        if not (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-            return False
-        if len(head) >= 30:
-            check_size(path, *_webp_canvas(head))
-        return True
+        """Whether a file begins as a BMP does, with the length of a header that exists."""
+        return super().recognises(head, path) and int.from_bytes(head[14:18], "little") in _BMP_HEADERS
+
+
+def _check_canvas(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(30)
+    if len(head) == 30:
+        check_size(path, *_webp_canvas(head))
 
 
 def _webp_canvas(head: bytes) -> tuple[int, int]:
@@ -94,16 +117,6 @@ def _webp_canvas(head: bytes) -> tuple[int, int]:
 JPEG = PillowReader(
     "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), (b"\xff\xd8\xff",), "JpegImagePlugin.JpegImageFile"
 )  # further pictures of a phone's multi-picture JPEG are previews and gain maps, not frames
-
-
-class BMPReader(PillowReader):
-    """BMP, whose magic number is two letters with which a text may begin too."""
-
-    def recognises(self, head: bytes, path: Path) -> bool:
-        """Whether a file begins as BMP does, with one of the sizes that its second header has."""
-        return super().recognises(head, path) and int.from_bytes(head[14:18], "little") in BMP_HEADERS
-
-
 BMP = BMPReader("BMP", (".bmp", ".dib"), (b"BM",), "BmpImagePlugin.BmpImageFile")
 GIF = PillowReader("GIF", (".gif",), (b"GIF87a", b"GIF89a"), "GifImagePlugin.GifImageFile")
 WEBP = WebPReader("WebP", (".webp",), (b"RIFF",), "WebPImagePlugin.WebPImageFile")
@@ -119,7 +132,13 @@ def seek_frame(picture: Picture, image: ImageRef) -> None:
     if frame:
         if (frame + 1) * picture.width * picture.height > _MAX_ANIMATION:
             raise DataError(f"{image}: too many large frames come before it; save the frame as a file of its own")
-        picture.seek(frame)
+        from PIL.Image import DecompressionBombError
+
+        try:
+            picture.seek(frame)
+        except DecompressionBombError as error:
+            raise ValueError(str(error)) from error
+        check_size(image.path, *picture.size)
 
 
 def stored_picture(picture: Picture, *, mask: bool, bits: int = 8) -> Stored:

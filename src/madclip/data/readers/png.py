@@ -104,7 +104,9 @@ def _essential(file: IO[bytes]) -> io.BytesIO:
             raise ValueError("more compressed data than any image that is read can need")
         body = file.read(length + 4)
         intact = struct.pack(">I", zlib.crc32(kind + body[:-4])) == body[-4:]
-        if kind != b"eXIf" or intact:
+        if not intact and kind != b"eXIf":
+            raise ValueError(f"wrong checksum of its {kind.decode(errors='replace')} chunk")
+        if intact:
             kept += [header, body]
         if kind == b"IEND":
             break

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, Protocol
 
 from madclip.errors import DataError
@@ -39,6 +40,7 @@ UNREADABLE = (
     EOFError,
     ArithmeticError,
     struct.error,
+    TokenError,
     zlib.error,
 )
 """What decoders raise when a file is damaged."""

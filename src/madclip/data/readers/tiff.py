@@ -97,6 +97,12 @@ def _check_page(tiff: Any, page: Any, image: ImageRef) -> None:
     check_size(image.path, page.imagewidth, page.imagelength)
     if page.is_tiled:
         check_size(image.path, page.tilewidth, page.tilelength)
+    height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    parts = -(-page.imagelength // height) * -(-page.imagewidth // width)
+    parts *= page.samplesperpixel if page.planarconfig == 2 else 1
+    if min(len(page.dataoffsets), len(page.databytecounts)) < parts:
+        # tifffile would fill what is missing with zeros.
+        raise DataError(f"{image}: damaged, it has {len(page.dataoffsets)} of {parts} strips or tiles")
     compression = int(page.compression)
     if compression in _BYTE_CODECS:
         return

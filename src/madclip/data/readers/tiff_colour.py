@@ -81,6 +81,7 @@ def ycbcr_as_rgb(page: Any, image: ImageRef, number: int) -> npt.NDArray[np.uint
     if page.bitspersample != 8 or page.samplesperpixel != 3 or int(page.compression) not in _LIBTIFF:
         name = getattr(page.compression, "name", page.compression)
         raise DataError(f"{image}: YCbCr of {page.bitspersample} bits, compressed by {name}; save it as RGB")
+    _check_complete(page)
     # A map of the file, since it may hold many more pages than are read.
     with image.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         values = np.asarray(imagecodecs.tiff_decode(whole, number, asrgb=True))[..., :3]
@@ -89,6 +90,27 @@ def ycbcr_as_rgb(page: Any, image: ImageRef, number: int) -> npt.NDArray[np.uint
     if orientation in (3, 4, 7, 8):
         values = values[::-1]
     return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
+
+
+def _check_complete(page: Any) -> None:
+    """Libtiff fills what is missing of a strip without a word: each must hold all samples that its size asks for."""
+    import tifffile
+
+    if not page.is_subsampled:
+        page.asarray()
+        return
+    across, down = page.subsampling
+    width = page.tilewidth if page.is_tiled else page.imagewidth
+    decode = tifffile.TIFF.DECOMPRESSORS[int(page.compression)]
+    left = page.imagelength
+    for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
+        rows = page.tilelength if page.is_tiled else min(left, page.rowsperstrip)
+        left = max(left - rows, 1)
+        needed = -(-width // across) * -(-rows // down) * (across * down + 2)
+        page.parent.filehandle.seek(offset)
+        data = page.parent.filehandle.read(size)
+        if len(data if decode is None else decode(data, out=needed)) < needed:
+            raise ValueError("a strip or tile ends early")
 
 
 Converted = tuple["npt.NDArray[Any]", int]
