@@ -172,7 +172,7 @@ class Row:
 
 
 def to_frame(predictions: Iterable[Prediction]) -> Any:
-    """The rows of predictions as a pandas DataFrame, without the maps.
+    """The rows of predictions as a pandas DataFrame, without the maps; an image given as an array is called so.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -182,7 +182,8 @@ def to_frame(predictions: Iterable[Prediction]) -> Any:
     except ImportError:
         raise MissingExtraError("a DataFrame needs pandas: pip install pandas") from None
     columns = [field.name for field in fields(Row)]
-    return pd.DataFrame([Row.of(p.source or "", p).to_dict() for p in predictions], columns=columns)
+    rows = [Row.of(p.source or "array", p).to_dict() for p in predictions]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "") -> Prediction:
