@@ -1,6 +1,8 @@
 """The house keeps its shape: who may import whom, how long files and functions are, how much a call takes."""
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,13 +38,13 @@ WITHIN = {
     ("files", "errors"),
     ("grey_range", "errors"),
     ("calibration", "metrics"),
-    ("phantoms", "data"),
-    ("data", "phantoms"),
 }
-"""Neighbours on one floor of which the first may use the second."""
+"""Neighbours on one floor of which the first may use the second; never the second the first."""
 LONGEST_FILE, LONGEST_FUNCTION, MOST_ARGUMENTS, DETECTOR = 400, 60, 8, 350
 DRAWING = SOURCE / "phantoms"
 """The drawing of phantoms, whose files may be longer."""
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+MODULE = re.compile(r"madclip\.(\w+)(\.\w+)*")
 
 
 def modules() -> Iterator[tuple[Path, ast.Module]]:
@@ -56,23 +58,33 @@ def room_of(path: Path) -> str:
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Rooms that are imported, anywhere in a file; imports for types alone count as well."""
+    """Rooms that are imported, anywhere in a file: for types alone, or by a module's name in a string as well."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            parts = node.module.split(".")
-            if parts[0] == "madclip":
-                names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-                yield from ((name, node.lineno) for name in names)
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide the room"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                parts = alias.name.split(".")
-                if parts[0] == "madclip" and len(parts) > 1:
-                    yield parts[1], node.lineno
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value]
+        yield from ((found[1], node.lineno) for name in names if (found := MODULE.fullmatch(name)))
 
 
 def test_every_room_has_its_floor():
     rooms = {room_of(path) for path, _ in modules()} - {"__init__"}
     assert rooms == set(FLOOR)
+
+
+def test_the_page_draws_these_floors():
+    drawn = {}
+    for number, line in enumerate(PAGE.read_text(encoding="utf-8").splitlines()):
+        cells = line.split("|")
+        if len(cells) == 5 and cells[2].strip().startswith("`"):
+            drawn |= dict.fromkeys((room.rstrip("/") for room in re.findall(r"`(\w+/?)`", cells[2])), number)
+    assert set(drawn) == set(FLOOR)
+    wrong = [(a, b) for a in FLOOR for b in FLOOR if drawn[a] < drawn[b] and FLOOR[a] > FLOOR[b]]
+    assert not wrong, "drawn above what they use"
 
 
 def test_no_arrow_points_up_and_none_goes_in_a_circle():
@@ -85,6 +97,25 @@ def test_no_arrow_points_up_and_none_goes_in_a_circle():
             if other not in FLOOR or other == room or FLOOR[other] < FLOOR[room] or (room, other) in WITHIN:
                 continue
             wrong.append(f"{path.relative_to(SOURCE)}:{line}: {room} uses {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_neighbours_go_one_way():
+    ordered = graphlib.TopologicalSorter()
+    for user, used in WITHIN:
+        assert FLOOR[user] == FLOOR[used]
+        ordered.add(user, used)
+    ordered.prepare()  # raises where there is a circle
+
+
+def test_only_the_command_line_knows_the_terminal():
+    wrong = []
+    for path, tree in modules():
+        for node in ast.walk(tree) if room_of(path) != "cli" else ():
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {name.partition(".")[0] for name in names} & {"typer", "click", "rich"}:
+                wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -126,23 +157,30 @@ def test_public_functions_take_at_most_eight_arguments():
     assert not wrong, "\n".join(wrong)
 
 
+FRAGMENT = re.compile(r"(Of (?!which\b)|Likewise\b|As above\.|Further ones\.|The same\.$)")
+
+
+def prose(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every line of a docstring, and of a string that stands below a name and says what it is."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from enumerate(node.value.value.splitlines(), node.lineno)
+
+
 def test_docstrings_are_sentences():
     wrong = []
     for path, tree in modules():
-        for node in ast.walk(tree):
-            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
-                continue
-            text = ast.get_docstring(node) or ""
-            for line in text.splitlines():
-                said = line.strip().partition(": ")[2] if line.startswith("    ") else line.strip()
-                if said.startswith(("Of ", "Likewise")) or said in ("As above.", "Further ones."):
-                    wrong.append(f"{path.relative_to(SOURCE)}: {line.strip()}")
-    assert not wrong, "\n".join(wrong)
+        for line, text in prose(tree):
+            said = text.strip()
+            meaning = re.sub(r"^\w+: ", "", said)  # of an argument or attribute
+            if FRAGMENT.match(said) or FRAGMENT.match(meaning):
+                wrong.append(f"{path.relative_to(SOURCE)}:{line}: {said}")
+    assert not wrong, f"{len(wrong)} lines:\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("room", ["errors", "files", "recipe"])
-def test_the_ground_floor_needs_no_torch(room):
-    code = f"import sys, madclip.{room}; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("name", ["madclip", "madclip.errors", "madclip.files", "madclip.recipe"])
+def test_the_package_and_its_ground_floor_need_no_torch(name):
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

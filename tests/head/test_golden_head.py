@@ -112,6 +112,15 @@ def test_map_losses_and_their_gradients_are_the_equations(smoothing):
         assert torch.allclose(plainly, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", [plain, fused.map_losses])
+def test_a_pixel_that_is_surely_wrong_has_a_finite_loss_and_gradient(form):
+    leaf = torch.full((1, 1, 4, 4), -200.0).requires_grad_()
+    dice, focal = form(leaf, torch.ones(1, 4, 4, dtype=torch.bool), smoothing=0.0)
+    (dice + focal).sum().backward()
+    assert float(focal.detach()) == pytest.approx(200)
+    assert leaf.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_maps_are_interpolated_bilinearly(align_corners):
     scores = torch.randn(2, 3, 20, 2, generator=torch.Generator().manual_seed(0))

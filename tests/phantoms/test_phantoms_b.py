@@ -5,8 +5,8 @@ import torch
 
 from madclip.phantoms import generate
 from madclip.phantoms.fields import Canvas, dots
-from madclip.phantoms.generic import DEFECTS, SURFACES, VISIBLE, Scene, _damage
-from madclip.phantoms.histology import Cells, _lattice, _stamp
+from madclip.phantoms.generic import DEFECTS, SURFACES, VISIBLE, Scene, damage
+from madclip.phantoms.histology import Cells, lattice, stamp
 
 OURS = ("histology", "ultrasound", "fundus", "generic")
 
@@ -100,22 +100,22 @@ class TestHistology:
 
     def test_nuclei_do_not_depend_on_their_order(self):
         canvas = _canvas()
-        x, y = _lattice(canvas, 11.0)
+        x, y = lattice(canvas, 11.0)
         k = x.shape[1]
         radius, ratio, angle, dark, pale = (canvas.rand(1, k) + low for low in (4, 0.8, 0, 0.5, 0))
-        one = _stamp(canvas, Cells(x, y, radius, ratio, angle, dark, pale), torch.zeros(1, 120, 120))
+        one = stamp(canvas, Cells(x, y, radius, ratio, angle, dark, pale), torch.zeros(1, 120, 120))
         flipped = Cells(*(v.flip(1) for v in (x, y, radius, ratio, angle, dark, pale)))
-        two = _stamp(canvas, flipped, torch.zeros(1, 120, 120))
+        two = stamp(canvas, flipped, torch.zeros(1, 120, 120))
         assert float((one[2] - two[2]).abs().max()) < 1e-6
         assert 0.2 < float((one[0] > 0).float().mean()) < 1
 
     def test_no_nucleus_at_all(self):
         canvas = _canvas()
         none = torch.zeros(1, 3)
-        assert not _stamp(canvas, Cells(*[none] * 7), torch.zeros(1, 120, 120))[0].any()
+        assert not stamp(canvas, Cells(*[none] * 7), torch.zeros(1, 120, 120))[0].any()
 
     def test_a_lattice_covers_the_image(self):
-        x, y = _lattice(_canvas(), 9.0)
+        x, y = lattice(_canvas(), 9.0)
         assert min(x.min(), y.min()) < 3
         assert min(x.max(), y.max()) > 117
 
@@ -135,7 +135,7 @@ class TestGeneric:
             canvas = _canvas(seed=seed)
             image = (0.5 + 0.2 * canvas.noise(20)).clamp(0, 1)[:, None].expand(-1, 3, -1, -1).contiguous()
             palette = torch.tensor([[0.2], [0.8], [0.0]]).expand(3, 3)
-            damaged, mask, finding, _ = _damage(Scene(canvas, image, palette, 0.5))
+            damaged, mask, finding, _ = damage(Scene(canvas, image, palette, 0.5))
             change = (damaged - image).abs().amax(1)
             near = torch.nn.functional.max_pool2d(mask[:, None].float(), 61, 1, 30)[:, 0].bool()
             assert finding in (name, "stain")

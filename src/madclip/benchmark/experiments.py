@@ -29,7 +29,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """Letter of the paper's ablation: what it is, and its one switch of the recipe."""
 
 SETS = ("HIS", "Chest", "OCT17", "BrainMRI", "LiverCT", "RESC")
-"""Of Tables 1 and 2."""
+"""The data sets of Tables 1 and 2."""
 CROSS = (("Chest", "NIHChest"), ("Chest", "CheXpert"), ("BrainMRI", "ADNI"), ("OCT17", "OCTDL"), ("RESC", "OCTDL"))
 """Table 3: shots of the first, test images of the second."""
 SHOTS: dict[Experiment, tuple[int, ...]] = {

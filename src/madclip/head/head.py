@@ -64,7 +64,7 @@ class Head(nn.Module):
     """Adapters and prompts for a backbone; parameters are float32 on the backbone's device.
 
     Args:
-        recipe: Its choices.
+        recipe: Every choice of the detector that is to be learned.
         backbone: Frozen towers; not a part of the module, so that they are never saved or trained.
         objective: What the images show, in the words of the prompts.
         seed: Determines the initial weights.

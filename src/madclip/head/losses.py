@@ -14,8 +14,8 @@ def siglip_loss(
     Args:
         scores: [T, B, G, 2], S of the detection head.
         labels: [B], 0 normal, 1 abnormal.
-        temperature: t, multiplies S.
-        bias: b, added to it.
+        temperature: S is multiplied by t.
+        bias: The bias b is added to t S.
 
     Returns:
         [T]: minus the mean over images of the sum over prompts of the mean over patches of log sigmoid(z (t S + b)),
@@ -46,11 +46,11 @@ def softmax_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def dice_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """1 - mean over images of (2 sum(p m) + 1) / (sum(p) + sum(m) + 1), p the probability of "abnormal", m the mask.
+    """Dice loss: 1 - mean over images of (2 sum(p m) + 1) / (sum(p) + sum(m) + 1).
 
     Args:
-        logits: [T, B, H, W], log-odds of "abnormal".
-        masks: [B, H, W] bool.
+        logits: [T, B, H, W], log-odds of "abnormal"; p is their sigmoid.
+        masks: [B, H, W] bool, m.
 
     Returns:
         [T].
@@ -61,7 +61,7 @@ def dice_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 def focal_loss(logits: torch.Tensor, masks: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
-    """Mean over pixels of (1 - p_t)^2 (-log p_t), p_t the probability of the pixel's true class (gamma 2).
+    """Focal loss (gamma 2): mean over pixels of (1 - p_t)^2 (-log p_t), p_t the probability of the pixel's true class.
 
     Args:
         logits: [T, B, H, W], log-odds of "abnormal".

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from madclip.training.shots import Shot
 
 TEMPERATURE = 0.01
-"""Of CLIP after its pre-training: cosines are divided by it."""
+"""CLIP's temperature after its pre-training: cosines are divided by it."""
 
 
 def text_scores(features: torch.Tensor, text: torch.Tensor, temperature: float = TEMPERATURE) -> torch.Tensor:

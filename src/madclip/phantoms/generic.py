@@ -37,7 +37,7 @@ def draw(canvas: Canvas, abnormal: Tensor, difficulty: float) -> Drawing:
         value = SURFACES[name](one)
         image = _colour(value, palette)
         image, mask, finding, brightness = (
-            _damage(Scene(one, image, palette, difficulty)) if sick else (image, torch.zeros_like(value) > 1, "", "")
+            damage(Scene(one, image, palette, difficulty)) if sick else (image, torch.zeros_like(value) > 1, "", "")
         )
         images.append(image * _lighting(one))
         masks.append(mask)
@@ -67,7 +67,7 @@ def _palette(canvas: Canvas) -> Tensor:
 
 
 def _complexion(canvas: Canvas) -> Tensor:
-    """As `_palette`, from pale to dark skin."""
+    """Colours as `_palette` gives them, from pale to dark skin."""
     red = _number(canvas, 0.5, 1)
     light = torch.tensor(
         [red, red * _number(canvas, 0.6, 0.85), red * _number(canvas, 0.45, 0.8)], device=canvas.device
@@ -295,7 +295,8 @@ class Scene:
     difficulty: float
 
 
-def _damage(scene: Scene) -> tuple[Tensor, Tensor, str, str]:
+def damage(scene: Scene) -> tuple[Tensor, Tensor, str, str]:
+    """A scene with one defect: image [1, 3, S, S], mask [1, S, S], the finding, and how bright it is in a word."""
     image = scene.image
     names = list(DEFECTS)
     name = names[_integer(scene.canvas, 0, len(names) - 1)]
@@ -344,7 +345,7 @@ def _scratches(canvas: Canvas, count: int, width: float) -> Tensor:
 
 
 def _shift(canvas: Canvas, difficulty: float) -> float:
-    """How much brighter or darker."""
+    """Draw how much brighter or darker a defect is than what it lies on."""
     amount = _number(canvas, level(difficulty, 0.2, 0.07), level(difficulty, 0.6, 0.35))
     return amount if canvas.rand(1) < 0.5 else -amount
 

@@ -133,7 +133,7 @@ def _nuclei(
     for i in range(canvas.n):
         one = Canvas(1, canvas.size, canvas.generator)
         fields = [field[i : i + 1] for field in tissue]
-        planes.append(_stamp(one, _cells(one, fields[:5], float(scale[i]), difficulty), fields[5]))
+        planes.append(stamp(one, _cells(one, fields[:5], float(scale[i]), difficulty), fields[5]))
     dark, pale, inner = (torch.cat(parts) for parts in zip(*planes, strict=True))
     return dark, pale, inner
 
@@ -141,9 +141,9 @@ def _nuclei(
 def _cells(canvas: Canvas, tissue: list[Tensor], radius: float, difficulty: float) -> Cells:
     """Where nuclei lie in one patch and how they look; `radius` is that of a lymphocyte in pixels."""
     kind, gland, tumour, empty, flow = tissue
-    own = _lattice(canvas, radius * float(canvas.uniform(1.75, 2.8) if int(kind) == NODE else canvas.uniform(2.4, 3.6)))
+    own = lattice(canvas, radius * float(canvas.uniform(1.75, 2.8) if int(kind) == NODE else canvas.uniform(2.4, 3.6)))
     growth = float(canvas.uniform(level(difficulty, 1.6, 1.25), level(difficulty, 2.4, 2.0)))
-    alien = _lattice(canvas, radius * growth * float(canvas.uniform(1.9, 2.8)))
+    alien = lattice(canvas, radius * growth * float(canvas.uniform(1.9, 2.8)))
     x, y = torch.cat([own[0], alien[0]], 1), torch.cat([own[1], alien[1]], 1)
     k, mine = x.shape[1], own[0].shape[1]
     foreign = torch.arange(k, device=canvas.device)[None] >= mine
@@ -180,7 +180,7 @@ def _cells(canvas: Canvas, tissue: list[Tensor], radius: float, difficulty: floa
     return Cells(x, y, size * radius * here, ratio.exp(), angle, dark, pale.clamp(max=1))
 
 
-def _lattice(canvas: Canvas, spacing: float) -> tuple[Tensor, Tensor]:
+def lattice(canvas: Canvas, spacing: float) -> tuple[Tensor, Tensor]:
     """[1, k], points about `spacing` pixels apart, also a little outside the image."""
     count = math.ceil(canvas.size / (0.9 * spacing)) + 3
     rows, columns = torch.meshgrid(*[torch.arange(count, device=canvas.device)] * 2, indexing="ij")
@@ -191,7 +191,7 @@ def _lattice(canvas: Canvas, spacing: float) -> tuple[Tensor, Tensor]:
     return x.reshape(1, -1), y.reshape(1, -1)
 
 
-def _stamp(canvas: Canvas, cells: Cells, ragged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def stamp(canvas: Canvas, cells: Cells, ragged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The nuclei of one patch: each pixel belongs to the nucleus in which it lies deepest."""
     size = canvas.size
     kept = cells.radius[0] > 0.3
