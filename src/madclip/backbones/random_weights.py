@@ -21,12 +21,12 @@ def clip_config(
     """A CLIP of OpenAI's proportions: heads of 64, MLPs four times as wide, 77 positions of its vocabulary.
 
     Args:
-        width: Of the vision tower.
+        width: Width of the vision tower.
         depth: Blocks of the vision tower.
         patch: Side of a patch, pixels.
         image: Side of the images, pixels.
         embed: Size of the shared space.
-        text_width: Of the text tower.
+        text_width: Width of the text tower.
         text_depth: Blocks of the text tower.
     """
     vision, text = (
