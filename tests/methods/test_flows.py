@@ -80,13 +80,13 @@ class TestFlow:
 
     def test_the_seed_determines_it_and_nothing_else_is_touched(self):
         torch.manual_seed(5)
-        np.random.seed(5)
-        expected, drawn = torch.rand(3), np.random.random(3)
+        np.random.seed(5)  # noqa: NPY002
+        expected, drawn = torch.rand(3), np.random.random(3)  # noqa: NPY002
         torch.manual_seed(5)
-        np.random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
         one, same, other = Flow(6, 4, seed=1), Flow(6, 4, seed=1), Flow(6, 4, seed=2)
         assert torch.equal(torch.rand(3), expected)
-        assert (np.random.random(3) == drawn).all()
+        assert (np.random.random(3) == drawn).all()  # noqa: NPY002
         weights = [torch.cat([p.flatten() for p in flow.parameters()]) for flow in (one, same, other)]
         assert torch.equal(weights[0], weights[1])
         assert not torch.equal(weights[0], weights[2])

@@ -74,15 +74,6 @@ class CellWork:
             },
         }
 
-    def why_not(self, cell: Cell) -> str:
-        """Why a cell cannot be: its method needs masks and the set of its shots has none. Empty where it can."""
-        from madclip.methods import BASELINES, load_baseline
-
-        masked = cell.method not in BASELINES or not load_baseline(cell.method).needs_masks
-        if masked or any(sample.mask for sample in self.dataset(cell.source).shot_pool):
-            return ""
-        return f"{cell.source}: no masks; {cell.method} learns from them and is not run"
-
     def backbone(self, activation: Literal["gelu", "quick_gelu"] | None) -> RememberedBackbone:
         """The plan's weights with another activation, or with their own."""
         if activation not in self._backbones:

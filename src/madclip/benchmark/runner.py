@@ -41,8 +41,7 @@ def run(
     """Run what is not finished yet; `results.csv` then holds every finished cell.
 
     Args:
-        cells: The cells of the experiment; those of sets that `plan.folders` lacks are left out, and those of methods
-            that need masks where a set has none.
+        cells: The cells of the experiment; those of sets that `plan.folders` lacks are left out.
         plan: What all cells share.
         out: Gets plan.json, cells/ and results.csv.
         executor: Where cells run; None runs them in this process.
@@ -57,7 +56,7 @@ def run(
     """
     work = CellWork(plan, out / "cells")
     _check_plan(out, plan, work)
-    there = [c for c in cells if {c.source, c.target} <= set(plan.folders) and not work.why_not(c)]
+    there = [cell for cell in cells if {cell.source, cell.target} <= set(plan.folders)]
     todo = [cell for cell in there if not cell.path(out / "cells").exists()]
     finished = len(there) - len(todo)
     progress("cells", finished, len(there))
