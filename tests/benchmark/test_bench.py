@@ -359,6 +359,14 @@ class TestCommand:
         assert values["nearest-mean", "2", "HIS", "AC"] == "not run"
         assert "Brain_AD: taken for the registered set BrainMRI" in result.stderr
 
+    def test_a_method_of_masks_is_not_run_without_them(self, root, tmp_path):
+        words = ["real", "--data", root, "--out", tmp_path, "--methods", "bgad", "--seeds", 1, "--shots", 2, "--json"]
+        result = self.call(*words, "--backbone", "stand-in", "--set", "image_size=64", "--objective", "mine=Chest")
+        assert result.exit_code == 0
+        assert "mine: no masks, without which bgad learns nothing; it is not run" in result.stderr
+        assert json.loads(result.stdout)["finished"] == 1
+        assert "not run" in (tmp_path / "real.md").read_text()
+
     def test_writes_a_page_between_its_marks(self, root, tmp_path):
         page = tmp_path / "page.md"
         page.write_text("before\n<!-- bench real -->\nstale words\n<!-- end bench real -->\nafter\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from madclip.benchmark.registry import by_name
 from madclip.errors import RecipeError
-from madclip.methods import BASELINES
+from madclip.methods import BASELINES, load_baseline
 from madclip.recipe import PRESETS
 
 if TYPE_CHECKING:
@@ -110,6 +110,11 @@ def cells_of(
         for seed in range(seeds)
         for method in methods
     )
+
+
+def needs_masks(method: str) -> bool:
+    """Whether a method learns nothing from abnormal shots without masks."""
+    return method in BASELINES and load_baseline(method).needs_masks
 
 
 def tasks_of(name: str) -> tuple[str, ...]:

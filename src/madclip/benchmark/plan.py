@@ -66,11 +66,13 @@ class FoundSets(NamedTuple):
         folders: Where each set is, by the registered name or by the folder's own.
         others: Why a folder is no data set, by the folder's name.
         said: One line for each folder whose name could be misread.
+        unmasked: Sets without masks among the images that shots come from.
     """
 
     folders: dict[str, Path]
     others: dict[str, str]
     said: list[str]
+    unmasked: set[str]
 
 
 def find_sets(root: Path) -> FoundSets:
@@ -89,9 +91,10 @@ def find_sets(root: Path) -> FoundSets:
     folders: dict[str, Path] = {}
     others: dict[str, str] = {}
     said: list[str] = []
+    unmasked: set[str] = set()
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         try:
-            load_dataset(folder)
+            data = load_dataset(folder)
             entry = prepared_set(folder) or by_folder(folder.name)
         except DataError as error:
             others[folder.name] = str(error)
@@ -101,9 +104,11 @@ def find_sets(root: Path) -> FoundSets:
             raise DataError(f"{folder} and {folders[name]} are both {name}: keep one of them in {root}")
         folders[name] = folder
         said += _said(folder.name, entry)
+        if not any(sample.mask for sample in data.shot_pool):
+            unmasked.add(name)
     if not folders:
         raise DataError(f"{root}: no folder in it is a data set; `madclip data check FOLDER` says why")
-    return FoundSets(folders, others, said)
+    return FoundSets(folders, others, said, unmasked)
 
 
 def _said(folder: str, entry: RegisteredSet | None) -> list[str]:

@@ -28,6 +28,11 @@ PUBLISHED_AS = {
     "april-gan": "APRIL-GAN",
     "mvfa": "MVFA",
     "mediclip": "MediCLIP",
+    "cflow": "CFLOW-AD",
+    "rd4ad": "RD4AD",
+    "mkd": "MKD",
+    "dra": "DRA",
+    "bgad": "BGAD",
 }
 """Names of our methods in the paper's tables."""
 

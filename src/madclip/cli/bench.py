@@ -116,7 +116,7 @@ def experiment(
     from madclip.scale.executor import LocalProcesses
 
     name = check_experiment(str(context.info_name))
-    cells, folders, missing = _cells_here(name, data, methods, seeds, _numbers(shots))
+    cells, runnable, folders, missing = _cells_here(name, data, methods, seeds, _numbers(shots))
     plan = Plan(
         experiment=name,
         backbone=backbone or "tiny",
@@ -130,7 +130,7 @@ def experiment(
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
     with shown_progress() as progress:
-        failed = run(cells, plan, out, executor=LocalProcesses(workers, threads), progress=progress)
+        failed = run(runnable, plan, out, executor=LocalProcesses(workers, threads), progress=progress)
     text, finished = _write_tables(plan, cells, out, docs)
     facts = {"experiment": name, "cells": len(cells), "finished": finished, "missing_sets": missing}
     print_facts(as_json, facts | {"failed": failed, "results": str(out / "results.csv")}, text)
@@ -146,12 +146,12 @@ for _name, _help in EXPERIMENTS.items():
 
 def _cells_here(
     name: Any, data: Path, methods: str, seeds: int, shots: list[int]
-) -> tuple[list[Any], dict[str, Path], list[str]]:
-    """The cells of an experiment, the folders of those of its sets that are there, and the names of the others.
+) -> tuple[list[Any], list[Any], dict[str, Path], list[str]]:
+    """The cells of an experiment, those that can be run, the folders of its sets, and the names of sets that lack.
 
     What a folder was taken for, and what is missing, is said on standard error.
     """
-    from madclip.benchmark.experiments import METHODS, cells_of
+    from madclip.benchmark.experiments import METHODS, cells_of, needs_masks
     from madclip.benchmark.plan import find_sets
 
     found = find_sets(data)
@@ -160,15 +160,17 @@ def _cells_here(
     used = {one for cell in cells for one in (cell.source, cell.target)}
     folders = {one: path for one, path in found.folders.items() if one in used}
     missing = sorted(used - set(folders))
+    unmasked = {cell for cell in cells if cell.source in found.unmasked and needs_masks(cell.method)}
     for line in (
         *found.said,
         *(f"{one}: not a data set ({reason})" for one, reason in found.others.items()),
         *(f"{one}: not in {data}; its cells are not run" for one in missing),
+        *sorted({f"{c.source}: no masks, without which {c.method} learns nothing; it is not run" for c in unmasked}),
     ):
         typer.echo(line, err=True)
     if not folders:
         raise DataError(f"{data}: none of the sets of {name} is there ({', '.join(missing)})")
-    return cells, folders, missing
+    return cells, [cell for cell in cells if cell not in unmasked], folders, missing
 
 
 def _write_tables(plan: Any, cells: list[Any], out: Path, docs: Path | None) -> tuple[str, int]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from madclip.methods.learning import Learning
     from madclip.training.shots import Shot
 
-EPOCHS = (3, 12)
+EPOCHS = (2, 6)
 """On normal patches alone, then on both kinds."""
 REUSED = 5
 """How often an epoch shows each abnormal patch."""

@@ -21,7 +21,7 @@ class Residual(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = torch.nn.Sequential(*_convolution(WIDTH), torch.nn.ReLU(), *_convolution(WIDTH))
+        self.layers = torch.nn.Sequential(*_convolution(WIDTH, WIDTH), torch.nn.ReLU(), *_convolution(WIDTH, WIDTH))
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """The sum, rectified."""
@@ -29,13 +29,13 @@ class Residual(torch.nn.Module):
         return F.relu(added)
 
 
-def _convolution(inputs: int, stride: int = 1) -> tuple[torch.nn.Module, torch.nn.Module]:
-    return torch.nn.Conv2d(inputs, WIDTH, 3, stride, 1, bias=False), torch.nn.BatchNorm2d(WIDTH)
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> tuple[torch.nn.Module, torch.nn.Module]:
+    return torch.nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), torch.nn.BatchNorm2d(outputs)
 
 
-def downsampling(inputs: int) -> torch.nn.Module:
+def downsampling(inputs: int, outputs: int) -> torch.nn.Module:
     """A 3 x 3 convolution of stride 2 with batch normalisation, rectified."""
-    return torch.nn.Sequential(*_convolution(inputs, 2), torch.nn.ReLU())
+    return torch.nn.Sequential(*_convolution(inputs, outputs, 2), torch.nn.ReLU())
 
 
 def seeded(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:

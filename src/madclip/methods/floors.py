@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
+from madclip.errors import MissingExtraError
 from madclip.methods.base import Baseline
 from madclip.training.encode import pool
 
@@ -97,29 +98,13 @@ def fit_logistic(
 
     Returns:
         Weights [D] and intercept [].
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
     """
-    target = labels.to(features.dtype)
-    # The weights of the minimum lie in the span of the rows: N unknowns do for D.
-    basis = (
-        torch.linalg.qr(features.mT).Q
-        if len(features) < features.shape[1]
-        else torch.eye(features.shape[1]).to(features)
-    )
-    reduced = features @ basis
-    unknown = torch.zeros(reduced.shape[1] + 1, dtype=features.dtype, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [unknown], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
-        logits = reduced @ unknown[:-1] + unknown[-1]
-        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-        loss = loss + ridge / 2 * unknown[:-1].square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimiser.step(closure)
-    solved = unknown.detach()
-    return basis @ solved[:-1], solved[-1]
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise MissingExtraError(f"this method needs scikit-learn: pip install 'madclip[bench]' ({error})") from None
+    found = LogisticRegression(C=1 / ridge, tol=1e-10, max_iter=10_000).fit(features.numpy(), labels.numpy())
+    return torch.from_numpy(found.coef_[0]), torch.from_numpy(found.intercept_)[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
 from madclip.errors import MissingExtraError
@@ -13,12 +15,12 @@ from madclip.methods.learning import Adam, Learning, optimise
 from madclip.methods.tokens import Standard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 BLOCKS, CLAMP = 8, 1.9
 CHANNELS = 128
 """Numbers of a token that a flow reads, and of the code of its position."""
-RATE, FIBRES = 1e-3, 256
+RATE, FIBRES = 2e-3, 512
 WARM_UP = 0.1
 """Share of the steps in which the rate rises from a tenth."""
 
@@ -39,8 +41,7 @@ class Flow(torch.nn.Module):
         super().__init__()
         framework, modules = _freia()
         self.channels = channels
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with _seeded(seed):
             self.couplings = framework.SequenceINN(channels)
             for _ in range(BLOCKS):
                 self.couplings.append(
@@ -58,6 +59,19 @@ class Flow(torch.nn.Module):
         normal = -0.5 * (latent.square().sum(1) + self.channels * math.log(2 * math.pi))
         likelihood: torch.Tensor = normal + log_jacobian
         return likelihood
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Within it, the generators that FrEIA draws from (torch's and numpy's own) start from a seed."""
+    before = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
 
 
 def _subnet(inputs: int, outputs: int) -> torch.nn.Module:

@@ -78,7 +78,7 @@ class Cloner(torch.nn.Module):
     def __init__(self, taps: int, channels: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.grid = grid
-        self.stem = torch.nn.Sequential(downsampling(3), downsampling(WIDTH), downsampling(WIDTH))
+        self.stem = torch.nn.Sequential(downsampling(3, 16), downsampling(16, 32), downsampling(32, WIDTH))
         self.blocks = torch.nn.ModuleList(Residual() for _ in range(taps))
         self.say = torch.nn.ModuleList(torch.nn.Conv2d(WIDTH, channels, 1) for _ in range(taps))
 
