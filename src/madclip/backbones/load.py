@@ -17,6 +17,7 @@ from madclip.backbones.fused import FusedBackbone
 from madclip.backbones.sources import find_checkpoint
 from madclip.backbones.spec import Activation, Backbone, Tower
 from madclip.errors import MadCLIPWarning, RecipeError
+from madclip.files import first_line
 
 if TYPE_CHECKING:
     from madclip.backbones.checkpoints import Checkpoint
