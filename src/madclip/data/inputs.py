@@ -78,7 +78,7 @@ def _expand(entry: str | Path, passed: dict[Path, str]) -> tuple[list[Path], str
         images = _sorted_out(path, walk.files(path), passed)
         passed.update(dict.fromkeys(walk.hidden, "hidden or of a tool"))
         passed.update(dict.fromkeys(walk.dead, "dead links"))
-        return images, f"no images (PNG, JPEG, TIFF, BMP) in this folder{_summary(path, passed)}"
+        return images, f"no images (PNG, JPEG, TIFF, ...) in this folder{_summary(path, passed)}"
     if glob.has_magic(str(entry)):
         matches = [Path(match) for match in glob.glob(str(entry), recursive=True)]  # noqa: PTH207  (absolute patterns)
         fixed = next(place for place, part in enumerate(path.parts) if glob.has_magic(part))

@@ -81,7 +81,7 @@ def read_folders(root: Path, reading: Reading) -> Dataset:
     layout, folders = _class_folders(root, places, reading, walk)
     found = collect(root, folders, walk)
     if not found.samples:
-        raise DataError(f"{root}: layout {layout}, but its folders hold no image (PNG, JPEG, TIFF, BMP)")
+        raise DataError(f"{root}: layout {layout}, but its folders hold no image (PNG, JPEG, TIFF, ...)")
     found.unused |= {*_beside(root, places, folders, walk)}
     found.unused |= {Unused(path, "dead_link") for path in walk.dead}
     patients = find_patients(
