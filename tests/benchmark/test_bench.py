@@ -25,6 +25,7 @@ from madclip.benchmark.tokens import TokenMemory
 from madclip.errors import CheckpointError, DataError, RecipeError
 from madclip.methods import BASELINES
 from madclip.metrics.compare import paired_bootstrap
+from madclip.metrics.scored import Scored
 from madclip.recipe import Recipe
 from madclip.scale.executor import LocalProcesses
 
@@ -325,7 +326,8 @@ class TestTables:
         groups = [i // 3 for i in range(60)]
         pair = tuple({"labels": labels.tolist(), "groups": groups, "scores": s.tolist()} for s in (one, other))
         draws, (low, high) = mean_difference([pair])
-        expected = paired_bootstrap(labels, one, other, patients=groups)
+        scored = Scored.of(labels, one, patients=groups)
+        expected = paired_bootstrap(scored, scored.rescored(other))
         assert draws == pytest.approx([100 * expected.value])
         assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))
         assert mean_difference([pair, pair])[1] == pytest.approx((low, high))
