@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 COPIES = 2
 """Pseudo anomalies made of each normal image."""
 EPOCHS, STEPS, RATE = 30, 20, 2e-4
-SIZE = 128
+SIZE = 64
 """Numbers of a token that the heads read, of each tap."""
-HIDDEN = 64
+HIDDEN = 32
 TOP = 0.1
 """Share of the patches whose mean is a head's score."""
 REFERENCES = 5
