@@ -19,11 +19,11 @@ class BackboneEntry:
         width: Width of its residual stream.
         patch_size: Side of a patch, pixels.
         image_size: Side at which it was trained, pixels.
-        embed_dim: Size of the shared image-text space.
+        embed_dim: Size of the shared image-text space; 0 for an image-only partner.
         licence: Licence of the weights.
         commercial: Whether they may be used commercially; None where that is not known.
         file: Name of a single downloaded file, where there is one; else the hub repository's files are expected.
-        sha256: Digest of that file.
+        sha256: SHA-256 of that file.
         note: What a user should know before choosing it.
     """
 

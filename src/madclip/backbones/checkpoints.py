@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from madclip.backbones.configuration import ModelConfig
+    from madclip.backbones.efficientnet import EfficientNetConfig
+    from madclip.backbones.vit import VitConfig
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 OPENAI_SHA256 = {
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af": "clip-vit-b-32",
@@ -42,7 +47,7 @@ class Checkpoint:
     Attributes:
         path: File or folder, for messages.
         config: The model's sizes and activation.
-        state: Tensors in the naming of transformers' CLIPModel or SiglipModel, in the file's own precision.
+        state: Tensors in the file's own precision, in the names of our modules; a CLIP's are those of transformers.
         mean: Channel means of the input normalisation.
         std: Channel standard deviations.
         folder: Where a tokenizer may lie.
@@ -53,7 +58,7 @@ class Checkpoint:
     """
 
     path: Path
-    config: ModelConfig
+    config: ModelConfig | VitConfig | EfficientNetConfig
     state: dict[str, torch.Tensor]
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD

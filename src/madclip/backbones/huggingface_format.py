@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from madclip.backbones.checkpoints import OPENAI_MEAN, OPENAI_STD, Checkpoint, read_json, read_tensors, triple
+from madclip.backbones.checkpoints import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Checkpoint,
+    read_json,
+    read_tensors,
+    triple,
+)
 from madclip.backbones.configuration import DEFAULTS, Family, ModelConfig, read_config
 from madclip.backbones.spec import Activation
+from madclip.backbones.vit_format import KINDS, read_vit_config, rename
 from madclip.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -20,6 +30,8 @@ PREPROCESSING = ("processor_config.json", "preprocessor_config.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 DEPTH_LIMIT = 256
 HALF = (0.5, 0.5, 0.5)
+NORMALISATION = {"clip": (OPENAI_MEAN, OPENAI_STD), "siglip": (HALF, HALF), "dino": (IMAGENET_MEAN, IMAGENET_STD)}
+"""Mean and standard deviation that are usual for a kind of model."""
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -57,22 +69,28 @@ def read_folder(folder: Path) -> Checkpoint:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise CheckpointError(f"{folder} has weights but no config.json: put the model's config.json there")
-    config = _model(config_file, read_json(config_file))
+    said = read_json(config_file)
+    image_only = said.get("model_type") in KINDS
+    config = read_vit_config(config_file, said) if image_only else _model(config_file, said)
     settings_file, settings = _image_settings(folder)
-    mean, std = (OPENAI_MEAN, OPENAI_STD) if config.family == "clip" else (HALF, HALF)
+    mean, std = NORMALISATION[config.family if isinstance(config, ModelConfig) else "dino"]
     state: dict[str, torch.Tensor] = {}
     for file in weight_files(folder):
         state |= read_tensors(file)[0]
     return Checkpoint(
         path=folder,
         config=config,
-        # Older versions of transformers saved these indices; they are no weights.
-        state={name: value for name, value in state.items() if not name.endswith(".position_ids")},
+        state=rename(state) if image_only else _weights(state),
         mean=triple(settings_file, "image_mean", settings.get("image_mean"), mean),
         std=triple(settings_file, "image_std", settings.get("image_std"), std),
         folder=folder,
         assumed_normalisation=None in (settings.get("image_mean"), settings.get("image_std")),
     )
+
+
+def _weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the indices that older versions of transformers saved, which are no weights."""
+    return {name: value for name, value in state.items() if not name.endswith(".position_ids")}
 
 
 def _image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -110,7 +128,7 @@ def _family(path: Path, config: dict[str, Any]) -> Family:
         raise CheckpointError(f"{path} is a SigLIP 2 NaFlex model: use one of fixed resolution, such as patch16-256")
     family = next((name for name in DEFAULTS if name == kind), None)
     if family is None:
-        raise CheckpointError(f"{path} is of type {kind!r}: only CLIP and SigLIP models can be read")
+        raise CheckpointError(f"{path} is of type {kind!r}: only CLIP, SigLIP, DINOv2 and DINOv3 models can be read")
     return family
 
 

@@ -33,6 +33,7 @@ ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": quick_gelu,
+    "silu": F.silu,
 }
 
 

@@ -1,4 +1,4 @@
-"""What a backbone is: the facts of a pair of frozen towers, and the calls that everything else may make."""
+"""What a backbone is: the facts of its frozen towers, and the calls that everything else may make."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import torch
-
-Activation = Literal["gelu", "quick_gelu", "gelu_pytorch_tanh"]
+Activation = Literal["gelu", "quick_gelu", "gelu_pytorch_tanh", "silu"]
 TextAttention = Literal["native", "full"]
 """How text positions see one another: `native` as the tower was pre-trained, `full` every position sees every other."""
 
@@ -28,14 +28,14 @@ class BackboneSpec:
         width: Width of its residual stream (d).
         patch_size: Side of a patch, pixels.
         prefix_tokens: Tokens before the patch tokens (1 class token for CLIP, 0 for SigLIP).
-        embed_dim: Size of the shared image-text space (e).
-        text_width: Width of the text tower.
-        text_length: Positions of the text tower.
+        embed_dim: Size of the shared image-text space (e); 0 for a tower without texts.
+        text_width: Width of the text tower; 0 without one.
+        text_length: Positions of the text tower; 0 without one.
         causal_text: Whether a text position sees only those before it; then a sequence may be cut after its last
             used position without changing anything.
         mean: Channel means of the input normalisation.
         std: Channel standard deviations.
-        activation: What the blocks' MLPs use.
+        activation: Activation of the blocks' MLPs; None where there are none.
         native_image_size: Side in pixels at which the position table was trained.
         licence: Licence of the weights.
         commercial: Whether they may be used commercially; None where that is not known.
@@ -53,7 +53,7 @@ class BackboneSpec:
     causal_text: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    activation: Activation
+    activation: Activation | None
     native_image_size: int
     licence: str
     commercial: bool | None
@@ -65,8 +65,8 @@ class BackboneSpec:
         return tuple(max(1, round(self.depth * quarter / 4)) for quarter in (1, 2, 3, 4))
 
 
-class Backbone(nn.Module, ABC):
-    """A pair of frozen towers. No parameter ever requires a gradient."""
+class Tower(nn.Module, ABC):
+    """A frozen vision tower, read at its taps. No parameter ever requires a gradient."""
 
     spec: BackboneSpec
     image_size: tuple[int, int]
@@ -80,12 +80,12 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the towers are."""
+        """Where the tower is."""
 
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """What the towers compute in."""
+        """What the tower computes in."""
 
     @property
     @abstractmethod
@@ -114,7 +114,45 @@ class Backbone(nn.Module, ABC):
         Returns:
             For each tap [B, prefix + G, d], G = rows x columns of patches, in `dtype`; [B x W, prefix + K, d] with
             windows, image by image.
+
+        Raises:
+            RecipeError: The pixels are not of `image_size`, or the tower knows no windows or no `after_tap`.
         """
+
+    def prepare(self, pixels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
+        """Pixels [B, 3, H, W] in 0..1 as the tower reads them: at `image_size`, normalised, where it is, in `dtype`."""
+        pixels = pixels.to(self.device)
+        if pixels.shape[2:] != self.image_size:
+            pixels = F.interpolate(pixels, self.image_size, mode="bilinear", antialias=True)
+        if normalise:
+            mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.spec.mean, self.spec.std))
+            pixels = (pixels - mean) / std
+        return pixels.to(self.dtype)
+
+    def patch_tokens(self, pixels: torch.Tensor, *, normalise: bool = True) -> list[torch.Tensor]:
+        """Patch tokens at the taps: pixels [B, 3, H, W] in 0..1 -> for each tap [B, G, d], without prefix tokens."""
+        streams = self.encode_image(self.prepare(pixels, normalise=normalise))
+        return [stream[:, self.spec.prefix_tokens :] for stream in streams]
+
+
+class Backbone(Tower):
+    """A frozen vision tower, or several side by side, with a text tower that shares a space with the first."""
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """The vision towers whose patch tokens `combine` puts together, the one with the texts first."""
+        return (self,)
+
+    def combine(self, tokens: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """Patch tokens of all towers as the head reads them.
+
+        Args:
+            tokens: What `patch_tokens` gives of each of `towers`, from the towers or from a cache.
+
+        Returns:
+            For each tap [B, G, d], on the first tower's grid.
+        """
+        return list(tokens[0])
 
     @abstractmethod
     def embed_image(self, stream: torch.Tensor) -> torch.Tensor:

