@@ -7,7 +7,18 @@ import json
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SiglipConfig,
+    SiglipModel,
+)
 
 TOWER = {"num_hidden_layers": 4, "hidden_act": "quick_gelu", "projection_dim": 40}
 VISION = TOWER | {
@@ -152,6 +163,37 @@ def siglip_folder(folder):
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder, siglip_model()
+
+
+DINO = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 64, "patch_size": 16}
+DINOS = {
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**DINO)),
+    "dinov2_swiglu": lambda: Dinov2Model(Dinov2Config(**DINO, use_swiglu_ffn=True, qkv_bias=False)),
+    "dinov2_registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**DINO, num_register_tokens=3)),
+    "dinov3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**DINO, intermediate_size=96, num_register_tokens=4)),
+    "dinov3_gated": lambda: DINOv3ViTModel(
+        DINOv3ViTConfig(
+            **DINO, intermediate_size=96, use_gated_mlp=True, hidden_act="silu", mlp_bias=False, rope_theta=50.0
+        )
+    ),
+}
+"""Image-only towers of transformers, with random weights."""
+
+
+def dino_model(name):
+    torch.manual_seed(0)
+    model = DINOS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def dino_folder(folder, name):
+    model = dino_model(name)
+    model.save_pretrained(folder)
+    image_settings(folder)
+    return folder, model
 
 
 def stand_in(folder):

@@ -116,7 +116,7 @@ def _vit_positions(state: Mapping[str, torch.Tensor], config: VitConfig, grid: t
     """What stands before the patches, and the positions that are added to the patches or turn them."""
     prefix, positions = state["cls_token"][0].float(), None
     if "position_embeddings" in state:
-        table = resize_positions(state["position_embeddings"][0], 1, grid)
+        table = resize_positions(state["position_embeddings"][0], 1, grid, antialias=config.antialias)
         prefix, positions = prefix + table[:1], table[1:]
     if "register_tokens" in state:
         prefix = torch.cat([prefix, state["register_tokens"][0].float()])

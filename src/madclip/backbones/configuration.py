@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class TowerConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.type in ("int", int):
+            if field.type in ("int", int) and field.default is MISSING:
                 _check_count(field.name, getattr(self, field.name))
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(

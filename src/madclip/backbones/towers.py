@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from madclip.backbones.tokenizer import Tokenizer
 
 
-def resize_positions(table: torch.Tensor, prefix: int, grid: tuple[int, int]) -> torch.Tensor:
-    """A vision tower's position table for another grid: bicubic with antialiasing, half-pixel corners.
+def resize_positions(
+    table: torch.Tensor, prefix: int, grid: tuple[int, int], *, antialias: bool = True
+) -> torch.Tensor:
+    """A vision tower's position table for another grid: bicubic, half-pixel corners.
 
     Args:
         table: [prefix + g * g, d], for a square grid.
         prefix: Leading positions that belong to no patch and are kept.
         grid: Rows and columns asked for.
+        antialias: Whether a smaller grid is smoothed first, as the released code does.
 
     Returns:
         [prefix + rows * columns, d] in float32.
@@ -36,7 +39,7 @@ def resize_positions(table: torch.Tensor, prefix: int, grid: tuple[int, int]) ->
     if grid == (side, side):
         return table
     patches = table[prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False, antialias=True)
+    resized = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False, antialias=antialias)
     return torch.cat([table[:prefix], resized.flatten(2)[0].T])
 
 

@@ -22,6 +22,8 @@ from madclip.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+REGISTER_LIMIT = 1024
+
 
 @dataclass(frozen=True)
 class VitConfig(TowerConfig):
@@ -33,6 +35,7 @@ class VitConfig(TowerConfig):
         registers: Register tokens behind the class token.
         gated: Whether its MLPs are gated (SwiGLU).
         rope_theta: Base of the rotary positions; None where positions are a table.
+        antialias: Whether the table of positions is smoothed for a smaller grid.
         biases: Which of `q`, `k`, `v`, `o` (attention) and `mlp` have a bias.
     """
 
@@ -41,12 +44,15 @@ class VitConfig(TowerConfig):
     registers: int = 0
     gated: bool = False
     rope_theta: float | None = None
+    antialias: bool = True
     biases: tuple[str, ...] = ("q", "k", "v", "o", "mlp")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.image_size < self.patch_size:
             raise ValueError(f"an image_size of {self.image_size} is less than a patch of {self.patch_size}")
+        if not isinstance(self.registers, int) or not 0 <= self.registers <= REGISTER_LIMIT:
+            raise ValueError(f"register tokens should be 0 to {REGISTER_LIMIT}, not {self.registers!r}")
         if self.rope_theta is not None and (self.hidden_size // self.num_attention_heads) % 4:
             raise ValueError("rotary positions need heads of a multiple of four channels")
 
@@ -219,7 +225,7 @@ class VitTower(Tower):
         patches = self.patch_embeddings(pixels.to(self.dtype)).flatten(2).transpose(1, 2)
         if self.positions is not None:
             patches = patches + self.positions
-        hidden = torch.cat([self.prefix.expand(len(patches), -1, -1), patches], 1)
+        hidden = torch.cat([self.prefix.expand(patches.shape[0], -1, -1), patches], 1)
         streams: list[torch.Tensor] = []
         for number, block in enumerate(self.blocks, start=1):
             hidden = block(hidden, self.rotation)

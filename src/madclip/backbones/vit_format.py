@@ -45,6 +45,7 @@ def _dinov2(config: dict[str, Any]) -> VitConfig:
         patch_size=config.get("patch_size", 16 if with_registers else 14),
         registers=config.get("num_register_tokens", 4) if with_registers else 0,
         gated=gated,
+        antialias=with_registers,  # as published: the first DINOv2 was trained and is used without
         biases=("q", "k", "v", "o", "mlp") if config.get("qkv_bias", True) else ("o", "mlp"),
     )
 
