@@ -99,6 +99,8 @@ def test_changes_of_recipes_are_real():
 
 
 def test_every_command_has_a_section():
+    from madclip.cli.bench import EXPERIMENTS
+
     root = make_docs.find_command([])
     every = {
         " ".join([*outer, inner])

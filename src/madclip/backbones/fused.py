@@ -74,6 +74,10 @@ class FusedBackbone(Backbone):
         parts = ["fused by concatenation of normalised tokens", *(tower.fingerprint for tower in self.towers)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
+    def prepare(self, pixels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:  # noqa: ARG002
+        """Pixels [B, 3, H, W] in 0..1 on the towers' device; each tower normalises them by itself, in any case."""
+        return pixels.to(self.device)
+
     def combine(self, tokens: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
         """Patch tokens [B, G', d'] of each tower and tap -> for each tap [B, G, sum of d'], normalised by tower."""
         placed = [

@@ -17,7 +17,6 @@ from madclip.backbones.fused import FusedBackbone
 from madclip.backbones.sources import find_checkpoint
 from madclip.backbones.spec import Activation, Backbone, Tower
 from madclip.errors import MadCLIPWarning, RecipeError
-from madclip.files import first_line
 
 if TYPE_CHECKING:
     from madclip.backbones.checkpoints import Checkpoint
@@ -116,7 +115,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = first_line(error)
+        reason = (str(error).splitlines() or ["unknown"])[0]
         raise RecipeError(f"device {str(device)!r} cannot be used here ({reason}): try 'auto' or 'cpu'") from None
 
 

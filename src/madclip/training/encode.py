@@ -16,7 +16,7 @@ from madclip.progress import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.backbones.spec import Backbone
+    from madclip.backbones.spec import Backbone, Tower
     from madclip.recipe import Recipe, View
     from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
@@ -81,19 +81,12 @@ def pool(tokens: torch.Tensor) -> torch.Tensor:
 
 def encode_patches(backbone: Backbone, view: View, pixels: torch.Tensor) -> list[torch.Tensor]:
     """Patch tokens at the taps, prefix tokens dropped: pixels [B, 3, S, S] in 0..1 -> T tensors [B, G, d]."""
-    streams = backbone.encode_image(backbone_pixels(backbone, view, pixels))
-    return [stream[:, backbone.spec.prefix_tokens :] for stream in streams]
+    return backbone.combine([tower.patch_tokens(pixels, normalise=view.normalise) for tower in backbone.towers])
 
 
 def backbone_pixels(backbone: Backbone, view: View, pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels [B, 3, S, S] in 0..1 as the vision tower reads them: on its device, in its type, normalised."""
-    pixels = pixels.to(backbone.device)
-    if view.normalise:
-        mean, std = (
-            torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (backbone.spec.mean, backbone.spec.std)
-        )
-        pixels = (pixels - mean) / std
-    return pixels.to(backbone.dtype)
+    """Pixels [B, 3, S, S] in 0..1 as `encode_image` reads them: on its device, in its type, normalised."""
+    return backbone.prepare(pixels, normalise=view.normalise)
 
 
 @kept_memory()
@@ -120,12 +113,10 @@ def prepare(
     total = 0
     for done, shot in enumerate(shots):
         jitter_seed = 2 * seed + shot.label if recipe.jitter == "per_class" else int(shot.digest[:15], 16)
-        key = _key(shot.digest, jitter_seed, backbone, recipe)
-        stream = cache.load(key) if cache else None
-        if stream is None:
-            stream = encode_variants(backbone, recipe.view, _pixels(shot, recipe, jitter_seed))
-            if cache:
-                cache.store(key, stream)
+        streams = [_tokens(tower, shot, recipe, jitter_seed, cache) for tower in backbone.towers]
+        stream = streams[0]
+        if len(streams) > 1:
+            stream = torch.stack(backbone.combine([tokens.unbind(1) for tokens in streams]), 1)
         total += stream.numel() * stream.element_size()
         # What stays memory-mapped is paged by the kernel.
         tokens.append(stream.clone() if total <= MEMORY_BUDGET else stream)
@@ -135,6 +126,17 @@ def prepare(
     any_mask = any(shot.mask is not None and shot.label for shot in shots)
     masked = torch.tensor([any_mask and (shot.label == 0 or shot.mask is not None) for shot in shots])
     return TrainingSet(tokens, torch.stack(masks), labels, masked, recipe.variants.index("identity"))
+
+
+def _tokens(tower: Tower, shot: Shot, recipe: Recipe, jitter_seed: int, cache: TokenCache | None) -> torch.Tensor:
+    """Tokens [V, T, G, d] of a tower, kept by tower: another partner costs only that partner."""
+    key = _key(shot.digest, jitter_seed, tower, recipe)
+    stream = cache.load(key) if cache else None
+    if stream is None:
+        stream = encode_variants(tower, recipe.view, _pixels(shot, recipe, jitter_seed))
+        if cache:
+            cache.store(key, stream)
+    return stream
 
 
 def _pixels(shot: Shot, recipe: Recipe, jitter_seed: int) -> torch.Tensor:
@@ -157,24 +159,25 @@ def _masks(shot: Shot, recipe: Recipe) -> torch.Tensor:
     return move_masks(shot.mask.float()[None, None], recipe.variants)[:, 0, 0] > 0.5
 
 
-def encode_variants(backbone: Backbone, view: View, pixels: torch.Tensor, batch: int = 16) -> torch.Tensor:
-    """Tokens [V, T, G, d] of the variants of an image, on the CPU: pixels [V, 3, S, S] in 0..1."""
+def encode_variants(tower: Tower, view: View, pixels: torch.Tensor, batch: int = 16) -> torch.Tensor:
+    """A tower's tokens [V, T, G, d] of the variants of an image, on the CPU: pixels [V, 3, S, S] in 0..1."""
     with torch.inference_mode():
-        parts = [torch.stack(encode_patches(backbone, view, chunk), 1).cpu() for chunk in pixels.split(batch)]
-        return torch.cat(parts).clone()
+        parts = (tower.patch_tokens(chunk, normalise=view.normalise) for chunk in pixels.split(batch))
+        return torch.cat([torch.stack(part, 1).cpu() for part in parts]).clone()
 
 
-def _key(digest: str, jitter_seed: int, backbone: Backbone, recipe: Recipe) -> str:
+def _key(digest: str, jitter_seed: int, tower: Tower, recipe: Recipe) -> str:
     """Everything that the tokens of a shot depend on."""
     facts = {
         "format": FORMAT,
         "image": digest,
-        "size": backbone.image_size,
+        "size": tower.image_size,
+        "grid": tower.grid,
         "view": asdict(recipe.view),
         "variants": recipe.variants,
         "jitter": [recipe.jitter, jitter_seed] if "jitter" in recipe.variants else None,
-        "backbone": backbone.fingerprint,
-        "taps": backbone.spec.taps,
-        "dtype": str(backbone.dtype),
+        "backbone": tower.fingerprint,
+        "taps": tower.spec.taps,
+        "dtype": str(tower.dtype),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
