@@ -17,11 +17,11 @@ bench_app = typer.Typer(help="Fill the paper's tables, compare methods on your o
 benchmark_app = typer.Typer(help="Older name of `bench speed`.", no_args_is_help=True)
 
 EXPERIMENTS = {
-    "table1": "Fill the paper's Table 1: six sets, 16 shots of each class.",
-    "table2": "Fill the paper's Table 2: six sets, 2, 4 and 8 shots of each class.",
-    "table3": "Fill the paper's Table 3: shots of one set, test images of another.",
-    "ablations": "Change one switch of the recipe at a time, on every data set in the folder.",
-    "real": "Compare methods on every data set in the folder, at 2, 4, 8 and 16 shots of each class.",
+    "table1": "Fill the paper's Table 1: six sets, 16 shots.\n\nSixteen images of each class are drawn.",
+    "table2": "Fill the paper's Table 2: six sets, 2 to 8 shots.\n\nTwo, 4 and 8 images of each class are drawn.",
+    "table3": "Fill the paper's Table 3: from one set to another.\n\nShots are of one set, test images of the other.",
+    "ablations": "Change one switch of the recipe at a time.\n\nThis is done on every data set in the folder.",
+    "real": "Compare methods on every data set in a folder.\n\nThey learn from 2, 4, 8 and 16 images of each class.",
 }
 """What `madclip bench` runs, by the name of its command."""
 
@@ -36,17 +36,27 @@ def _benchmark() -> None:
 def speed(
     backbone: Annotated[
         str,
-        typer.Option("--backbone", "-b", help="As for fit; random-vit-l-14, random-vit-b-16: shapes, random weights."),
+        typer.Option(
+            "--backbone",
+            "-b",
+            help="As for fit; random-vit-l-14 and random-vit-b-16 have random weights in those shapes.",
+        ),
     ] = "tiny",
-    only: Annotated[list[str] | None, typer.Option(help="A row; can be repeated.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Slow rows too: a fit and a refit with the backbone.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Measure this row only; can be repeated.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Measure the slow rows too: a fit and a refit with the backbone.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file, written anew after each row.")] = None,
     docs: Annotated[
-        Path | None, typer.Option(help="A Markdown page: the table goes between its <!-- speed BACKBONE --> marks.")
+        Path | None,
+        typer.Option(help="A Markdown page on which the table goes between the <!-- speed BACKBONE --> marks."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time a fit step, tokens, prediction by each engine, refit and start, beside the rate of matrix products."""
+    """Measure how fast this machine does each step.
+
+    A fit step, tokens, prediction by each engine, refit and start are timed, beside the rate of matrix products.
+    """
     from dataclasses import asdict
 
     from madclip.benchmark.speed import Timing, markdown, measure_all
@@ -89,22 +99,27 @@ def _machine(rows: list[Any]) -> str:
 
 def experiment(
     context: typer.Context,
-    data: Annotated[Path, typer.Option(help="Folder of data sets, each in a folder of its own.")],
-    out: Annotated[Path, typer.Option(help="Folder for results; a run that was stopped goes on there.")],
+    data: Annotated[Path, typer.Option(help="A folder of data sets, each in a folder of its own.")],
+    out: Annotated[Path, typer.Option(help="The folder for results; a run that was stopped goes on there.")],
     backbone: BackboneOption = None,
-    methods: Annotated[str, typer.Option(help="Separated by commas; all: every method of comparison too.")] = "madclip",
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of shots.")] = 3,
-    shots: Annotated[str | None, typer.Option(help="Instead of the experiment's own: 4,16.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Names of methods separated by commas; all takes every method of comparison too.")
+    ] = "madclip",
+    seeds: Annotated[int, typer.Option(min=1, help="How many draws of shots are made for each cell.")] = 3,
+    shots: Annotated[
+        str | None, typer.Option(help="Numbers of shots in place of the experiment's own, such as 4,16.")
+    ] = None,
     objective: Annotated[
-        list[str] | None, typer.Option(help="What the images of a set show: SET=TEXT. Registered sets bring theirs.")
+        list[str] | None,
+        typer.Option(metavar="SET=TEXT", help="What the images of a set show; registered sets bring theirs."),
     ] = None,
     changes: Changes = None,
     select: SelectOption = "last",
-    workers: Annotated[int, typer.Option(min=1, help="Processes; results do not depend on it.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes work; results do not depend on it.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="How many threads each process has.")] = 1,
     device: Device = "auto",
     docs: Annotated[
-        Path | None, typer.Option(help="A Markdown page: the tables replace what its marks enclose.")
+        Path | None, typer.Option(help="A Markdown page on which the tables replace what its marks enclose.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -12,8 +12,10 @@ from madclip.cli.console import print_facts, print_table, shown_progress
 from madclip.cli.options import (
     AbnormalNames,
     Changes,
+    Data,
     Json,
     NormalNames,
+    Overwrite,
     Patients,
     RecipeName,
     parse_reading,
@@ -29,7 +31,10 @@ data_app = typer.Typer(help="Look at data sets before learning from them.", no_a
 
 @data_app.command("sets")
 def sets(as_json: Json = False) -> None:
-    """List the data sets of the paper's tables: images, tasks, licence, and where they come from."""
+    """List the data sets of the paper's tables.
+
+    Each with its number of images, tasks, licence, and where it comes from.
+    """
     from madclip.benchmark.registry import all_sets
 
     entries = all_sets()
@@ -49,13 +54,18 @@ def sets(as_json: Json = False) -> None:
 
 @data_app.command("prepare")
 def prepare_set(
-    name: Annotated[str, typer.Argument(help="A set of `madclip data sets`.")],
-    source: Annotated[Path, typer.Option("--from", help="The unpacked original download.")],
-    out: Annotated[Path, typer.Option("--to", help="A new or empty folder.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the split by patient.")] = 0,
+    name: Annotated[str, typer.Argument(help="The name of the set, as `madclip data sets` lists it.")],
+    source: Annotated[Path, typer.Option("--from", help="The folder of the original download, unpacked.")],
+    out: Annotated[Path, typer.Option("--to", help="A new or empty folder for the data set.")],
+    seed: Annotated[
+        int, typer.Option(min=0, help="Determines which patients are in which split, where the split is our own.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Build a set of the paper's tables from its original download, with the published split or one by patient."""
+    """Build one of these sets from its original download.
+
+    It gets the published split, or one by patient where none was published.
+    """
     from madclip.benchmark.prepare import prepare
 
     with shown_progress() as progress:
@@ -71,9 +81,9 @@ def prepare_set(
 
 @data_app.command("check")
 def check(
-    data: Annotated[Path, typer.Argument(help="Folder of labelled images, or a CSV or JSONL manifest.")],
+    data: Data,
     registered_as: Annotated[
-        str | None, typer.Option("--as", help="Compare the counts with this set's; see `madclip data sets`.")
+        str | None, typer.Option("--as", help="Compare the counts with those of this set of `madclip data sets`.")
     ] = None,
     patients: Patients = "auto",
     normal: NormalNames = None,
@@ -82,7 +92,11 @@ def check(
     change: Changes = None,
     as_json: Json = False,
 ) -> None:
-    """Report counts, sizes, masks, duplicates, lost lesions, and images or patients on both sides of a split."""
+    """Say what is in a data set and what is wrong with it.
+
+    It counts images, sizes, masks and patients, and finds duplicates, lesions that are lost when masks are resized,
+    and images or patients on both sides of a split.
+    """
     from madclip.benchmark.registry import compare_counts, registered
     from madclip.data.check import check_dataset
 
@@ -130,15 +144,18 @@ def _problems(report: CheckReport) -> list[str]:
 def manifest(
     data: Annotated[Path, typer.Argument(help="A folder of images, in any layout.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file to write; DATA/manifest.csv if not given.")
+        Path | None, typer.Option("--out", "-o", help="The file to write; without it, manifest.csv in the folder.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Overwrite = False,
     patients: Patients = "auto",
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
     as_json: Json = False,
 ) -> None:
-    """Write a list of all images as CSV, with labels, masks and patients as far as they are known, to correct."""
+    """Write a list of all images as CSV, to correct.
+
+    Labels, masks and patients are filled in as far as they are known.
+    """
     from madclip.data.drafts import draft_manifest
 
     if not data.is_dir():

@@ -10,6 +10,7 @@ import typer
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
     TINY_NOTE,
+    AbnormalNames,
     BackboneOption,
     Changes,
     Data,
@@ -17,57 +18,73 @@ from madclip.cli.options import (
     DetectorOut,
     Device,
     Folds,
+    Force,
+    GreyRange,
     Json,
+    NormalNames,
     Objective,
     OperatingPoint,
     Overwrite,
+    Patients,
     RecipeName,
     SavedBackbone,
     Seed,
     SelectOption,
     Shots,
     parse_equal_shots,
+    parse_reading,
     parse_recipe,
     parse_shots,
+    read_dataset,
 )
 from madclip.cli.outputs import check_detector, check_runs
 from madclip.errors import RecipeError
 
 if TYPE_CHECKING:
+    from madclip.data.samples import Dataset
     from madclip.detector import MadCLIP
+
+
+ShotList = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE:SET", help="Learn from a published list of images instead of a draw, such as mvfa:Brain."
+    ),
+]
+CalibrateOn = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate", help="More labelled images, which thresholds and probabilities are learned from as well."
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a fit of the same command that was interrupted.")]
+Cache = Annotated[
+    bool, typer.Option(help="Keep what the backbone makes of the images on disk, so that the next fit is quicker.")
+]
 
 
 def fit(
     data: Data,
     out: DetectorOut,
     shots: Shots = "16",
-    shot_list: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE:SET", help="Learn from a published list of images instead of a draw, such as mvfa:Brain."
-        ),
-    ] = None,
+    shot_list: ShotList = None,
+    patients: Patients = "auto",
+    normal: NormalNames = None,
+    abnormal: AbnormalNames = None,
     backbone: BackboneOption = None,
     objective: Objective = "medical image",
     recipe: RecipeName = "madclip",
     change: Changes = None,
+    grey_range: GreyRange = None,
     seed: Seed = 0,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
     select: SelectOption = "last",
-    calibrate_on: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibrate", help="More labelled images, which thresholds and probabilities are learned from as well."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a fit of the same command that was interrupted.")
-    ] = False,
+    calibrate_on: CalibrateOn = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
-    cache: Annotated[
-        bool, typer.Option(help="Keep what the backbone makes of the images on disk, so that the next fit is quicker.")
-    ] = True,
+    force: Force = False,
+    cache: Cache = True,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -77,12 +94,12 @@ def fit(
     from madclip.training.cache import TokenCache
 
     check_detector(out, overwrite=overwrite)
-    dataset, count = _drawn(data, shots, shot_list)
+    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=force)
+    dataset, count = _drawn(dataset, shots, shot_list)
     if backbone is None:
         note(TINY_NOTE)
-    detector = MadCLIP(
-        parse_recipe(recipe, change), backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device
-    )
+    chosen = parse_recipe(recipe, change, grey_range)
+    detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
     state = out.with_name(out.name + ".fit-state")
     with shown_progress() as progress:
         detector.fit(
@@ -108,14 +125,12 @@ def fit(
     print_facts(as_json, facts, "\n".join(filter(None, (learned, detector.provenance.uncalibrated))))
 
 
-def _drawn(data: Path, shots: str, shot_list: str | None) -> tuple[Any, int | tuple[int, int] | None]:
+def _drawn(dataset: Dataset, shots: str, shot_list: str | None) -> tuple[Dataset, int | tuple[int, int] | None]:
     """The data set, and how many images are to be drawn from it: None for all, as with a published list."""
     from dataclasses import replace
 
-    from madclip.data.load import load_dataset
     from madclip.data.shots import published_shots
 
-    dataset = load_dataset(data)
     if shot_list is None:
         return dataset, parse_shots(shots)
     source, _, name = shot_list.partition(":")
@@ -143,6 +158,9 @@ def refit(
             help="Draw so many anew; without it, its shots that are still there and all that was added since.",
         ),
     ] = None,
+    patients: Patients = "auto",
+    normal: NormalNames = None,
+    abnormal: AbnormalNames = None,
     seed: Seed = 0,
     folds: Annotated[
         int,
@@ -150,6 +168,7 @@ def refit(
     ] = 0,
     operating_point: OperatingPoint = "youden",
     overwrite: Overwrite = False,
+    force: Force = False,
     backbone: SavedBackbone = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -160,14 +179,13 @@ def refit(
     """
     import time
 
-    from madclip.data.load import load_dataset
     from madclip.detector import MadCLIP
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
     target = out or detector
     check_detector(target, overwrite=overwrite or out is None)
-    dataset = load_dataset(data)
+    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=force)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     start = time.perf_counter()
     with shown_progress() as progress:
@@ -198,13 +216,18 @@ def repeat(
         str,
         typer.Option(metavar="N|NORMAL,ABNORMAL", help="How many images a draw has: N of each class, or of the two."),
     ] = "16",
+    patients: Patients = "auto",
+    normal: NormalNames = None,
+    abnormal: AbnormalNames = None,
     backbone: BackboneOption = None,
     objective: Objective = "medical image",
     recipe: RecipeName = "madclip",
     change: Changes = None,
+    grey_range: GreyRange = None,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
     select: SelectOption = "last",
+    force: Force = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -212,9 +235,8 @@ def repeat(
 
     One draw of a few images says little: this says how much the draws differ.
     """
-    from madclip.data.load import load_dataset
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
-    from madclip.evaluation.repeat import repeat as run
+    from madclip.evaluation.repeat import repeat as repeated
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
@@ -224,12 +246,13 @@ def repeat(
     counts = parse_shots(shots)
     if counts is None:
         raise RecipeError("repeat needs a number of shots: with --shots all every draw is the same")
+    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=force)
+    chosen = parse_recipe(recipe, change, grey_range)
+    detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
     with shown_progress() as progress:
-        summary = run(
-            MadCLIP(
-                parse_recipe(recipe, change), backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device
-            ),
-            load_dataset(data),
+        summary = repeated(
+            detector,
+            dataset,
             out,
             shots=counts,
             seeds=range(seeds),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from madclip.errors import RecipeError
+from madclip.cli.console import note
+from madclip.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from madclip.data.samples import Reading
+    from madclip.data.samples import Dataset, Reading
+    from madclip.recipe import Recipe
 
 Preset = Literal["madclip", "paper", "released"]
 Select = Literal["last", "val", "test-best"]
@@ -45,6 +47,14 @@ SavedBackbone = Annotated[
 ]
 Objective = Annotated[
     str, typer.Option(help='What the images show, as a few English words such as "Brain"; goes into the prompts.')
+]
+GreyRange = Annotated[
+    str | None,
+    typer.Option(
+        "--range",
+        metavar="file|full|data|LOW,HIGH|pLOW,pHIGH",
+        help="Which stored grey values become black and white; the detector keeps it (docs/data.md explains each).",
+    ),
 ]
 RecipeName = Annotated[
     Preset, typer.Option("--recipe", help="The set of choices to start from; docs/recipes.md compares them.")
@@ -90,10 +100,6 @@ Engine = Annotated[
         help="What computes: PyTorch, or an export; auto takes the fastest in the detector's engines/, else torch.",
     ),
 ]
-TINY_NOTE = (
-    "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
-    "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
-)
 Patients = Annotated[
     str,
     typer.Option(
@@ -110,6 +116,19 @@ AbnormalNames = Annotated[
     list[str] | None,
     typer.Option("--abnormal", metavar="NAME", help="A class folder (or label) of abnormal images; can be repeated."),
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Go on although the data set has errors that `madclip data check` explains.")
+]
+SamePatient = Annotated[
+    bool,
+    typer.Option(
+        "--same-patient", help="Measure other images of patients that gave shots too; every number is then marked."
+    ),
+]
+TINY_NOTE = (
+    "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
+    "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
+)
 
 
 def parse_reading(patients: str, normal: list[str] | None, abnormal: list[str] | None) -> Reading:
@@ -119,11 +138,34 @@ def parse_reading(patients: str, normal: list[str] | None, abnormal: list[str] |
     return Reading(patients, tuple(normal or ()), tuple(abnormal or ()))
 
 
-def parse_recipe(name: str, changes: list[str] | None) -> Any:
-    """A preset with the changes given as FIELD=VALUE."""
+def read_dataset(data: Path, reading: Reading, *, force: bool) -> Dataset:
+    """A data set, with what people should know of it on standard error: patients, and what belongs to nothing.
+
+    Raises:
+        DataError: It cannot be read, or has errors and `force` does not say to go on.
+    """
+    from madclip.data.check import errors_of
+    from madclip.data.load import load_dataset
+    from madclip.data.samples import said_of_patients, said_of_unused
+
+    dataset = load_dataset(data, reading)
+    note(said_of_patients(dataset))
+    if unused := said_of_unused(dataset):
+        note(unused)
+    if errors := errors_of(dataset):
+        said = "; ".join(f"{one.message} ({len(one.files)})" if one.files else one.message for one in errors)
+        if not force:
+            raise DataError(f"{data}: {said}: `madclip data check` names them, --force goes on")
+        note(f"note: {said}")
+    return dataset
+
+
+def parse_recipe(name: str, changes: list[str] | None, grey_range: str | None = None) -> Recipe:
+    """A preset with the changes given as FIELD=VALUE, and with `--range` where it was given."""
     from madclip.recipe import Recipe, parse_field
 
-    return Recipe.preset(name, **dict(parse_field(text) for text in changes or []))
+    fields = dict(parse_field(text) for text in changes or [])
+    return Recipe.preset(name, **fields | ({} if grey_range is None else {"grey_range": grey_range}))
 
 
 def parse_shots(text: str) -> int | tuple[int, int] | None:

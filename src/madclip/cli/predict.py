@@ -8,7 +8,21 @@ from typing import Annotated, Any, Literal
 import typer
 
 from madclip.cli.console import note, print_facts, print_table, shown_progress
-from madclip.cli.options import Data, Detector, Device, Engine, Json, Overwrite, SavedBackbone
+from madclip.cli.options import (
+    AbnormalNames,
+    Data,
+    Detector,
+    Device,
+    Engine,
+    Json,
+    NormalNames,
+    Overwrite,
+    Patients,
+    SamePatient,
+    SavedBackbone,
+    parse_reading,
+    read_dataset,
+)
 from madclip.cli.outputs import check_page
 
 
@@ -93,6 +107,10 @@ def evaluate(
             help="The size at which maps meet masks: each mask's own, or, as in the paper, what the backbone sees."
         ),
     ] = "native",
+    patients: Patients = "auto",
+    normal: NormalNames = None,
+    abnormal: AbnormalNames = None,
+    same_patient: SamePatient = False,
     objective: Annotated[
         str | None, typer.Option(help="What the images show; warns if the detector was fitted for something else.")
     ] = None,
@@ -110,14 +128,16 @@ def evaluate(
 
     if report is not None:
         check_page(report, overwrite=overwrite)
+    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=True)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = use_engine(model, detector, engine)
     with shown_progress() as progress:
         result = measure(
             model,
-            data,
+            dataset,
             pixel_size=pixel_size,
             objective=objective,
+            same_patient=same_patient,
             progress=progress,
         )
     if report is not None:
