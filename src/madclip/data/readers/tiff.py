@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madclip.data.readers.protocol import MAX_CHANNELS, MAX_PIXELS, Stored, check_frame, check_size, upright
-from madclip.data.readers.tiff_colour import is_raw_ycbcr, stored_page, ycbcr_as_rgb
+from madclip.data.readers.tiff_colour import ORIENTATION, is_raw_ycbcr, stored_page, ycbcr_as_rgb
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class TIFF:
             _check_page(tiff, page, image)
             values = ycbcr_as_rgb(page, image, number) if is_raw_ycbcr(page) else _values(page)
             stored = stored_page(page, values, str(image), mask=mask)
-            orientation = page.tags.valueof("Orientation", default=1)
+            orientation = page.tags.valueof(ORIENTATION, default=1)
         return Stored(upright(stored.values, orientation), stored.full, stored.depth, stored.labels, stored.opaque)
 
 
@@ -116,8 +116,10 @@ def _has_hidden_planes(tiff: Any) -> bool:
     """Whether a writer described more planes than there are pages, as ImageJ and tifffile do for large stacks."""
     if len(tiff.pages) > 1:
         return False
-    described = tiff.imagej_metadata or {}
-    return int(described.get("images", 1)) > 1 or any(one.get("truncated") for one in tiff.shaped_metadata or ())
+    described = tiff.pages[0].description
+    if described.startswith("ImageJ"):
+        return int((tiff.imagej_metadata or {}).get("images", 1)) > 1
+    return '"truncated"' in described and any(one.get("truncated") for one in tiff.shaped_metadata or ())
 
 
 def _check_segments(page: Any, image: ImageRef) -> None:

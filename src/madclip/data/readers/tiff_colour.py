@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from madclip.data.ref import ImageRef
 
+_PHOTOMETRIC, ORIENTATION, _INK_SET = 262, 274, 332
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR, _CIELAB, _ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9
 _JPEG = (6, 7)
 _LIBTIFF = (1, 5, 8, 32773, 32946, 34925, 50000)
@@ -32,7 +33,7 @@ def stored_page(page: Any, values: npt.NDArray[Any], what: str, *, mask: bool) -
         DataError: Its colours or its type are of a kind that is not read.
     """
     bits = page.bitspersample
-    if page.tags.get("PhotometricInterpretation") is None:
+    if page.tags.get(_PHOTOMETRIC) is None:
         raise DataError(f"{what}: a TIFF that does not say what its values mean (PhotometricInterpretation)")
     photometric = int(page.photometric)
     if values.dtype.kind not in "buif" or not isinstance(bits, int):
@@ -86,7 +87,7 @@ def ycbcr_as_rgb(page: Any, image: ImageRef, number: int) -> npt.NDArray[np.uint
     with image.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         values = np.asarray(imagecodecs.tiff_decode(whole, number, asrgb=True))[..., :3]
     # libtiff applies the flips of an orientation, but not its transposition: both are done later.
-    orientation = page.tags.valueof("Orientation", default=1)
+    orientation = page.tags.valueof(ORIENTATION, default=1)
     if orientation in (3, 4, 7, 8):
         values = values[::-1]
     return values[:, ::-1] if orientation in (2, 3, 6, 7) else values
@@ -137,7 +138,7 @@ def _from_palette(page: Any, values: npt.NDArray[Any], _bits: int) -> Converted:
 
 
 def _from_cmyk(page: Any, values: npt.NDArray[Any], bits: int) -> Converted:
-    if page.tags.valueof("InkSet", default=1) != 1 or values.dtype.kind != "u":
+    if page.tags.valueof(_INK_SET, default=1) != 1 or values.dtype.kind != "u":
         raise DataError("TIFF colours in inks other than CMYK are not read; save it as RGB")
     white = 2**bits - 1
     light = 1 - values.astype(np.float32) / white
