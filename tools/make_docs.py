@@ -36,7 +36,9 @@ def backbones() -> str:
         [
             [
                 f"`{e.id}`",
-                f"{e.depth} blocks of {e.width}, patch {e.patch_size} at {e.image_size} px, embedding {e.embed_dim}",
+                f"{e.depth} blocks of {e.width}, patch {e.patch_size} at {e.image_size} px, embedding {e.embed_dim}"
+                if e.embed_dim
+                else f"{e.depth} stages of up to {e.width} channels at {e.image_size} px, no texts",
                 e.licence,
                 use[e.commercial],
                 e.note,
