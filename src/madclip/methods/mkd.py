@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from madclip.training.shots import Shot
 
-EPOCHS = 200
+EPOCHS = 100
 WEIGHT = 0.01
 """Weight of the squared distance beside that of directions."""
 SCORED = 3
