@@ -341,7 +341,10 @@ def test_another_backbone(madclip, detector, tmp_path):
     toy = released_files.write_openai(tmp_path / "toy.pt")
     image = png(np.zeros((64, 64)), tmp_path / "a.png")
     result = madclip("predict", detector, image, "--out", tmp_path / "r", "--backbone", toy)
-    result.one_line(detector, "fitted with backbone stand-in", "toy.pt")
+    guessed, error = result.err.splitlines()
+    assert guessed.startswith("note: ")
+    assert "activation" in guessed
+    result._replace(err=f"{error}\n").one_line(detector, "fitted with backbone stand-in", "toy.pt")
 
 
 def changed(detector, change):

@@ -167,5 +167,4 @@ def test_bars_show_each_stage_once_with_part_and_loss():
 
 def test_nothing_is_drawn_where_there_is_no_terminal(madclip, small, small_data, tmp_path):
     result = madclip("fit", small_data, "--out", tmp_path / "d", "--shots", 2, "--folds", 2, *small)
-    assert result.code == 0
-    assert result.err == "10 patients, from the names <patient>_<slice>\n"
+    assert (result.code, result.err) == (0, "")

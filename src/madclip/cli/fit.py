@@ -36,6 +36,7 @@ from madclip.cli.options import (
     parse_recipe,
     parse_shots,
     read_dataset,
+    said_of_data,
 )
 from madclip.cli.outputs import check_detector, check_runs
 from madclip.errors import RecipeError
@@ -95,7 +96,7 @@ def fit(
 
     check_detector(out, overwrite=overwrite)
     dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=force)
-    dataset, count = _drawn(dataset, shots, shot_list)
+    drawn, count = _drawn(dataset, shots, shot_list)
     if backbone is None:
         note(TINY_NOTE)
     chosen = parse_recipe(recipe, change, grey_range)
@@ -103,7 +104,7 @@ def fit(
     state = out.with_name(out.name + ".fit-state")
     with shown_progress() as progress:
         detector.fit(
-            dataset,
+            drawn,
             shots=count,
             seed=seed,
             folds=folds,
@@ -122,7 +123,9 @@ def fit(
         **detector.provenance.summary(),
     }
     learned = f"{out}: learned from {_count(detector)} ({facts['masks']} with masks)"
-    print_facts(as_json, facts, "\n".join(filter(None, (learned, detector.provenance.uncalibrated))))
+    said = said_of_data(dataset)
+    lines = [learned, *said.values(), detector.provenance.uncalibrated]
+    print_facts(as_json, facts | {"data": said}, "\n".join(filter(None, lines)))
 
 
 def _drawn(dataset: Dataset, shots: str, shot_list: str | None) -> tuple[Dataset, int | tuple[int, int] | None]:

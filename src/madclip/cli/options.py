@@ -139,25 +139,29 @@ def parse_reading(patients: str, normal: list[str] | None, abnormal: list[str] |
 
 
 def read_dataset(data: Path, reading: Reading, *, force: bool) -> Dataset:
-    """A data set, with what people should know of it on standard error: patients, and what belongs to nothing.
+    """A data set as it is to be understood, without errors that a look at its files would find.
 
     Raises:
         DataError: It cannot be read, or has errors and `force` does not say to go on.
     """
     from madclip.data.check import errors_of
     from madclip.data.load import load_dataset
-    from madclip.data.samples import said_of_patients, said_of_unused
 
     dataset = load_dataset(data, reading)
-    note(said_of_patients(dataset))
-    if unused := said_of_unused(dataset):
-        note(unused)
     if errors := errors_of(dataset):
         said = "; ".join(f"{one.message} ({len(one.files)})" if one.files else one.message for one in errors)
         if not force:
             raise DataError(f"{data}: {said}: `madclip data check` names them, --force goes on")
         note(f"note: {said}")
     return dataset
+
+
+def said_of_data(dataset: Dataset) -> dict[str, str]:
+    """What people should know of a data set: how many patients were found and from what, and what was not used."""
+    from madclip.data.samples import said_of_patients, said_of_unused
+
+    said = {"patients": said_of_patients(dataset), "unused": said_of_unused(dataset)}
+    return {what: line for what, line in said.items() if line}
 
 
 def parse_recipe(name: str, changes: list[str] | None, grey_range: str | None = None) -> Recipe:

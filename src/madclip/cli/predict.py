@@ -22,6 +22,7 @@ from madclip.cli.options import (
     SavedBackbone,
     parse_reading,
     read_dataset,
+    said_of_data,
 )
 from madclip.cli.outputs import check_page
 
@@ -144,10 +145,15 @@ def evaluate(
         from madclip.report import write_report
 
         write_report(result, report)
+    said = said_of_data(dataset)
     if as_json:
-        print_facts(True, {"engine": computed, **result.to_json()}, "")
+        print_facts(True, {"engine": computed, "data": said, **result.to_json()}, "")
         return
-    typer.echo(f"{data}: {result.n_normal} normal and {result.n_abnormal} abnormal images")
+    print_facts(
+        False,
+        {},
+        "\n".join([f"{data}: {result.n_normal} normal and {result.n_abnormal} abnormal images", *said.values()]),
+    )
     print_table(
         ["metric", "value", "95 % interval"],
         [
