@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from contextlib import ExitStack
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from madclip.calibration.calibration import Calibration
 from madclip.calibration.familiarity import Familiarity
 from madclip.calibration.thresholds import choose_pixel_threshold, parse_operating_point
 from madclip.data.samples import Dataset, Sample
-from madclip.errors import RecipeError
+from madclip.errors import MadCLIPWarning, RecipeError
 from madclip.head.head import Head, Readout
 from madclip.progress import Progress, silent
 from madclip.state import Fitted, Provenance
@@ -162,7 +163,7 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
         DataError: An image or a mask cannot be used, or there is one class only.
         CheckpointError: `run.checkpoint` belongs to another fit.
     """
-    shots = read_shots(drawn.chosen, setting.recipe.view)
+    shots = _read(setting, drawn)
     provenance = _provenance(shots, drawn, draws)
     watched = drawn.watched
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
@@ -191,7 +192,7 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
 
 def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
     """Go on learning from the head of `before` in one short pass; errors as in `fit`. See `MadCLIP.refit`."""
-    shots = read_shots(drawn.chosen, setting.recipe.view)
+    shots = _read(setting, drawn)
     head = setting.new_head(draws.seed)
     head.load_state_dict(before.head.state_dict())
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
@@ -222,6 +223,14 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
         history=[*before.history, *history],
     )
     return _calibrated(fitted, setting, shots, training, draws, run.progress) if draws.folds else fitted
+
+
+def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
+    """The shots; where the grey values of some look odd, that is said once, with their number."""
+    shots = read_shots(drawn.chosen, setting.recipe.view)
+    if notes := [shot.note for shot in shots if shot.note]:
+        warnings.warn(f"{len(notes)} of {len(shots)} shots: {notes[0]}", MadCLIPWarning, stacklevel=2)
+    return shots
 
 
 def calibrated_further(

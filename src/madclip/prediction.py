@@ -59,7 +59,8 @@ class Prediction:
         verdict: `normal`, `anomalous` or `uncertain`, at the error rates that the calibration can promise; None where
             the detector is not calibrated.
         familiar: Whether the image looks like anything in the shots; False warns of a wrong modality or view.
-        note: One sentence where decision and verdict differ, or where there is neither, that says why.
+        note: What a reader must know in a sentence or two: why decision and verdict differ, why there is neither, or
+            what is odd about the file's grey values.
     """
 
     score: float
@@ -195,7 +196,7 @@ def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated:
         why_uncalibrated: The note to give then.
     """
     if calibration is None:
-        return replace(plain, note=why_uncalibrated)
+        return replace(plain, note=_joined(plain.note, why_uncalibrated))
     probability = calibration.probability(plain.score)
     verdict = calibration.verdict(plain.score, familiar=plain.familiar)
     decision: Decision = "anomalous" if plain.score >= calibration.threshold else "normal"
@@ -206,8 +207,13 @@ def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated:
         probability=None if probability is None else float(probability),
         p_value=float(calibration.p_value(plain.score)),
         verdict=verdict,
-        note=_difference(decision, verdict, familiar=plain.familiar),
+        note=_joined(plain.note, _difference(decision, verdict, familiar=plain.familiar)),
     )
+
+
+def _joined(*notes: str) -> str:
+    """Sentences one after the other."""
+    return " ".join(note if note.endswith((".", "?")) else f"{note}." for note in notes if note)
 
 
 def _difference(decision: Decision, verdict: Verdict, *, familiar: bool) -> str:
@@ -238,9 +244,14 @@ def predict_each(
         native: False leaves maps as the backbone's square, not brought back to the image's size.
     """
 
-    def read(image: ImageLike) -> tuple[torch.Tensor, tuple[int, int]]:
-        pixels = read_pixels(image, view)
-        return fit_pixels(pixels, view), (pixels.shape[1], pixels.shape[2])
+    def read(image: ImageLike) -> tuple[torch.Tensor, tuple[int, int], str]:
+        note = ""
+        if isinstance(image, (str, Path, ImageRef)):
+            stored = read_image(image, view.grey_range)
+            pixels, note = stored.pixels, stored.note or ""
+        else:
+            pixels = read_pixels(image, view)
+        return fit_pixels(pixels, view), (pixels.shape[1], pixels.shape[2]), note
 
     for batch in _batched(read_many(inputs, read, workers=READERS, ahead=2 * batch_size), batch_size):
         fitted = [found[0] for _, found in batch if not isinstance(found, DataError)]
@@ -257,7 +268,7 @@ def predict_each(
                 continue
             source = as_ref(item) if isinstance(item, (str, Path, ImageRef)) else None
             final = restore_map(one, found[1], view) if native else one.numpy()
-            yield Prediction(float(value), final, found[1], source, familiar=bool(familiar))
+            yield Prediction(float(value), final, found[1], source, familiar=bool(familiar), note=found[2])
 
 
 def score_batch(

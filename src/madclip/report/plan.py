@@ -29,10 +29,12 @@ class Output:
     Attributes:
         maps: Format of the raw maps, float32 at the size of the image; `none` writes none.
         overlays: Whether heatmaps are drawn over the images, in full size and as thumbnails for the page.
+        grey_range: Which grey values are black and white in what is drawn; see `Recipe.grey_range`.
     """
 
     maps: MapFormat = "tiff"
     overlays: bool = True
+    grey_range: str = "file"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -78,7 +78,8 @@ def predict_folder(
     """
     known = detector_fingerprint(detector, engine)
     facts = {**(about or {}), "Objective": detector.objective, "Backbone": detector.backbone.spec.id, "Engine": engine}
-    writing = PredictionFolder(folder, images, detector=known, output=output, overwrite=overwrite, about=facts)
+    drawn = replace(output or Output(), grey_range=detector.recipe.grey_range)
+    writing = PredictionFolder(folder, images, detector=known, output=drawn, overwrite=overwrite, about=facts)
     with writing as made:
         left = made.left
         for image, result in zip(left, detector.predict_iter(left), strict=True):
@@ -179,7 +180,7 @@ class PredictionFolder:
         stem = f"{len(self.rows):06d}_{harmless(image.path.stem)}"
         made = {}
         if self.output.overlays:
-            pixels = read_image(image).pixels
+            pixels = read_image(image, self.output.grey_range).pixels
             picture = overlay(pixels, prediction.anomaly_map)
             made["overlay"] = f"overlays/{stem}.png"
             with new_file(self.folder / made["overlay"]) as partial:

@@ -39,6 +39,7 @@ class Shot:
         digest: The image's identity: SHA-256 of the file's bytes and the frame (or of the array's), hexadecimal.
         group: What it shares with images that are not independent of it, its patient or its volume; None where that
             is not known.
+        note: What is odd about the file's grey values, in one sentence.
     """
 
     pixels: torch.Tensor
@@ -46,6 +47,7 @@ class Shot:
     mask: torch.Tensor | None
     digest: str
     group: str | None = None
+    note: str = ""
 
 
 def draw_samples(data: Dataset, shots: int | tuple[int, int] | None, seed: int) -> tuple[Sample, ...]:
@@ -111,6 +113,7 @@ def read_shot(sample: Sample, view: View) -> Shot:
         None if mask is None else fit_mask(mask, view),
         sample.image.digest(),
         sample.group,
+        image.note or "",
     )
 
 
