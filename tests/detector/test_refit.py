@@ -86,3 +86,18 @@ def test_refuses(detector, shots, small_backbone, small_recipe):
     assert all(torch.equal(value, before[name]) for name, value in detector.state.head.state_dict().items())
     with pytest.raises(RecipeError, match="not fitted"):
         MadCLIP(small_recipe, backbone=small_backbone).refit(shots)
+
+
+def test_a_refit_learns_anew_what_looks_familiar(detector, shots):
+    before = detector.state.familiarity
+    detector.refit(shots[1:])
+    assert detector.state.familiarity != before
+    assert len(detector.state.familiarity.features) == len(shots) - 1
+
+
+def test_the_check_needs_no_folds(small_recipe, small_backbone, shots):
+    alone = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(shots, folds=0)
+    folded = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(shots, folds=2)
+    assert alone.state.familiarity == folded.state.familiarity
+    assert alone.calibration is None
+    assert "without folds" in alone.provenance.uncalibrated

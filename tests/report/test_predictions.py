@@ -64,7 +64,7 @@ def test_what_is_written(images, tmp_path, maps, overlays):
     with PredictionFolder(out, [ImageRef(images[0], 3), bad], output=Output(maps, overlays)) as folder:
         assert folder.left == [ImageRef(images[0], 3), ImageRef(bad)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("madclip.report.predictions.read_image", lambda ref: _read(ref.path))
+            patch.setattr("madclip.report.predictions.read_image", lambda ref, *_: _read(ref.path))
             row = folder.add(ImageRef(images[0], 3), one)
         failed = folder.add(bad, DataError("bad: broken"))
     assert lines(out / "predictions.jsonl") == [row, failed] == list(read_rows(out))
