@@ -170,7 +170,7 @@ def test_import_released(madclip, tmp_path):
     Image.fromarray(np.full((70, 50), 90, np.uint8)).save(picture)
     result = madclip("predict", tmp_path / "d", picture, "--out", tmp_path / "r", "--json")
     assert result.code == 0, result
-    assert result.err == ""
+    assert result.err == "not calibrated: the published checkpoint brings no threshold; `calibrate` adds one\n"
 
 
 def test_published_shot_lists_and_unequal_shots(madclip, small, small_data, tmp_path):

@@ -56,12 +56,10 @@ def predict(
     from madclip.report.predictions import predict_folder
 
     found = expand_inputs(inputs)
-    if said := found.said():
-        note(said)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = use_engine(model, detector, engine)
-    if model.provenance.uncalibrated:
-        note(model.provenance.uncalibrated)
+    for said in filter(None, (found.said(), model.provenance.uncalibrated)):
+        note(said)
     with kept_memory(), shown_progress() as progress:
         every = predict_folder(
             model,
