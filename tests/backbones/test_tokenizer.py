@@ -157,7 +157,7 @@ def test_sentencepiece_is_asked_for(tmp_path, monkeypatch):
         raise ImportError("SiglipTokenizer requires the SentencePiece library")
 
     monkeypatch.setattr("transformers.SiglipTokenizer", SimpleNamespace(from_pretrained=from_pretrained))
-    with pytest.raises(MissingExtraError, match=r"pip install 'madclip\[transformers\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[transformers\]'"):
         siglip_tokenizer(tmp_path)
 
 
@@ -168,9 +168,7 @@ def test_a_tokenizer_of_the_hub_names_the_extra(tmp_path, monkeypatch, make, fil
     for name in files:
         (tmp_path / name).write_text("{}")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(
-        MissingExtraError, match=r"without tokenizer\.json.*pip install 'madclip\[transformers\]'"
-    ) as caught:
+    with pytest.raises(MissingExtraError, match=r"without tokenizer\.json.*pip install '\.\[transformers\]'") as caught:
         make(tmp_path)
     assert "\n" not in str(caught.value)
 

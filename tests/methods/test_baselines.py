@@ -185,5 +185,5 @@ def test_logistic_is_the_minimum(rows, columns, ridge):
 
 def test_logistic_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'madclip\[bench\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[bench\]'"):
         fit_logistic(torch.zeros(2, 2), torch.arange(2))

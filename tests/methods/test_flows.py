@@ -93,7 +93,7 @@ class TestFlow:
 
     def test_without_the_extra(self, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "FrEIA", None)
-        with pytest.raises(MissingExtraError, match=r"pip install 'madclip\[bench\]'"):
+        with pytest.raises(MissingExtraError, match=r"pip install '\.\[bench\]'"):
             Flow(2, 2)
 
 

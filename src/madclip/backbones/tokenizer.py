@@ -112,8 +112,8 @@ def _transformers_tokenizer(folder: Path, kind: str) -> Any:
 
         return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except ImportError:
-        raise MissingExtraError(
-            f"the tokenizer in {folder} comes without tokenizer.json and needs: pip install 'madclip[transformers]'"
+        raise MissingExtraError.of(
+            f"the tokenizer in {folder} comes without tokenizer.json and needs transformers", "transformers"
         ) from None
     except Exception as error:  # noqa: BLE001 -- whatever a damaged file makes the library raise
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {first_line(error)}") from None

@@ -46,20 +46,9 @@ SHAPES = {
 
 def make_random(folder: Path, shape: Shape) -> Path:
     """A folder with a CLIP of a shape and seeded random weights."""
-    import torch
-    from transformers.models.clip.configuration_clip import CLIPConfig
-    from transformers.models.clip.modeling_clip import CLIPModel
+    from madclip.backbones.random_weights import clip_config, write_random
 
-    def tower(width: int, depth: int) -> dict[str, Any]:
-        sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": depth}
-        return sizes | {"num_attention_heads": width // 64, "hidden_act": "quick_gelu"}
-
-    torch.manual_seed(0)
-    vision = tower(shape.width, shape.depth) | {"image_size": shape.image, "patch_size": shape.patch}
-    text = tower(shape.text_width, shape.text_depth) | {"vocab_size": 49408, "max_position_embeddings": 77}
-    config = {"model_type": "clip", "projection_dim": shape.embed, "vision_config": vision, "text_config": text}
-    CLIPModel(CLIPConfig.from_dict(config)).save_pretrained(folder)
-    return folder
+    return write_random(folder, clip_config(*shape).with_activation("quick_gelu"))
 
 
 def adapter_flops(spec: BackboneSpec, patches: int, batch: int = BATCH) -> float:

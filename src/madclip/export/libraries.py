@@ -56,4 +56,4 @@ def quieten() -> None:
 
 
 def _missing(name: str, extra: str, reason: str) -> MissingExtraError:
-    return MissingExtraError(f"this needs {name}: pip install 'madclip[{extra}]' ({reason})")
+    return MissingExtraError.of(f"this needs {name}", extra, reason)

@@ -105,6 +105,6 @@ def fit_logistic(
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise MissingExtraError(f"this method needs scikit-learn: pip install 'madclip[bench]' ({error})") from None
+        raise MissingExtraError.of("this method needs scikit-learn", "bench", str(error)) from None
     found = LogisticRegression(C=1 / ridge, tol=1e-10, max_iter=10_000).fit(features.numpy(), labels.numpy())
     return torch.from_numpy(found.coef_[0]), torch.from_numpy(found.intercept_)[0]

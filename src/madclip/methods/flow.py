@@ -84,7 +84,7 @@ def _freia() -> tuple[Any, Any]:
     try:
         from FrEIA import framework, modules
     except ImportError as error:
-        raise MissingExtraError(f"this method needs FrEIA: pip install 'madclip[bench]' ({error})") from None
+        raise MissingExtraError.of("this method needs FrEIA", "bench", str(error)) from None
     return framework, modules
 
 

@@ -89,7 +89,7 @@ def read_dicom(path: Path) -> npt.NDArray[np.uint8]:
     try:
         import pydicom
     except ImportError as error:
-        raise MissingExtraError("DICOM files need pydicom: pip install 'madclip[originals]'") from error
+        raise MissingExtraError.of("DICOM files need pydicom", "originals") from error
     try:
         dataset = pydicom.dcmread(path)
         pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames", 1) or 1)

@@ -28,7 +28,7 @@ def open_volume(path: Path) -> Any:
     try:
         import nibabel
     except ImportError as error:
-        raise MissingExtraError("NIfTI volumes need nibabel: pip install 'madclip[originals]'") from error
+        raise MissingExtraError.of("NIfTI volumes need nibabel", "originals") from error
     try:
         image: Any = nibabel.load(path)
     except Exception as error:  # whatever nibabel makes of a damaged file
