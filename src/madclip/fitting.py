@@ -14,7 +14,7 @@ from madclip.calibration.calibration import Calibration
 from madclip.calibration.familiarity import Familiarity
 from madclip.calibration.thresholds import choose_pixel_threshold, parse_operating_point
 from madclip.data.samples import Dataset, Sample
-from madclip.errors import MadCLIPWarning, RecipeError
+from madclip.errors import DataError, MadCLIPWarning, RecipeError
 from madclip.head.head import Head, Readout
 from madclip.progress import Progress, silent
 from madclip.state import Fitted, Provenance
@@ -111,12 +111,12 @@ class Drawn:
     Attributes:
         chosen: Samples, or images with labels and masks.
         watched: Images that the epoch is chosen by; None keeps the last.
-        left: Names of images that were there to draw from and were not drawn.
+        left: By what images that were there to draw from and were not drawn are known; None outside a data set.
     """
 
     chosen: Chosen
     watched: Watched | None = None
-    left: tuple[str, ...] = ()
+    left: tuple[str, ...] | None = None
 
 
 def draw(given: Dataset | Chosen, shots: int | tuple[int, int] | None, draws: Draws) -> Drawn:
@@ -137,17 +137,27 @@ def draw_again(given: Dataset | Chosen, shots: int | tuple[int, int] | None, dra
     """What a refit learns from: of a data set the shots of before and what was added since, or a new draw."""
     if not isinstance(given, Dataset) or shots is not None:
         return draw(given, shots, draws)
+    if before.pool is None:
+        raise DataError(
+            f"{given.root}: the detector does not say what it was drawn from, so what was added is not known: "
+            "say how many shots to draw, or all"
+        )
     known = set(before.pool)
-    chosen = [sample for sample in given.shot_pool if before.hashed(given.name(sample.image)) not in known]
+    chosen = [sample for sample in given.shot_pool if before.hashed(_named(given, sample)) not in known]
     return Drawn(chosen, None, _left(given, chosen, None))
 
 
-def _left(data: Dataset | None, chosen: Chosen, watched: Watched | None) -> tuple[str, ...]:
+def _left(data: Dataset | None, chosen: Chosen, watched: Watched | None) -> tuple[str, ...] | None:
     if data is None:
-        return ()
+        return None
     samples = (*chosen, *(watched.samples if watched else ()))
     used = {sample.image for sample in samples if isinstance(sample, Sample)}
-    return tuple(data.name(sample.image) for sample in data.shot_pool if sample.image not in used)
+    return tuple(_named(data, sample) for sample in data.shot_pool if sample.image not in used)
+
+
+def _named(data: Dataset, sample: Sample) -> str:
+    """By what an image that was not drawn is known again without reading it: its name and its size."""
+    return f"{data.name(sample.image)} {sample.image.path.stat().st_size}"
 
 
 def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
@@ -175,7 +185,7 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
             training,
             setting.recipe,
             seed=draws.seed,
-            checkpoint=_checkpoint(setting, run, provenance),
+            checkpoint=_checkpoint(setting, run, shots, provenance),
             progress=run.progress,
             on_epoch=weights.keep if weights else None,
         )
@@ -199,6 +209,7 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
     recipe = setting.recipe.replace(epochs=1, learning_rate=setting.recipe.learning_rate * REFIT_RATE)
     history = fit_head(head, training.every(REFIT_STRIDE), recipe, seed=draws.seed, progress=run.progress)
     old = before.provenance
+    anew = bool(draws.folds) and not why_not(shots) and old.select != "test-best"
     now = Provenance.of(shots, draws.seed)
     provenance = dataclasses.replace(
         old,
@@ -211,18 +222,20 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
         shots=now.shots,
         removed=tuple(sorted({*old.removed, *old.shots} - set(now.shots))),
         refits=old.refits + 1,
-        pool=tuple(sorted(old.hashed(name) for name in drawn.left)),
-        calibrated_before_refit=not draws.folds and before.calibration is not None,
+        pool=None if drawn.left is None else tuple(sorted(map(old.hashed, drawn.left))),
+        calibrated_before_refit=not anew and before.calibration is not None,
     ).with_groups(shot.group for shot in shots)
     fitted = Fitted(
         head,
         setting.recipe,
         provenance,
-        calibration=None if draws.folds else before.calibration,
+        calibration=None if anew else before.calibration,
         familiarity=_familiarity(shots, training),
         history=[*before.history, *history],
     )
-    return _calibrated(fitted, setting, shots, training, draws, run.progress) if draws.folds else fitted
+    if anew or (draws.folds and before.calibration is None):
+        return _calibrated(fitted, setting, shots, training, draws, run.progress)
+    return fitted
 
 
 def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
@@ -256,7 +269,7 @@ def calibrated_further(
 def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
     """What is known of a fit before it begins: the shots, those held out, and what was left in the pool."""
     known = Provenance.of(shots, draws.seed, select=draws.select)
-    pool = tuple(sorted(known.hashed(name) for name in drawn.left))
+    pool = None if drawn.left is None else tuple(sorted(map(known.hashed, drawn.left)))
     known = dataclasses.replace(known, pool=pool)
     if drawn.watched is None or draws.select != "val":
         return known
@@ -265,7 +278,7 @@ def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance
     return dataclasses.replace(known, selection_images=digests).with_groups(sample.group for sample in held_out)
 
 
-def _checkpoint(setting: Setting, run: Run, provenance: Provenance) -> Checkpoint | None:
+def _checkpoint(setting: Setting, run: Run, shots: Sequence[Shot], provenance: Provenance) -> Checkpoint | None:
     if run.checkpoint is None:
         return None
     facts = {
@@ -275,7 +288,9 @@ def _checkpoint(setting: Setting, run: Run, provenance: Provenance) -> Checkpoin
         "objective": setting.objective,
         "seed": provenance.seed,
         "masks": provenance.masks,
-        "shots": list(provenance.shots),
+        "shots": sorted([shot.digest, shot.label] for shot in shots),
+        "madclip": provenance.madclip,
+        "torch": provenance.torch,
     }
     return Checkpoint(run.checkpoint, facts, run.resume)
 

@@ -207,7 +207,7 @@ def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated:
         probability=None if probability is None else float(probability),
         p_value=float(calibration.p_value(plain.score)),
         verdict=verdict,
-        note=_joined(plain.note, _difference(decision, verdict, familiar=plain.familiar)),
+        note=_joined(plain.note, _difference(decision, verdict, probability, familiar=plain.familiar)),
     )
 
 
@@ -216,11 +216,14 @@ def _joined(*notes: str) -> str:
     return " ".join(note if note.endswith((".", "?")) else f"{note}." for note in notes if note)
 
 
-def _difference(decision: Decision, verdict: Verdict, *, familiar: bool) -> str:
+def _difference(decision: Decision, verdict: Verdict, probability: Any, *, familiar: bool) -> str:
+    """Why what is said of a score may look contradictory, or an empty string where it does not."""
     if not familiar:
         return "The image is unlike every shot, so its score means little: is it the modality and view learned from?"
     if verdict == decision:
-        return ""
+        if probability is None or (probability >= 0.5) == (decision == "anomalous"):
+            return ""
+        return "The probability is for the share of abnormal images among the shots; the decision is the threshold's."
     if verdict == "uncertain":
         return "At the error rates that the shots allow, the score fits normal and anomalous images alike, or neither."
     return f"The threshold is the operating point's; at the verdict's error rates the score speaks for {verdict}."

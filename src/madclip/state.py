@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from madclip.training.shots import Shot
 
 
+_KINDS: dict[str, tuple[type, ...]] = {"seed": (int,), "masks": (int, bool), "pool": (tuple,)}
+"""Types of values that are not those of the field's default."""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where a detector came from, and every image that it has seen, for what; no names of files or patients.
@@ -41,7 +45,8 @@ class Provenance:
         removed: Digests of images that were seen for any of these before a refit without them.
         groups: Salted hashes of the patients and volumes that any of these images belong to.
         salt: What those hashes, and those of `pool`, are salted with.
-        pool: Salted hashes of the names of images that were there to draw from and were not drawn.
+        pool: Salted hashes of the names and sizes of images that were there to draw from and were not drawn; None
+            where that is not known.
         select: How the epoch was chosen: `last`, `val` or `test-best`.
         selected_epoch: The epoch that was kept, from 1; 0 where it is the last.
         selected_on: What it was chosen by, for people.
@@ -65,7 +70,7 @@ class Provenance:
     removed: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     salt: str = ""
-    pool: tuple[str, ...] = ()
+    pool: tuple[str, ...] | None = None
     select: str = ""
     selected_epoch: int = 0
     selected_on: str = ""
@@ -121,11 +126,11 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         """JSON values; fields that say nothing are left out."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        always = ("normal", "abnormal", "masks", "shots") if self.seed is not None else ()
+        always = ("seed", "normal", "abnormal", "masks", "shots") if self.seed is not None else ()
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
-            if name in always or value not in (None, "", 0, False, ()) or (name == "seed" and value == 0)
+            if name in always or (name == "pool" and value == ()) or value not in (None, "", 0, False, ())
         }
 
     def summary(self) -> dict[str, Any]:
@@ -145,7 +150,7 @@ class Provenance:
         }
         for name, value in given.items():
             default = known.get(name, value)
-            kinds = (int,) if name == "seed" else (type(default), bool) if name == "masks" else (type(default),)
+            kinds = _KINDS.get(name, (type(default),))
             if not isinstance(value, kinds):
                 raise CheckpointError(f"the provenance has {name} {value!r}, which makes no sense")
         return dataclasses.replace(cls(), **{name: value for name, value in given.items() if name in known})

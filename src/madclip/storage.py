@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from madclip.calibration.calibration import Calibration
 from madclip.calibration.familiarity import Familiarity
-from madclip.errors import CheckpointError, DataError, MadCLIPError
+from madclip.errors import CheckpointError, DataError, MadCLIPError, RecipeError
 from madclip.files import new_folder
 from madclip.head.head import Head
 from madclip.recipe import Recipe
@@ -163,13 +163,23 @@ def read(folder: Path) -> Saved:
             recipe=Recipe.from_dict(facts["recipe"]),
             objective=facts["objective"],
             backbone=facts["backbone"],
-            provenance=Provenance.from_dict(facts["provenance"]),
+            provenance=_provenance(facts),
             calibration=Calibration.from_dict(facts["calibration"]) if facts["calibration"] else None,
             familiarity=Familiarity.from_dict(facts["familiarity"]) if facts["familiarity"] else None,
             history=facts["history"],
         )
+    except RecipeError as error:
+        raise CheckpointError(f"{folder / _FACTS}: {error}") from error
     except (MadCLIPError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / _FACTS}: damaged ({error})") from error
+
+
+def _provenance(facts: dict[str, Any]) -> Provenance:
+    """Where a detector came from; one that was saved without thresholds before it had to say why says that."""
+    known = Provenance.from_dict(facts["provenance"])
+    if facts["calibration"] or known.uncalibrated:
+        return known
+    return replace(known, uncalibrated="not calibrated: it was saved without thresholds")
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

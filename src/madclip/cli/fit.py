@@ -42,7 +42,7 @@ from madclip.cli.outputs import check_detector, check_runs
 from madclip.errors import RecipeError
 
 if TYPE_CHECKING:
-    from madclip.data.samples import Dataset
+    from madclip.data.samples import Dataset, Sample
     from madclip.detector import MadCLIP
 
 
@@ -90,13 +90,16 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Learn a detector from a few labelled images."""
+    from madclip.data.load import scan_dataset
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
     check_detector(out, overwrite=overwrite)
-    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=force)
-    drawn, count = _drawn(dataset, shots, shot_list)
+    reading = parse_reading(patients, normal, abnormal)
+    dataset = read_dataset(data, reading, force=force)
+    more = None if calibrate_on is None else scan_dataset(calibrate_on, reading)
+    drawn, count = _drawn(dataset, shots, shot_list, select)
     if backbone is None:
         note(TINY_NOTE)
     chosen = parse_recipe(recipe, change, grey_range)
@@ -111,8 +114,8 @@ def fit(
             operating_point=operating_point,
             run=Run(TokenCache() if cache else None, state, resume, select, progress),
         )
-    if calibrate_on is not None:
-        detector.calibrate(calibrate_on, operating_point=operating_point)
+    if more is not None:
+        detector.calibrate(more, operating_point=operating_point)
     detector.save(out)
     state.unlink(missing_ok=True)
     facts = {
@@ -128,7 +131,9 @@ def fit(
     print_facts(as_json, facts | {"data": said}, "\n".join(filter(None, lines)))
 
 
-def _drawn(dataset: Dataset, shots: str, shot_list: str | None) -> tuple[Dataset, int | tuple[int, int] | None]:
+def _drawn(
+    dataset: Dataset, shots: str, shot_list: str | None, select: str
+) -> tuple[Dataset | tuple[Sample, ...], int | tuple[int, int] | None]:
     """The data set, and how many images are to be drawn from it: None for all, as with a published list."""
     from dataclasses import replace
 
@@ -138,7 +143,8 @@ def _drawn(dataset: Dataset, shots: str, shot_list: str | None) -> tuple[Dataset
         return dataset, parse_shots(shots)
     source, _, name = shot_list.partition(":")
     listed = published_shots(source, name, parse_equal_shots(shots), dataset.shot_pool)
-    return replace(dataset, samples=(*listed, *dataset.split("test"))), None
+    # Only an epoch chosen on test images needs more than the list; a refit then asks what to draw.
+    return replace(dataset, samples=(*listed, *dataset.split("test"))) if select == "test-best" else listed, None
 
 
 def _count(detector: MadCLIP) -> str:

@@ -10,10 +10,12 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from madclip.data.classes import SPLITS, label_of
+from madclip.data.patients import find_patients
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample, in_order
 from madclip.data.walk import folded
@@ -52,13 +54,22 @@ def read_manifest(path: Path, reading: Reading) -> Dataset:
     if not samples:
         raise DataError(f"{path}: the manifest has no rows")
     known = any(sample.patient is not None for sample in samples.values())
-    return Dataset(
+    named = Dataset(
         root=path.parent,
         layout="manifest",
         samples=in_order(samples.values()),
         patients_from="manifest" if known else "none",
         patients_note="" if known else "the manifest names none",
     )
+    return named if reading.patients == "auto" else _with_patients(named, reading.patients)
+
+
+def _with_patients(data: Dataset, rule: str) -> Dataset:
+    """A manifest's data set whose patients are found by a rule that was asked for, whatever its column says."""
+    keys = [data.name(sample.image.path.with_suffix("")) for sample in data.samples]
+    found = find_patients(keys, [sample.label for sample in data.samples], rule)
+    samples = (replace(sample, patient=patient) for sample, patient in zip(data.samples, found.of, strict=True))
+    return replace(data, samples=tuple(samples), patients_from=found.source, patients_note=found.note)
 
 
 def manifest_text(rows: list[Row]) -> str:

@@ -111,7 +111,7 @@ class Sample:
         """What the image shares with others that are not independent of it: its patient, or else its volume."""
         if self.patient is not None:
             return f"patient {self.patient}"
-        return None if self.image.frame is None else f"volume {self.image.path}"
+        return None if self.image.frame is None else f"volume {self.image.path.resolve()}"
 
 
 @dataclass(frozen=True, order=True)

@@ -120,7 +120,11 @@ def folds(samples: Sequence[Sample], k: int, seed: int) -> tuple[tuple[Sample, .
     # Large groups first; each goes where the classes stay most even.
     for group in sorted(groups, key=lambda group: -len(group.sides[0]) - len(group.sides[1])):
         sizes = np.array([len(side) for side in group.sides])
-        fold = int(np.argmin((((counts + sizes) ** 2 - counts**2) / totals).sum(axis=1)))
+        cost = (((counts + sizes) ** 2 - counts**2) / totals).sum(axis=1)
+        cost[(counts + sizes == totals).any(axis=1)] = np.inf  # no fold takes all of a class
+        if np.isinf(cost).all():
+            raise DataError(f"{k} folds leave none without a class: too many images are of one patient")
+        fold = int(np.argmin(cost))
         counts[fold] += sizes
         parts[fold] += [*group.sides[0], *group.sides[1]]
     return tuple(tuple(sorted(part, key=_order)) for part in parts)

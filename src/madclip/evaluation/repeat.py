@@ -14,6 +14,7 @@ from madclip.evaluation.protocol import evaluate
 from madclip.files import write_whole
 from madclip.fitting import Run
 from madclip.metrics.compare import mean_interval
+from madclip.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,6 +124,8 @@ def _check_plan(out: Path, plan: dict[str, Any]) -> None:
     path = out / "plan.json"
     if path.exists():
         known = _read(path)
+        if isinstance(known.get("recipe"), dict):
+            known["recipe"] = Recipe.from_dict(known["recipe"]).to_dict()  # fields may have come or gone since
         if known != plan:
             changed = sorted(key for key in {*plan, *known} if known.get(key) != plan.get(key))
             raise CheckpointError(

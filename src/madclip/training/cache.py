@@ -100,9 +100,9 @@ class TokenCache:
         try:
             with safe_open(path, framework="pt") as file:
                 tensor: torch.Tensor = file.get_tensor("tokens")
-        except FileNotFoundError:
+        except OSError:  # not there, not ours to read, or no handle left: it may be whole
             return None
-        except (SafetensorError, OSError):
+        except SafetensorError:
             with suppress(OSError):  # cut off by a full disk or a crash: it is computed anew
                 path.unlink()
             return None

@@ -9,6 +9,7 @@ import torch
 
 from madclip.data.samples import Sample
 from madclip.data.shots import folds as divide
+from madclip.errors import DataError
 from madclip.progress import Progress, silent
 from madclip.training.fit import fit_head
 
@@ -36,6 +37,10 @@ def why_not(shots: Sequence[Shot]) -> str:
             return f"there is one {kind} image, and none is left to learn from when it is held out"
         if _groups(shots)[label] < 2:
             return f"all {count} {kind} images are of one patient or volume, so that none can be held out"
+    try:
+        fold_members(shots, 2, 0)
+    except DataError:
+        return "almost all images of a class are of one patient or volume, so that it cannot be held out"
     return ""
 
 

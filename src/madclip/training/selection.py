@@ -56,17 +56,22 @@ def watch(data: Dataset | None, chosen: Chosen, select: Select, seed: int) -> tu
         seed: Determines which shots are held out.
 
     Raises:
-        DataError: There are too few shots to hold some out, or no test images.
+        DataError: There are too few shots to hold some out, no test images, or images of one class only.
     """
     if select == "val":
         samples = [one for one in chosen if isinstance(one, Sample)]
         if len(samples) < len(chosen):
             raise DataError("selecting an epoch needs files, not images given directly: give a data set or Samples")
         parts = folds(samples, HELD_OUT, seed)
-        return [sample for part in parts[1:] for sample in part], Watched(parts[0], f"{len(parts[0])} held-out shots")
-    if data is None or not data.test_pool:
-        raise DataError(f"{data.root if data else 'images given directly'}: no test images to select an epoch on")
-    return chosen, Watched(data.test_pool, "the test images")
+        chosen, watched = [sample for part in parts[1:] for sample in part], parts[0]
+        found = Watched(watched, f"{len(watched)} held-out shots")
+    else:
+        if data is None or not data.test_pool:
+            raise DataError(f"{data.root if data else 'images given directly'}: no test images to select an epoch on")
+        found = Watched(data.test_pool, "the test images")
+    if len({sample.label for sample in found.samples}) < 2:
+        raise DataError("selecting an epoch needs normal and abnormal images: give more shots or test images")
+    return chosen, found
 
 
 class EpochWeights:
@@ -115,19 +120,22 @@ def best_epoch(
         The epoch, from 1, and that AUROC.
 
     Raises:
-        DataError: An image cannot be read, or there is one class only.
+        DataError: An image cannot be read.
     """
     labels = [sample.label for sample in watched.samples]
-    if len(set(labels)) < 2:
-        raise DataError("selecting an epoch needs normal and abnormal images")
     scores = np.zeros((weights.count, len(labels)))
+    texts = []
+    for epoch in range(weights.count):
+        weights.put(epoch + 1, head)
+        with torch.inference_mode():
+            texts.append(head.text().clone())
     done = 0
     for pixels in _batches([sample.image for sample in watched.samples], view):
         with torch.inference_mode():
             tokens = torch.stack(encode_patches(backbone, view, pixels), 1)
             for epoch in range(weights.count):
                 weights.put(epoch + 1, head)
-                scores[epoch, done : done + len(pixels)] = head.score(tokens, readout)[0].numpy()
+                scores[epoch, done : done + len(pixels)] = head.score(tokens, readout, texts[epoch])[0].numpy()
         done += len(pixels)
         progress("select", done, len(labels))
     values = [auroc(labels, row) or 0.0 for row in scores]

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from madclip.data.readers.protocol import MAX_PIXELS, Stored, check_frame, check_size, depth_name, full_range, upright
+from madclip.data.readers.protocol import (
+    MAX_PIXELS,
+    UNREADABLE,
+    Stored,
+    check_frame,
+    check_size,
+    depth_name,
+    full_range,
+    upright,
+)
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -141,6 +150,16 @@ def seek_frame(picture: Picture, image: ImageRef) -> None:
         check_size(image.path, *picture.size)
 
 
+def orientation_of(picture: Picture) -> int:
+    """The orientation that EXIF states, 1 to 8; upright where EXIF is missing or damaged, for the pixels are whole."""
+    from PIL.ExifTags import Base
+
+    try:
+        return int(picture.getexif().get(Base.Orientation, 1))
+    except UNREADABLE:
+        return 1
+
+
 def stored_picture(picture: Picture, *, mask: bool, bits: int = 8) -> Stored:
     """What a picture of Pillow holds, of any mode; its EXIF orientation is applied, its colour profile is not.
 
@@ -149,10 +168,8 @@ def stored_picture(picture: Picture, *, mask: bool, bits: int = 8) -> Stored:
         mask: Whether indices of a palette are labels rather than colours.
         bits: Depth of grey values in the file; Pillow spreads those of less than 8 bits over 0 to 255.
     """
-    from PIL.ExifTags import Base
-
     picture.load()
-    orientation = picture.getexif().get(Base.Orientation, 1)
+    orientation = orientation_of(picture)
     mode = picture.mode
     if mode in _VALUES or mode.startswith("I;16"):
         values = np.asarray(picture)

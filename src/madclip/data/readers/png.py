@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from madclip.data.readers.pillow import seek_frame, stored_picture
+from madclip.data.readers.pillow import orientation_of, seek_frame, stored_picture
 from madclip.data.readers.protocol import UNREADABLE, Stored, check_frame, check_size, upright
 from madclip.errors import DataError
 
@@ -65,7 +65,6 @@ class PNG:
 
 
 def _read(file: IO[bytes], image: ImageRef, bits: int, *, mask: bool) -> Stored:
-    from PIL.ExifTags import Base
     from PIL.PngImagePlugin import PngImageFile
 
     file.seek(0)
@@ -76,7 +75,7 @@ def _read(file: IO[bytes], image: ImageRef, bits: int, *, mask: bool) -> Stored:
             return stored_picture(picture, mask=mask, bits=bits)
         if check_frame(image, picture.n_frames):
             raise DataError(f"{image}: an animated PNG of 16 bits; save the frame as a file of its own")
-        orientation = picture.getexif().get(Base.Orientation, 1)
+        orientation = orientation_of(picture)
         values = _sixteen_bit(file)
     opaque = not mask or values.ndim == 2 or values.shape[2] in (1, 3) or bool(np.ptp(values[..., -1]) == 0)
     if values.ndim == 3:
