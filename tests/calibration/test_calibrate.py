@@ -314,3 +314,18 @@ def test_a_familiarity_that_makes_no_sense_is_not_loaded():
             Familiarity.from_dict(values | change)
     with pytest.raises(CheckpointError, match="familiarity"):
         Familiarity.from_dict({"format": 1})
+
+
+def test_what_is_said_of_a_score_is_never_contradictory_without_a_note():
+    """Over all scores: decision, verdict and probability agree, or the note says why not."""
+    from madclip.prediction import Prediction, judged
+
+    normal = np.linspace(0.05, 0.3, 16)
+    found = c.Calibration.fit([0] * 16 + [1] * 4, [*normal, 0.32, 0.5, 0.7, 0.9])
+    noted = 0
+    for score in np.linspace(0, 1, 201):
+        one = judged(Prediction(float(score), np.zeros((1, 1), np.float32), (1, 1)), found)
+        agree = one.decision == one.verdict and (one.probability >= 0.5) == (one.decision == "anomalous")
+        assert agree or one.note
+        noted += bool(one.note)
+    assert 0 < noted < 201

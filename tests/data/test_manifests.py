@@ -258,3 +258,18 @@ def test_a_draft_of_an_unknown_layout_holds_the_folders_names(tmp_path, wrapped)
     else:
         with pytest.raises(DataError, match="row 4: label '' is unknown"):
             load_dataset(out, Reading(normal="NV", abnormal="MEL"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "patients", "source"),
+    [("auto", {"A", "B"}, "manifest"), ("none", {None}, "none"), ("^(P[0-9]+)", {"P1", "P2"}, "names")],
+)
+def test_patients_of_a_manifest_by_the_rule_that_is_asked_for(tmp_path, rule, patients, source):
+    rows = ["image,label,patient"]
+    for name, label, patient in (("P1_0", 0, "A"), ("P1_1", 1, "B"), ("P2_0", 0, "A"), ("P2_1", 1, "B")):
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+        rows.append(f"{name}.png,{label},{patient}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    data = load_dataset(tmp_path, Reading(patients=rule))
+    assert {sample.patient for sample in data.samples} == patients
+    assert data.patients_from == source

@@ -1,8 +1,9 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from madclip.data import Sample, draw_shots, folds, published_shots
@@ -186,3 +187,22 @@ def test_draws_are_those_of_version_0_1(patient, seed, shots, folded):
     assert drawn == [int(number) for number in shots.split()]
     first = [int(sample.image.path.stem) for sample in folds(pool, 4, seed)[0][:4]]
     assert first == [int(number) for number in folded.split()]
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=200, deadline=None)
+def test_no_fold_takes_all_of_a_class(seed):
+    """Patients with images of both classes, some with many: whatever is held out, both classes stay to learn from."""
+    generator = np.random.default_rng(seed)
+    samples = [
+        Sample(Path(f"{patient}-{label}-{i}.png"), label, patient=f"p{patient}")
+        for patient in range(generator.integers(2, 5))
+        for label in (0, 1)
+        for i in range(generator.integers(0, 9))
+    ]
+    try:
+        parts = folds(samples, 2, 0)
+    except DataError:
+        return
+    for part in parts:
+        assert {sample.label for sample in samples if sample not in part} == {0, 1}

@@ -6,8 +6,10 @@ import torch
 from madclip import MadCLIP
 from madclip.data.load import load_dataset
 from madclip.data.samples import Sample
-from madclip.errors import DataError, RecipeError
+from madclip.errors import CheckpointError, DataError, RecipeError
 from madclip.evaluation.protocol import evaluate
+from madclip.fitting import Run
+from madclip.training.fit import Checkpoint
 
 
 @pytest.fixture
@@ -101,3 +103,37 @@ def test_the_check_needs_no_folds(small_recipe, small_backbone, shots):
     assert alone.state.familiarity == folded.state.familiarity
     assert alone.calibration is None
     assert "without folds" in alone.provenance.uncalibrated
+
+
+def test_what_was_added_must_be_known(detector, small_recipe, small_backbone, shots, small_data):
+    unknown = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(shots, folds=0)
+    with pytest.raises(DataError, match="does not say what it was drawn from"):
+        unknown.refit(small_data)
+    assert unknown.refit(small_data, shots=2).provenance.refits == 1
+
+
+def test_thresholds_stay_where_no_new_ones_can_be_made(detector, shots):
+    kept = detector.calibration
+    alone = [Sample(one.image, one.label, one.mask, "the same patient") for one in shots]
+    detector.refit(alone, folds=2)
+    assert detector.calibration == kept
+    assert detector.provenance.calibrated_before_refit
+
+
+def test_a_fit_whose_labels_changed_is_not_resumed(small_recipe, small_backbone, shots, tmp_path):
+    def kill(stage, done, total, /, *, loss=None, part=""):
+        if stage == "fit" and done == 2:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state"
+    new = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain")
+    plain = [Sample(one.image, one.label, None, one.patient) for one in shots]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("madclip.fitting.Checkpoint", lambda path, run, resume: Checkpoint(path, run, resume, 0.0))
+        with pytest.raises(KeyboardInterrupt):
+            new.fit(plain, folds=0, run=Run(checkpoint=state, progress=kill))
+    assert state.exists()
+    swapped = [Sample(one.image, 1 - one.label, None, one.patient) for one in plain]
+    with pytest.raises(CheckpointError, match=r"another fit \(shots"):
+        new.fit(swapped, folds=0, run=Run(checkpoint=state, resume=True))
+    new.fit(plain, folds=0, run=Run(checkpoint=state, resume=True))
