@@ -79,10 +79,10 @@ def combined(
         )
         moved = _moved(both.expand(count, -1, -1, -1), generator)
         pixels = _jittered(moved[:, :3], generator)
-        tokens.append(encode_variants(backbone, recipe, pixels))
+        tokens.append(encode_variants(backbone, recipe.view, pixels))
         masks.append(moved[:, 3] > 0.5)
     plain = prepare(shots, backbone, recipe.replace(variants=("identity",)))
-    return TrainingSet(tokens, torch.stack(masks), plain.labels, plain.masked), recipe
+    return TrainingSet(tokens, torch.stack(masks), plain.labels, plain.masked, plain.identity), recipe
 
 
 def _moved(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -213,7 +213,8 @@ def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated:
 
 def _joined(*notes: str) -> str:
     """Sentences one after the other."""
-    return " ".join(note if note.endswith((".", "?")) else f"{note}." for note in notes if note)
+    said = [note for note in notes if note]
+    return " ".join(note if note.endswith((".", "?")) or note is said[-1] else f"{note}." for note in said)
 
 
 def _difference(decision: Decision, verdict: Verdict, probability: Any, *, familiar: bool) -> str:

@@ -49,7 +49,7 @@ def test_each_learns(backbone, changes, name):
     head = change.head(recipe, backbone, "Brain", seed=0)
     before = [p.detach().clone() for p in head.parameters()]
     losses = []
-    fit_head(head, data, recipe, on_step=lambda step, total, loss: losses.append(loss))
+    fit_head(head, data, recipe, progress=lambda *_, loss=None, **__: losses.append(loss))
     assert sum(losses[-3:]) < 0.97 * sum(losses[:3])
     assert not any(torch.equal(p, was) for p, was in zip(head.parameters(), before, strict=True))
 

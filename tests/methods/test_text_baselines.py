@@ -12,7 +12,7 @@ from madclip.data.load import load_dataset
 from madclip.evaluation.protocol import evaluate
 from madclip.methods import load_baseline
 from madclip.methods.april_gan import memory_map, project
-from madclip.methods.learning import optimise
+from madclip.methods.learning import Adam, Learning, optimise
 from madclip.methods.mediclip import BODY, make_anomaly, push_away, random_region
 from madclip.methods.mvfa import feed_back
 from madclip.methods.text import abnormal_share, far_from_memory, text_scores
@@ -39,7 +39,7 @@ def test_optimise_reaches_a_minimum_the_same_way_each_time():
 
     def minimum():
         value = torch.nn.Parameter(torch.zeros(()))
-        optimise([value], 3, lambda rows: (value - targets[rows]).square().mean(), epochs=300, seed=0, rate=0.05)
+        optimise([value], 3, lambda rows: (value - targets[rows]).square().mean(), Adam(300, 0.05), Learning())
         return value.item()
 
     assert minimum() == minimum() == pytest.approx(2, abs=1e-3)

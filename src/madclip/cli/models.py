@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from madclip.cli.console import print_facts, print_table
+from madclip.cli.console import note, print_facts, print_table
 from madclip.cli.options import Detector, DetectorOut, Device, Json, Overwrite, SavedBackbone, parse_bytes
 from madclip.cli.outputs import check_detector
 
@@ -84,9 +84,12 @@ def import_released(
 def export(
     detector: Detector,
     data: Annotated[
-        Path,
-        typer.Option(help="Images that the export is checked on and that int8 is calibrated with; best are the shots."),
-    ],
+        Path | None,
+        typer.Option(
+            help="Images that the export is checked on and that int8 is calibrated with; best are the shots, filled up "
+            "with others, which need no labels. Without it phantoms serve, which say less."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -112,14 +115,15 @@ def export(
     out = out or detector / "engines" / f"{engine}-{precision}"
     facts = export_engine(model, data, out, engine=engine, precision=precision)
     check = facts["check"]
-    seen = "of the shots" if check["shots"] else "that are not shots"
+    if check["note"]:
+        note(f"note: {check['note']}")
     rule = "calibrated threshold" if check["rule"] == "threshold" else "order of pairs, as there is no calibration"
     print_facts(
         as_json,
         {"out": str(out), **facts},
-        f"{out}: {engine} in {precision}; on {check['images']} images {seen}, scores differ by up to "
-        f"{check['score']:.2g}, maps by up to {check['map']:.2g}, "
-        f"{check['changed']:.1%} of decisions change ({rule})",
+        f"{out}: {engine} in {precision}; on {check['images']} images ({check['shots']} of the shots), "
+        f"scores differ by up to {check['score']:.2g}, maps by up to {check['map']:.2g}, "
+        f"{check['changed']:.1%} of decisions change, at most {check['upper']:.1%} at 95 % confidence ({rule})",
     )
 
 
