@@ -222,3 +222,11 @@ def test_patients_and_no_names_of_shots(detector, small_data):
     assert result.n_patients == 6
     assert "shots" not in result.provenance["fit"]
     assert result.threshold == detector.calibration.threshold
+
+
+def test_a_file_that_has_gone_is_counted_and_the_rest_goes_on(detector, data):
+    dataset = load_dataset(data)
+    dataset.test_pool[0].image.path.unlink()
+    result = evaluate(detector, dataset)
+    assert len(result.rows) == len(dataset.test_pool) - 1
+    assert any("1 of 12 images could not be used" in warning for warning in result.warnings)

@@ -38,7 +38,7 @@ def unseen(provenance: Provenance, dataset: Dataset, *, same_patient: bool) -> t
     seen: dict[str, list[str]] = {}
     for sample in pool:
         name = dataset.name(sample.image)
-        use = uses.get(sample.image.digest()) if uses else None
+        use = uses.get(_identity(sample)) if uses else None
         if use is not None:
             seen.setdefault(use, []).append(name)
             continue
@@ -54,6 +54,14 @@ def unseen(provenance: Provenance, dataset: Dataset, *, same_patient: bool) -> t
         )
     said = [listed(f"{len(seen[use])} test images {use} and were left out", seen[use]) for use in sorted(seen)]
     return left, [*said, *_of_patients(provenance, left, related, same_patient=same_patient)]
+
+
+def _identity(sample: Sample) -> str:
+    """The image's digest; nothing where its file cannot be opened, which is told when it is to be scored."""
+    try:
+        return sample.image.digest()
+    except OSError:
+        return ""
 
 
 def _uses(provenance: Provenance) -> dict[str, str]:
