@@ -14,29 +14,37 @@ class ImageRef:
     Attributes:
         path: The file.
         frame: Index from 0, or None where the file is one image.
+        axis: `coronal` or `sagittal` where a volume is cut so; empty for axial slices and for all that is no volume.
     """
 
     path: Path
     frame: int | None = None
+    axis: str = ""
 
     def __str__(self) -> str:
-        return str(self.path) if self.frame is None else f"{self.path}#{self.frame}"
+        return f"{self.path}{self.mark}"
 
     @property
     def name(self) -> str:
         """The file's name without its folder, with the frame behind it."""
-        return self.path.name if self.frame is None else f"{self.path.name}#{self.frame}"
+        return f"{self.path.name}{self.mark}"
+
+    @property
+    def mark(self) -> str:
+        """What stands behind the file's name, such as `#64` or `#coronal64`; nothing where the file is one image."""
+        return "" if self.frame is None else f"#{self.axis}{self.frame}"
 
     def digest(self) -> str:
         """SHA-256 of the file's bytes and of the frame: the image's identity, by which what was seen is known again.
+
+        Frames of the axial plane and of what is no volume are their number; other planes stand before it.
 
         Raises:
             OSError: The file cannot be read.
         """
         with self.path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256")
-        if self.frame is not None:
-            found.update(f"#{self.frame}".encode())
+        found.update(self.mark.encode())
         return found.hexdigest()
 
 

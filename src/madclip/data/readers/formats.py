@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from madclip.data.readers.dicom import DICOM
 from madclip.data.readers.foreign import foreign_format
 from madclip.data.readers.jpeg2000 import JPEG2000
+from madclip.data.readers.nifti import NIfTI
 from madclip.data.readers.npy import NumPy
 from madclip.data.readers.pillow import BMP, GIF, JPEG, WEBP
 from madclip.data.readers.png import PNG
@@ -18,8 +20,8 @@ from madclip.files import first_line
 if TYPE_CHECKING:
     from pathlib import Path
 
-READERS: tuple[Reader, ...] = (PNG(), JPEG, TIFF(), BMP, GIF, WEBP, JPEG2000(), NumPy())
-"""One reader for each format, asked in this order."""
+READERS: tuple[Reader, ...] = (DICOM(), PNG(), JPEG, TIFF(), NIfTI(), BMP, GIF, WEBP, JPEG2000(), NumPy())
+"""One reader for each format, asked in this order: a DICOM file may begin as a TIFF, and be both."""
 IMAGE_SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes)
 """What counts as an image when a folder is searched."""
 _HEAD = 1024
@@ -42,7 +44,7 @@ def reader_of(path: Path) -> Reader:
     for reader in READERS:
         if reader.recognises(head, path):
             return reader
-    known = foreign_format(head, path)
+    known = foreign_format(head)
     if known:
         raise DataError(f"{path}: {known}")
     names = [reader.name for reader in READERS]
@@ -72,8 +74,12 @@ def read_stored(image: ImageRef, *, mask: bool = False) -> Stored:
         raise DataError(f"{image}: damaged or unsupported {reader.name} image ({first_line(error)})") from error
 
 
-def frames_of(path: Path | str) -> tuple[ImageRef, ...]:
-    """The names of all images in a file: one for each frame or page, or the file's own where it holds one image.
+def frames_of(path: Path | str, axis: str = "axial") -> tuple[ImageRef, ...]:
+    """The names of all images in a file: one for each frame, page or slice, or its own where it holds one image.
+
+    Args:
+        path: The file.
+        axis: How a volume is cut: `axial`, `coronal`, `sagittal`, or across its axis `0`, `1` or `2` on disk.
 
     Raises:
         DataError: The file cannot be read.
@@ -81,7 +87,6 @@ def frames_of(path: Path | str) -> tuple[ImageRef, ...]:
     whole = as_ref(path)
     reader = reader_of(whole.path)
     try:
-        numbers = reader.frames(whole.path)
+        return reader.frames(whole.path, axis) or (whole,)
     except UNREADABLE as error:
         raise DataError(f"{path}: damaged or unsupported {reader.name} image ({first_line(error)})") from error
-    return tuple(ImageRef(whole.path, number) for number in numbers) or (whole,)

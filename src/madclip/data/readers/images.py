@@ -88,11 +88,15 @@ def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.floa
     pixels = np.empty((3, *values.shape[:2]), np.float32)
     low, high = limits
     exact = np.float32 if values.dtype.itemsize <= 2 and values.dtype.kind != "f" else np.float64
-    if low == 0:
+    if stored.curve is not None and rule.kind == "file":
+        pixels[:] = stored.curve(values)
+    elif low == 0:
         np.divide(planes, high, out=pixels, casting="unsafe", dtype=exact)
     else:
         np.divide(np.subtract(planes, low, dtype=exact), high - low, out=pixels, casting="unsafe", dtype=exact)
-    return pixels if limits == stored.full else np.clip(pixels, 0, 1, out=pixels)
+    if limits != stored.full:
+        np.clip(pixels, 0, 1, out=pixels)
+    return np.subtract(1, pixels, out=pixels) if stored.inverted else pixels
 
 
 def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:
@@ -100,7 +104,7 @@ def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"{what}: has NaN or infinite values; replace them")
     try:
-        limits = rule.limits(values, stored.full, stored.named)
+        limits = rule.limits(values, stored.full, stored.named, stored.percentiles)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
     if limits is None:
@@ -118,7 +122,12 @@ _REMEDY = "name their range: --range LOW,HIGH or --range data (grey_range in Pyt
 
 
 def _note(stored: Stored, rule: GreyRange) -> str | None:
-    """What should be said of the use that the values make of their range, where no other range was named."""
+    """What was assumed of a file, and what should be said of its use of its range where no other range was named."""
+    assumed = stored.assumed if rule.kind == "file" else ""
+    return " ".join(filter(None, (stored.note, assumed, _unused_range(stored, rule)))) or None
+
+
+def _unused_range(stored: Stored, rule: GreyRange) -> str | None:
     if stored.full is None or rule.kind not in ("file", "full") or (rule.kind == "file" and stored.named):
         return None
     low, high = stored.full

@@ -47,7 +47,7 @@ class JPEG2000:
         """Whether a file begins as a JP2 file or a codestream does."""
         return head.startswith((_FILE, _CODESTREAM))
 
-    def frames(self, path: Path) -> tuple[int, ...]:  # noqa: ARG002  (the protocol's)
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (the protocol's)
         """None: the file holds one image."""
         return ()
 

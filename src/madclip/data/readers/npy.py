@@ -27,7 +27,7 @@ class NumPy:
         """Whether a file has the signature of NumPy's format."""
         return head.startswith(b"\x93NUMPY")
 
-    def frames(self, path: Path) -> tuple[int, ...]:  # noqa: ARG002  (the protocol's)
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (the protocol's)
         """None: the file holds one image."""
         return ()
 

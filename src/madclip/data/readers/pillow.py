@@ -16,6 +16,7 @@ from madclip.data.readers.protocol import (
     check_size,
     depth_name,
     full_range,
+    numbered,
     upright,
 )
 from madclip.errors import DataError
@@ -56,11 +57,10 @@ class PillowReader:
         """Whether a file begins as this format does."""
         return head.startswith(self.magic)
 
-    def frames(self, path: Path) -> tuple[int, ...]:
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (no volume)
         """The frames of an animation."""
         with path.open("rb") as file, self._open(file) as picture:
-            count = getattr(picture, "n_frames", 1)
-        return tuple(range(count)) if count > 1 else ()
+            return numbered(path, range(getattr(picture, "n_frames", 1)))
 
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
         """One image, by Pillow."""
@@ -87,10 +87,10 @@ class WebPReader(PillowReader):
         """Whether a file is a RIFF container of WebP."""
         return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
-    def frames(self, path: Path) -> tuple[int, ...]:
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:
         """The frames of an animation."""
         _check_canvas(path)
-        return super().frames(path)
+        return super().frames(path, axis)
 
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
         """One image, by Pillow."""

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from madclip.data.readers.pillow import orientation_of, seek_frame, stored_picture
-from madclip.data.readers.protocol import UNREADABLE, Stored, check_frame, check_size, upright
+from madclip.data.readers.protocol import UNREADABLE, Stored, check_frame, check_size, numbered, upright
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,13 +40,12 @@ class PNG:
         """Whether a file has the signature of PNG."""
         return head.startswith(MAGIC)
 
-    def frames(self, path: Path) -> tuple[int, ...]:
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (no volume)
         """The frames of an animated PNG."""
         from PIL.PngImagePlugin import PngImageFile
 
         with path.open("rb") as file, PngImageFile(_essential(file)) as picture:
-            count = picture.n_frames
-        return tuple(range(count)) if count > 1 else ()
+            return numbered(path, range(picture.n_frames))
 
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
         """One image; text, profiles and other chunks that do not touch its pixels cannot make it unreadable."""

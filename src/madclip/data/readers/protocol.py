@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, Protocol
 
+from madclip.data.ref import ImageRef
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
 
-    from madclip.data.ref import ImageRef
+    from madclip.grey_range import Percentiles
 
 MAX_PIXELS = 64 * 2**20
 """Larger images are refused from their header, before anything is decoded."""
@@ -58,6 +60,12 @@ class Stored:
         opaque: Whether the image has one transparency throughout; readers look only where a mask is meant.
         named: The range of grey values that the file itself asks for, such as a window; None where it names none.
         spacing: Millimetres between rows and between columns, where the format knows them.
+        inverted: Whether the least value is white, as in MONOCHROME1; `values` are as stored all the same.
+        curve: What the file itself makes of its values where that is no straight line (a table, a sigmoid): values
+            [H, W] to 0..1. It counts where the grey range is `file`.
+        percentiles: The values at two percentiles, where `values` do not tell: of a slice's volume, or without padding.
+        note: Sentences on what was assumed of the file, or an empty string.
+        assumed: A sentence where `named` is an assumption, and not what the file says.
     """
 
     values: npt.NDArray[Any]
@@ -67,6 +75,11 @@ class Stored:
     opaque: bool = True
     named: tuple[float, float] | None = None
     spacing: tuple[float, float] | None = None
+    inverted: bool = False
+    curve: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
+    percentiles: Percentiles | None = None
+    note: str = ""
+    assumed: str = ""
 
 
 class Reader(Protocol):
@@ -86,8 +99,11 @@ class Reader(Protocol):
         """Whether a file is of this format, from its first 1,024 bytes; what they do not tell is read from the file."""
         ...
 
-    def frames(self, path: Path) -> tuple[int, ...]:
-        """The numbers by which the images in a file are named; empty where it holds one image, named by its path."""
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:
+        """The names of the images in a file, from its header; empty where it holds one image, named by its path.
+
+        `axis` says how volumes are cut (one of `AXES`); other formats do not look at it.
+        """
         ...
 
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
@@ -134,6 +150,11 @@ def check_frame(image: ImageRef, count: int) -> int:
     return image.frame
 
 
+def numbered(path: Path, numbers: Sequence[int]) -> tuple[ImageRef, ...]:
+    """The names of the frames of a file; none where it has but one, which is named by its path."""
+    return tuple(ImageRef(path, number) for number in numbers) if len(numbers) > 1 else ()
+
+
 def full_range(dtype: np.dtype[Any], bits: int | None = None) -> tuple[float, float] | None:
     """What values of a type can hold: all that `bits` bits can, 0 to 1 for floats, None beyond 16 bits."""
     bits = bits or 8 * dtype.itemsize
@@ -142,6 +163,16 @@ def full_range(dtype: np.dtype[Any], bits: int | None = None) -> tuple[float, fl
     if bits > 16:
         return None
     return (0.0, 2.0**bits - 1) if dtype.kind == "u" else (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+
+
+def inflated(head: bytes) -> bytes:
+    """The first bytes of what is compressed by gzip, or the bytes as they are."""
+    if not head.startswith(b"\x1f\x8b"):
+        return head
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, 1024)
+    except zlib.error:
+        return head
 
 
 def depth_name(dtype: np.dtype[Any], bits: int | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from madclip.data.readers.protocol import MAX_CHANNELS, MAX_PIXELS, Stored, check_frame, check_size, upright
+from madclip.data.readers.protocol import MAX_CHANNELS, MAX_PIXELS, Stored, check_frame, check_size, numbered, upright
 from madclip.data.readers.tiff_colour import ORIENTATION, is_raw_ycbcr, stored_page, ycbcr_as_rgb
 from madclip.errors import DataError
 
@@ -48,13 +48,12 @@ class TIFF:
         """Whether a file begins as TIFF or BigTIFF does, in either byte order."""
         return head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"))
 
-    def frames(self, path: Path) -> tuple[int, ...]:
-        """The numbers of the pages that are images; thumbnails and levels of a pyramid are passed over."""
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (no volume)
+        """The pages that are images; thumbnails and levels of a pyramid are passed over."""
         import tifffile
 
         with tifffile.TiffFile(path) as tiff:
-            numbers = _full_pages(tiff)
-        return numbers if len(numbers) > 1 else ()
+            return numbered(path, _full_pages(tiff))
 
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
         """One page, which a frame names by its number in the file, all of its bits."""

@@ -1,0 +1,218 @@
+"""DICOM: frames of any transfer syntax that pydicom's decoders know, in the values of their modality.
+
+Nothing of a header but what an image needs is kept, and no error of pydicom's is passed on: it may quote the patient.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madclip.data.readers.codestreams import codestream_size
+from madclip.data.readers.dicom_values import grey, note_of, spacing_of
+from madclip.data.readers.protocol import (
+    UNREADABLE,
+    Stored,
+    check_frame,
+    check_size,
+    depth_name,
+    full_range,
+    numbered,
+)
+from madclip.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from pydicom.dataset import Dataset
+
+    from madclip.data.ref import ImageRef
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_MAX_BYTES = 2**30
+_MAX_INFLATED = 2**29
+"""Bytes that a deflated data set may inflate to."""
+_FEWEST_BYTES = 10
+"""No frame takes less of a file: so many frames fit in it at most."""
+_lock = threading.Lock()
+
+
+class DICOM:
+    """DICOM files with pixels, single-frame and multi-frame."""
+
+    name = "DICOM"
+    suffixes = (".dcm", ".dicom")
+
+    def recognises(self, head: bytes, path: Path) -> bool:
+        """A Part 10 file, or a data set without its preamble: its first tag lies in group 2 or 8."""
+        if head[128:132] == b"DICM":
+            return True
+        first_tag = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
+        return first_tag and ((head[4:6].isalpha() and head[4:6].isupper()) or path.suffix.lower() in self.suffixes)
+
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (frames, no volume)
+        """The frames that its header states."""
+        try:
+            return numbered(path, range(_count(path, read_header(path))))
+        except UNREADABLE as error:
+            raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
+
+    def read(self, image: ImageRef, *, mask: bool) -> Stored:
+        """One frame: grey values in the units of the modality, or colours; as stored where a mask is meant."""
+        try:
+            return _read(image, mask=mask)
+        except UNREADABLE as error:  # whose words may quote the header
+            raise DataError(f"{image}: damaged or unsupported DICOM image ({type(error).__name__})") from None
+
+
+def _read(image: ImageRef, *, mask: bool) -> Stored:
+    path, state = image.path, image.path.stat()
+    with _lock:  # the frames of a file are read by several threads, and each would parse it
+        header = _whole(path, state.st_size, state.st_mtime_ns)
+    if "Rows" not in header or "Columns" not in header:
+        raise DataError(f"{path}: a DICOM object without pixels; name the images themselves")
+    if header.get("SOPClassUID") in _SEGMENTATIONS and not mask:
+        raise DataError(f"{path}: a DICOM segmentation, which is a mask and no image")
+    check_size(path, int(header.Columns), int(header.Rows))
+    index = check_frame(image, _count(path, header))
+    photometric = str(header.get("PhotometricInterpretation", "")).strip()
+    if photometric not in (*_GREY, *_COLOURS, "PALETTE COLOR"):
+        raise DataError(f"{image}: a DICOM image whose photometric interpretation is not read; export it as PNG")
+    _check_bits(path, header)
+    values = _decoded(image, header, index)
+    if photometric in _GREY:
+        if mask:
+            return Stored(values, full_range(values.dtype, header.get("BitsStored")), depth_name(values.dtype))
+        try:
+            return grey(header, index, values)
+        except DataError as error:
+            raise DataError(f"{image}: {error}") from None
+    labels = photometric == "PALETTE COLOR"
+    if labels and not mask:
+        values = _through_palette(header, values)
+    white = full_range(values.dtype, None if labels else header.get("BitsStored"))
+    spacing, note = spacing_of(header, index), note_of(header)
+    return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note)
+
+
+def read_header(path: Path) -> Dataset:
+    """All that a DICOM file says, without its pixels.
+
+    Raises:
+        DataError: It is damaged, or inflates beyond bounds.
+        MissingExtraError: pydicom is not installed.
+    """
+    return _parse(path, stop_before_pixels=True)
+
+
+@lru_cache(maxsize=2)
+def _whole(path: Path, size: int, changed: int) -> Dataset:  # noqa: ARG001  (a file that has changed is read again)
+    if size > _MAX_BYTES:
+        raise DataError(f"{path}: a DICOM file of more than {_MAX_BYTES // 2**20} MB is not read; split it into frames")
+    return _parse(path, stop_before_pixels=False)
+
+
+def _parse(path: Path, *, stop_before_pixels: bool) -> Dataset:
+    import_pydicom()
+    from pydicom import dcmread
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    try:
+        _check_deflated(path)
+        found = dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
+        if "TransferSyntaxUID" not in found.file_meta:
+            implicit, little = found.original_encoding
+            explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            found.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    except UNREADABLE as error:
+        raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
+    return found
+
+
+def import_pydicom() -> Any:
+    """pydicom, told not to check the values of headers: its warnings would quote them."""
+    try:
+        import pydicom
+    except ImportError:
+        raise MissingExtraError.of("DICOM files", "dicom") from None
+    from madclip.data.readers.dicom_codecs import register
+
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    register()
+    return pydicom
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuses a deflated data set that would fill the memory."""
+    from pydicom.filereader import read_file_meta_info
+
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != _DEFLATED:
+            return
+        file.seek(144 + int(meta.FileMetaInformationGroupLength))
+        inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while chunk := inflater.unconsumed_tail or file.read(2**16):
+            inflated += len(inflater.decompress(chunk, 2**20))
+            if inflated > _MAX_INFLATED:
+                raise DataError(f"{path}: a deflated DICOM file of more than {_MAX_INFLATED // 2**20} MB is not read")
+
+
+def _count(path: Path, header: Dataset) -> int:
+    """The number of frames, where the file can hold so many."""
+    stated = header.get("NumberOfFrames") or 1
+    if not 1 <= int(stated) <= max(1, path.stat().st_size // _FEWEST_BYTES):
+        raise DataError(f"{path}: states {int(stated)} frames, which cannot be")
+    return int(stated)
+
+
+def _check_bits(path: Path, header: Dataset) -> None:
+    allocated, stored = header.get("BitsAllocated"), header.get("BitsStored")
+    if allocated is None or "FloatPixelData" in header or "DoubleFloatPixelData" in header:
+        return
+    if allocated not in (1, 8, 16, 32) or not stored or not 1 <= stored <= allocated:
+        raise DataError(f"{path}: states {stored} bits stored of {allocated} allocated, which cannot be")
+    if header.get("HighBit", stored - 1) != stored - 1:
+        raise DataError(f"{path}: its values do not begin at the lowest bit; export it as PNG or TIFF")
+
+
+def _decoded(image: ImageRef, dataset: Dataset, index: int) -> npt.NDArray[Any]:
+    """The stored values of a frame: [H, W], or [H, W, 3] in RGB."""
+    from pydicom.encaps import get_frame
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import pixel_array
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        # Only the name of a known syntax: a damaged file may hold anything in its place.
+        called = syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
+        raise DataError(f"{image}: its pixels are stored as {called}, which is not read; decompress it")
+    try:
+        if syntax.is_encapsulated:
+            frame = get_frame(dataset.PixelData, index, number_of_frames=_count(image.path, dataset))
+            stated = codestream_size(frame)
+            if stated not in (None, (dataset.Columns, dataset.Rows)):  # a decoder would believe it
+                raise DataError(f"{image}: its pixels are of another size than its header states")
+        return np.asarray(pixel_array(dataset, index=index))
+    except UNREADABLE as error:
+        raise DataError(f"{image}: damaged or unsupported DICOM pixels ({type(error).__name__})") from None
+
+
+def _through_palette(header: Dataset, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    from pydicom.pixels.processing import apply_color_lut
+
+    return np.asarray(apply_color_lut(values, header))

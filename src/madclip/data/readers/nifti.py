@@ -1,0 +1,248 @@
+"""NIfTI: slices of a volume, shown as a radiologist sees them whatever the order of its axes on disk.
+
+Axial slices have the front of the patient at the top, coronal and sagittal ones the head; the patient's right is at the
+left of axial and coronal slices, the front at the left of sagittal ones. Slices are numbered from 0, from the feet to
+the head, from the back to the front, and from the patient's left to the right.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madclip.data.readers.protocol import UNREADABLE, Stored, check_size, depth_name, full_range, inflated
+from madclip.data.ref import ImageRef
+from madclip.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from madclip.grey_range import Limits
+
+PLANES = ("sagittal", "coronal", "axial")
+"""Across which axis of (right, anterior, superior) slices of each name lie."""
+MAX_BYTES = 2**30
+"""Larger volumes are refused from their header, before anything is inflated."""
+USUAL = (0.5, 99.5)
+"""Percentiles of the volume that become black and white where a file names no range of grey values."""
+ASSUMED = "The file names no range of grey values: black and white are the 0.5th and 99.5th percentiles of the volume."
+_HEADERS = {348: ((344, b"n+1\0"),), 540: ((4, b"n+2\0"),)}
+"""Where the magic word stands, by the length of the header that the file begins with."""
+_lock = threading.Lock()
+
+
+class NIfTI:
+    """NIfTI-1 and NIfTI-2 in one file, compressed by gzip or not."""
+
+    name = "NIfTI"
+    suffixes = (".nii", ".nii.gz")
+
+    def recognises(self, head: bytes, path: Path) -> bool:  # noqa: ARG002  (the protocol's)
+        """By the header, inflated where the file is compressed."""
+        head = inflated(head)
+        orders: tuple[Any, ...] = ("little", "big")
+        lengths = [int.from_bytes(head[:4], order) for order in orders]
+        return any(head[at : at + 4] == magic for length in lengths for at, magic in _HEADERS.get(length, ()))
+
+    def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:
+        """All slices across an axis; a volume of one slice has one name all the same."""
+        plane = self.plane(path, axis)
+        count = open_volume(path).shape[PLANES.index(plane)]
+        return tuple(ImageRef(path, number, "" if plane == "axial" else plane) for number in range(count))
+
+    def plane(self, path: Path, axis: str) -> str:
+        """The plane that is meant by `axial`, `coronal`, `sagittal`, or by the number of an axis on disk."""
+        return axis if axis in PLANES else PLANES[open_volume(path).order[int(axis)]]
+
+    def read(self, image: ImageRef, *, mask: bool) -> Stored:
+        """One slice, in the values that the file means, with a range taken from the whole volume."""
+        volume = open_volume(image.path)
+        along = PLANES.index(image.axis or "axial")
+        count = volume.shape[along]
+        if image.frame is None:
+            raise DataError(f"{image}: a volume of {count} slices; name one as {image.path.name}#{count // 2}")
+        if not 0 <= image.frame < count:
+            raise DataError(f"{image}: there is no such slice; they are numbered 0 to {count - 1}")
+        values, spacing = volume.slice(along, image.frame)
+        check_size(image.path, values.shape[1], values.shape[0])
+        if mask:
+            return Stored(values, None, depth_name(values.dtype))
+        full = full_range(values.dtype) if values.dtype.kind in "iu" and volume.plain else None
+        if values.ndim == 3 or (full is not None and values.dtype.itemsize == 1):
+            return Stored(values, full, depth_name(values.dtype), spacing=spacing, note=volume.note)
+        return Stored(
+            values,
+            full,
+            depth_name(values.dtype),
+            named=volume.range,
+            spacing=spacing,
+            percentiles=volume.percentiles,
+            note=volume.note,
+            assumed="" if volume.named else ASSUMED,
+        )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One opened volume.
+
+    Attributes:
+        voxels: As on disk, [I, J, K] or [I, J, K, 3], before slope and intercept.
+        slope: What voxels are multiplied by.
+        intercept: What is added then.
+        affine: [4, 4], from indices on disk to millimetres to the right, to the front and to the head.
+        named: The range of grey values that the header names.
+        note: What was assumed, in a sentence.
+    """
+
+    voxels: npt.NDArray[Any]
+    slope: float
+    intercept: float
+    affine: npt.NDArray[np.float64]
+    named: Limits | None
+    note: str
+
+    @cached_property
+    def _orientation(self) -> npt.NDArray[Any]:
+        from nibabel.orientations import io_orientation
+
+        return np.asarray(io_orientation(self.affine))  # type: ignore[no-untyped-call]  # nibabel has no types here
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """For each axis on disk, the axis of (right, anterior, superior) that it is closest to."""
+        return tuple(int(axis) for axis in self._orientation[:, 0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels to the right, to the front and to the head."""
+        return tuple(self.voxels.shape[self.order.index(axis)] for axis in range(3))
+
+    @property
+    def plain(self) -> bool:
+        """Whether voxels mean what they are."""
+        return (self.slope, self.intercept) == (1, 0)
+
+    def slice(self, along: int, index: int) -> tuple[npt.NDArray[Any], tuple[float, float]]:
+        """A slice as it is shown, [H, W] or [H, W, 3], and the millimetres between its rows and columns."""
+        flipped = [self._orientation[self.order.index(axis), 1] < 0 for axis in range(3)]
+        disk = self.order.index(along)
+        place = self.voxels.shape[disk] - 1 - index if flipped[along] else index
+        taken = np.take(self.voxels, place, axis=disk)
+        columns, rows = (axis for axis in range(3) if axis != along)
+        if self.order.index(columns) < self.order.index(rows):
+            taken = taken.swapaxes(0, 1)
+        # Rows go down from the front or the head, columns from the patient's right or from the front.
+        if not flipped[rows]:
+            taken = taken[::-1]
+        if not flipped[columns]:
+            taken = taken[:, ::-1]
+        size = np.linalg.norm(self.affine[:3, :3], axis=0)
+        spacing = float(size[self.order.index(rows)]), float(size[self.order.index(columns)])
+        return np.ascontiguousarray(self._meant(taken)), spacing
+
+    @cached_property
+    def range(self) -> Limits:
+        """What becomes black and white where nobody names a range: what the header says, else usual percentiles."""
+        return self.named or self.percentiles(*USUAL)
+
+    @lru_cache(maxsize=8)  # noqa: B019  (few volumes live, and each with its own)
+    def percentiles(self, low: float, high: float) -> Limits:
+        """The values at two percentiles of the finite voxels."""
+        values = self._meant(np.asarray(self.voxels))
+        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        if not finite.size:
+            raise DataError("no voxel has a finite value")
+        ends = np.percentile(finite, (low, high))
+        return float(ends[0]), float(ends[1])
+
+    def _meant(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return voxels if self.plain else np.multiply(voxels, self.slope, dtype=np.float64) + self.intercept
+
+    __hash__ = object.__hash__
+
+
+def open_volume(path: Path) -> Volume:
+    """A volume, as it was opened last where the file has not changed since.
+
+    Raises:
+        DataError: It is damaged, too large, has more than three axes, complex values, or no orientation.
+        MissingExtraError: nibabel is not installed.
+    """
+    state = path.stat()
+    with _lock:  # several threads read slices of one file, and each would inflate it
+        return _opened(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path, size: int, changed: int) -> Volume:  # noqa: ARG001  (a file that has changed is read again)
+    try:
+        import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
+    except ImportError:
+        raise MissingExtraError.of("NIfTI volumes", "dicom") from None
+    try:
+        image: Any = nibabel.load(path, mmap=True)
+        shape = _checked(path, image)
+        voxels = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
+        if voxels.dtype.names:
+            voxels = np.stack([voxels[name] for name in ("R", "G", "B")], axis=-1)
+        slope, intercept = image.dataobj.slope, image.dataobj.inter
+        return Volume(voxels, slope, intercept, image.affine, _named(image.header), _note(image))
+    except DataError:
+        raise
+    except (*UNREADABLE, ImageFileError, HeaderDataError) as error:
+        raise DataError(f"{path}: a damaged NIfTI volume ({type(error).__name__})") from None
+
+
+def _checked(path: Path, image: Any) -> tuple[int, ...]:
+    """The three sides of a volume, where it is one that can be read and shown."""
+    shape = tuple(int(side) for side in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 3:
+        raise DataError(
+            f"{path}: a series of volumes of shape {' x '.join(map(str, shape))}; save the one that is meant as a file "
+            "of its own, as with nibabel.four_to_three"
+        )
+    if len(shape) < 3 or min(shape) < 1:
+        raise DataError(f"{path}: no volume, its shape is {' x '.join(map(str, shape)) or 'empty'}")
+    dtype = image.get_data_dtype()
+    if np.prod(shape, dtype=object) * dtype.itemsize > MAX_BYTES:
+        raise DataError(f"{path}: a volume of more than {MAX_BYTES // 2**20} MB is not read; crop it")
+    if dtype.kind not in "iuf" and dtype.names != ("R", "G", "B"):
+        raise DataError(f"{path}: voxels of type {dtype} are not read; save their magnitude as float32")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+        raise DataError(f"{path}: its orientation in the header is no orientation (NaN or a flat matrix)")
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        raise DataError(
+            f"{path}: its header does not say how it lies in the patient (sform and qform codes are 0); set a form "
+            "that is right, as with nibabel's set_sform(affine, code=1)"
+        )
+    return shape
+
+
+def _named(header: Any) -> Limits | None:
+    low, high = float(header["cal_min"]), float(header["cal_max"])
+    return (low, high) if np.isfinite((low, high)).all() and low < high else None
+
+
+def _note(image: Any) -> str:
+    """Where the header contradicts itself, and that a range had to be assumed."""
+    said = []
+    header = image.header
+    if header["sform_code"] and header["qform_code"]:
+        sform, qform = header.get_sform(), header.get_qform()
+        if np.abs(sform - qform).max() > 1e-2:
+            said.append("The two orientations in its header differ; its sform was used.")
+    zooms = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if not np.allclose(zooms, header.get_zooms()[:3], rtol=1e-2):
+        said.append("The voxel sizes in its header differ from those of its orientation, which were used.")
+    return " ".join(said)
