@@ -3,6 +3,7 @@ import pytest
 from PIL import Image as Picture
 
 from madclip.data import expand_inputs
+from madclip.data.ref import ImageRef
 from madclip.errors import DataError
 
 
@@ -25,13 +26,15 @@ def root(tmp_path):
 
 
 def names(root, *inputs):
-    return [path.relative_to(root).as_posix() for path in expand_inputs(inputs).images]
+    return [image.path.relative_to(root).as_posix() for image in expand_inputs(inputs).images]
 
 
 def test_files_folders_and_patterns(root):
     everything = ["a/deep/y.tif", "a/x.JPG", "b.png"]
     assert names(root, root) == everything
-    assert names(root, str(root / "**/*")) == ["a/deep/y.tif", "a/x.JPG", "b.png", "masks/b.png"]
+    assert names(root, str(root / "**/*")) == everything
+    assert expand_inputs([root / "**/*.png"]).passed_over == {"masks": 1}
+    assert names(root, root / "*") == everything
     assert names(root, root / "b.png", root / "*.png", root, root / "a/../b.png") == everything
     assert names(root, root / "scan", root / "a/notes.txt") == ["a/notes.txt", "scan"]
     assert names(root, root / "masks") == ["masks/b.png"]
@@ -61,13 +64,13 @@ def test_inputs_that_name_nothing(root):
 
 
 def test_what_is_passed_over_is_counted(root):
-    for name in ("one.dcm", "two.DCM", "@eaDir/b.png", "a/Thumbs.db", "a/b_mask.png", "a/b.png"):
+    for name in ("one.pdf", "two.PDF", "@eaDir/b.png", "a/Thumbs.db", "a/b_mask.png", "a/b.png"):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     (root / "gone.png").symlink_to(root / "nothing.png")
     found = expand_inputs([root])
-    assert [path.relative_to(root).as_posix() for path in found.images] == [
+    assert [image.path.relative_to(root).as_posix() for image in found.images] == [
         "a/b.png",
         "a/deep/y.tif",
         "a/x.JPG",
@@ -75,7 +78,7 @@ def test_what_is_passed_over_is_counted(root):
     ]
     assert found.passed_over == {
         "hidden or of a tool": 4,
-        ".dcm": 2,
+        ".pdf": 2,
         "masks": 2,
         ".txt": 1,
         "no suffix": 1,
@@ -83,9 +86,9 @@ def test_what_is_passed_over_is_counted(root):
     }
     assert expand_inputs([root / "a"]).said() == "passed over: 2 hidden or of a tool, 1 masks, 1 .txt"
     # What is named is not passed over; the same folder twice counts once.
-    again = expand_inputs([root, root, root / "one.dcm"])
+    again = expand_inputs([root, root, root / "one.pdf"])
     assert len(again.images) == 5
-    assert again.passed_over[".dcm"] == 1
+    assert again.passed_over[".pdf"] == 1
     assert again.passed_over["masks"] == 2
 
 
@@ -95,7 +98,7 @@ def test_the_content_decides_where_the_suffix_is_no_images(root):
         Picture.fromarray(noise).save(root / name, suffix)
     (root / "a/bmi.csv").write_text("BMI,age\n")
     assert names(root, root) == ["a/deep/y.tif", "a/r.dat", "a/scan_17", "a/x.JPG", "b.png", "p.jfif", "q.jpe"]
-    assert names(root, root / "a/*") == ["a/r.dat", "a/scan_17", "a/x.JPG"]
+    assert names(root, root / "a/*") == ["a/deep/y.tif", "a/r.dat", "a/scan_17", "a/x.JPG"]
     assert expand_inputs([root / "a/*"]).passed_over == {".txt": 1, ".csv": 1}
 
 
@@ -106,19 +109,19 @@ def test_linked_folders_are_followed_once(root):
     (root / "in/link").symlink_to(root / "store", target_is_directory=True)
     (root / "in/round").symlink_to(root, target_is_directory=True)
     found = expand_inputs([root / "in"])
-    assert found.images == (root / "in/link/s.png",)
+    assert found.images == (ImageRef(root / "in/link/s.png"),)
     assert found.passed_over == {"dead links": 1}
 
 
 def test_an_empty_input_does_not_stop_the_rest(root):
     (root / "empty").mkdir()
     found = expand_inputs([root / "empty", root / "b.png", root / "*.bmp"])
-    assert found.images == (root / "b.png",)
+    assert found.images == (ImageRef(root / "b.png"),)
     assert found.empty == (str(root / "empty"), str(root / "*.bmp"))
     assert found.said() == f"no image in {root / 'empty'}, {root / '*.bmp'}"
     assert expand_inputs([root / "b.png"]).said() == ""
-    (root / "empty/one.dcm").write_text("")
-    with pytest.raises(DataError, match=r"empty: no images .* in this folder, only 1 \.dcm; .*bmp: no image matches"):
+    (root / "empty/one.pdf").write_text("")
+    with pytest.raises(DataError, match=r"empty: no images .* in this folder, only 1 \.pdf; .*bmp: no image matches"):
         expand_inputs([root / "empty", root / "*.bmp"])
 
 

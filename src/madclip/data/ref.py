@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, order=True)
@@ -42,10 +44,23 @@ class ImageRef:
         Raises:
             OSError: The file cannot be read.
         """
-        with self.path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256")
+        if self.frame is None:
+            return str(_hashed(self.path).hexdigest())
+        state = self.path.stat()
+        found = _hashed_once(self.path, state.st_size, state.st_mtime_ns).copy()
         found.update(self.mark.encode())
-        return found.hexdigest()
+        return str(found.hexdigest())
+
+
+def _hashed(path: Path) -> Any:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
+
+
+@lru_cache(maxsize=8)
+def _hashed_once(path: Path, size: int, changed: int) -> Any:  # noqa: ARG001  (a file that has changed is read again)
+    """A file that holds many images is read once for all of them."""
+    return _hashed(path)
 
 
 def as_ref(image: ImageRef | Path | str) -> ImageRef:

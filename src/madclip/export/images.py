@@ -10,7 +10,6 @@ import numpy as np
 from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels
 from madclip.data.inputs import expand_inputs
-from madclip.data.ref import ImageRef
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from madclip.data.ref import ImageRef
     from madclip.detector import MadCLIP
 
 ENOUGH = 32
@@ -58,7 +58,7 @@ def check_images(detector: MadCLIP, data: Path | None) -> CheckImages:
     """
     if data is None:
         return phantoms(detector)
-    files = {file: ImageRef(file).digest() for file in expand_inputs([data]).images}
+    files = {image: image.digest() for image in expand_inputs([data]).images}
     known = detector.provenance.shots
     shots = [file for file, digest in files.items() if digest in known]
     pixels = [_fitted(detector, file) for file in shots]
@@ -90,9 +90,9 @@ def phantoms(detector: MadCLIP) -> CheckImages:
     return CheckImages(np.stack([fit_pixels(image, view).numpy() for image in drawn]), 0, (), PHANTOMS)
 
 
-def _fitted(detector: MadCLIP, file: Path) -> npt.NDArray[np.float32]:
-    return fit_pixels(read_pixels(file, detector.recipe.view), detector.recipe.view).numpy()
+def _fitted(detector: MadCLIP, image: ImageRef) -> npt.NDArray[np.float32]:
+    return fit_pixels(read_pixels(image, detector.recipe.view), detector.recipe.view).numpy()
 
 
-def _not_test(data: Path, files: Iterable[Path]) -> list[Path]:
-    return [file for file in files if not data.is_dir() or file.relative_to(data).parts[0].casefold() != "test"]
+def _not_test(data: Path, images: Iterable[ImageRef]) -> list[ImageRef]:
+    return [one for one in images if not data.is_dir() or one.path.relative_to(data).parts[0].casefold() != "test"]

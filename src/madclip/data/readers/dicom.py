@@ -61,7 +61,7 @@ class DICOM:
     def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (frames, no volume)
         """The frames that its header states."""
         try:
-            return numbered(path, range(_count(path, read_header(path))))
+            return numbered(path, range(count_frames(path, read_header(path))))
         except UNREADABLE as error:
             raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
 
@@ -82,7 +82,7 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
     if header.get("SOPClassUID") in _SEGMENTATIONS and not mask:
         raise DataError(f"{path}: a DICOM segmentation, which is a mask and no image")
     check_size(path, int(header.Columns), int(header.Rows))
-    index = check_frame(image, _count(path, header))
+    index = check_frame(image, count_frames(path, header))
     photometric = str(header.get("PhotometricInterpretation", "")).strip()
     if photometric not in (*_GREY, *_COLOURS, "PALETTE COLOR"):
         raise DataError(f"{image}: a DICOM image whose photometric interpretation is not read; export it as PNG")
@@ -168,7 +168,7 @@ def _check_deflated(path: Path) -> None:
                 raise DataError(f"{path}: a deflated DICOM file of more than {_MAX_INFLATED // 2**20} MB is not read")
 
 
-def _count(path: Path, header: Dataset) -> int:
+def count_frames(path: Path, header: Dataset) -> int:
     """The number of frames, where the file can hold so many."""
     stated = header.get("NumberOfFrames") or 1
     if not 1 <= int(stated) <= max(1, path.stat().st_size // _FEWEST_BYTES):
@@ -203,7 +203,7 @@ def _decoded(image: ImageRef, dataset: Dataset, index: int) -> npt.NDArray[Any]:
         raise DataError(f"{image}: its pixels are stored as {called}, which is not read; decompress it")
     try:
         if syntax.is_encapsulated:
-            frame = get_frame(dataset.PixelData, index, number_of_frames=_count(image.path, dataset))
+            frame = get_frame(dataset.PixelData, index, number_of_frames=count_frames(image.path, dataset))
             stated = codestream_size(frame)
             if stated not in (None, (dataset.Columns, dataset.Rows)):  # a decoder would believe it
                 raise DataError(f"{image}: its pixels are of another size than its header states")
