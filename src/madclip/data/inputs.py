@@ -15,7 +15,7 @@ from madclip.data.masks import MASK_ENDING
 from madclip.data.readers import frames_of
 from madclip.data.ref import ImageRef
 from madclip.data.series import Facts, Series, facts_of, sorted_series
-from madclip.data.walk import Walk, folded, is_image, is_passed_over
+from madclip.data.walk import Walk, bare, folded, is_image, is_passed_over
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -171,10 +171,10 @@ def _note_of_walk(walk: Walk, passed: dict[Path, str]) -> None:
 def _sorted_out(folder: Path, paths: Iterable[Path], passed: dict[Path, str]) -> list[Path]:
     """The images among files below a folder; all others are noted with the reason."""
     paths = list(paths)
-    names = {folded(path.with_suffix("").as_posix()) for path in paths}
+    names = {folded(bare(path).as_posix()) for path in paths}
     images = []
     for path in paths:
-        name = folded(path.with_suffix("").as_posix())
+        name = folded(bare(path).as_posix())
         is_mask = name.endswith(MASK_ENDING) and name.removesuffix(MASK_ENDING) in names
         if is_mask or any(folded(part) in MASK_FOLDERS for part in path.relative_to(folder).parts[:-1]):
             passed[path] = "masks"

@@ -19,7 +19,7 @@ from madclip.data.classes import (
 from madclip.data.masks import MASK_ENDING, below_img, find_masks, mask_part
 from madclip.data.patients import find_patients
 from madclip.data.samples import Dataset, Layout, Reading, Sample, Split, Unused, UnusedKind, in_order
-from madclip.data.walk import Walk, folded, is_image
+from madclip.data.walk import Walk, bare, folded, is_image
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -192,13 +192,13 @@ def _images(folder: Path, unused: set[Unused], walk: Walk) -> Iterator[tuple[str
     """Images of a class folder, by their path without suffix; masks beside them and mask folders are left out."""
     base = below_img(folder, walk)
     paths = [path for path in walk.files(base) if mask_part(path, base) is None]
-    keys = {folded(path.with_suffix("").as_posix()) for path in paths}
+    keys = {folded(bare(path).as_posix()) for path in paths}
     for path in paths:
-        name = folded(path.with_suffix("").as_posix())
+        name = folded(bare(path).as_posix())
         if not is_image(path):
             unused.add(Unused(path, "format"))
         elif not (name.endswith(MASK_ENDING) and name.removesuffix(MASK_ENDING) in keys):
-            yield path.relative_to(base).with_suffix("").as_posix(), path
+            yield bare(path.relative_to(base)).as_posix(), path
     if base != folder:
         beside = [path for path in walk.files(folder) if not path.is_relative_to(base)]
         unused |= {Unused(path, "beside_img") for path in beside if mask_part(path, folder) is None}

@@ -9,6 +9,7 @@ from madclip.data.layouts import read_folders
 from madclip.data.manifests import MANIFESTS, read_manifest
 from madclip.data.readers import Image, read_image, read_mask
 from madclip.data.samples import Dataset, Reading, Sample
+from madclip.data.volumes import with_volumes
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ def load_dataset(root: Path | str, reading: Reading = AUTO) -> Dataset:
       two folders such as `benign/` and `malignant/`, `no/` and `yes/`, `0/` and `1/`, or those that `reading` names.
     - `anomalib`: `train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>`.
     - `manifest`: a `.csv` or `.jsonl` file, or a folder with `manifest.csv` or `manifest.jsonl`. Columns `image` (or
-      `path`, `filename`, ...), `label`, and optionally `mask`, `patient`, `split`, `frame`, `mask_frame`; paths
-      relative to the manifest.
+      `path`, `filename`, ...), `label`, and optionally `mask`, `patient`, `split`, `frame`, `axis`, `mask_frame`;
+      paths relative to the manifest.
+
+    A volume (NIfTI, or a file of several frames) stands for its slices: all are normal in a normal class; with a label
+    map, those that it marks are abnormal and others normal, but for the next to them. The map decides.
 
     A mask belongs to the image of the same name, whatever the suffixes; `<name>_mask` is understood too. Hidden files
     and those of tools are passed over, links are followed, and what belongs to no image is in `Dataset.unused`.
@@ -59,7 +63,10 @@ def load_dataset(root: Path | str, reading: Reading = AUTO) -> Dataset:
 
 def scan_dataset(root: Path | str, reading: Reading = AUTO) -> Dataset:
     """`load_dataset` that accepts a data set with a single class or with masks that do not match, for checks."""
-    root = Path(root)
+    return with_volumes(_as_listed(Path(root), reading), reading)
+
+
+def _as_listed(root: Path, reading: Reading) -> Dataset:
     if root.is_file():
         return read_manifest(root, reading)
     if not root.is_dir():

@@ -18,7 +18,7 @@ from madclip.data.classes import SPLITS, label_of
 from madclip.data.patients import find_patients
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample, in_order
-from madclip.data.walk import folded
+from madclip.data.walk import bare, folded
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 IMAGE_COLUMNS = ("image", "image_path", "path", "file_path", "filepath", "filename", "file_name", "file")
 """Names of the column that names the image; the first of them that a manifest has counts."""
-COLUMNS = ("image", "frame", "label", "mask", "mask_frame", "patient", "split")
+COLUMNS = ("image", "frame", "axis", "label", "mask", "mask_frame", "patient", "split")
 """What `write_manifest` writes, where it has it."""
 _UNKNOWN = frozenset({"", "nan", "null", "none", "n/a", "<na>", "nat"})
 _WORKBOOKS = frozenset({".xlsx", ".xlsm", ".xls", ".ods", ".numbers"})
@@ -66,7 +66,7 @@ def read_manifest(path: Path, reading: Reading) -> Dataset:
 
 def _with_patients(data: Dataset, rule: str) -> Dataset:
     """A manifest's data set whose patients are found by a rule that was asked for, whatever its column says."""
-    keys = [data.name(sample.image.path.with_suffix("")) for sample in data.samples]
+    keys = [data.name(bare(sample.image.path)) for sample in data.samples]
     found = find_patients(keys, [sample.label for sample in data.samples], rule)
     samples = (replace(sample, patient=patient) for sample, patient in zip(data.samples, found.of, strict=True))
     return replace(data, samples=tuple(samples), patients_from=found.source, patients_note=found.note)
@@ -74,7 +74,7 @@ def _with_patients(data: Dataset, rule: str) -> Dataset:
 
 def manifest_text(rows: list[Row]) -> str:
     """A manifest as CSV: the columns of `COLUMNS` that some row fills, image, label, mask, patient and split always."""
-    optional = {"frame", "mask_frame"}
+    optional = {"frame", "axis", "mask_frame"}
     names = [name for name in COLUMNS if name not in optional or any(row.get(name) for row in rows)]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore", restval="")
@@ -85,7 +85,11 @@ def manifest_text(rows: list[Row]) -> str:
 
 def row_of(sample: Sample, folder: Path, label: str) -> Row:
     """The row of a sample in a manifest that lies in `folder`."""
-    frames = {"frame": sample.image.frame, "mask_frame": sample.mask.frame if sample.mask else None}
+    frames = {
+        "frame": sample.image.frame,
+        "axis": sample.image.axis or None,
+        "mask_frame": sample.mask.frame if sample.mask else None,
+    }
     return {
         "image": _relative(sample.image.path, folder),
         "label": label,
@@ -108,7 +112,8 @@ def _sample_of(where: str, row: Row, reading: Reading, files: _Files) -> Sample:
     if not name:
         raise DataError(f"{where}: no image; the column is called image (or {', '.join(IMAGE_COLUMNS[1:])})")
     text = row.get("label", "")
-    label = label_of(text, reading)
+    # A label map says by itself which slices of a whole volume are abnormal.
+    label = 1 if not text and row.get("mask") and not row.get("frame") else label_of(text, reading)
     if label is None:
         raise DataError(
             f"{where}: label {text!r} is unknown; use 0 or normal, 1 or abnormal, "
@@ -117,10 +122,12 @@ def _sample_of(where: str, row: Row, reading: Reading, files: _Files) -> Sample:
     split = row.get("split", "").lower()
     if split and split not in SPLITS:
         raise DataError(f"{where}: split {row['split']!r} is unknown; use train, valid, test or nothing")
-    image = ImageRef(files.find(where, "image", name), _frame(where, "frame", row))
+    axis = _axis(where, row)
+    image = ImageRef(files.find(where, "image", name), _frame(where, "frame", row), axis)
     mask = None
     if row.get("mask"):
-        mask = ImageRef(files.find(where, "mask", row["mask"]), _frame(where, "mask_frame", row))
+        mask_frame = _frame(where, "mask_frame", row)
+        mask = ImageRef(files.find(where, "mask", row["mask"]), mask_frame, axis if mask_frame is not None else "")
     return Sample(image, label, mask, _patient(row.get("patient", "")), SPLITS[split] if split else None)
 
 
@@ -136,6 +143,13 @@ def _frame(where: str, column: str, row: Row) -> int | None:
     if not re.fullmatch(r"\d+(\.0+)?", text):
         raise DataError(f"{where}: {column} {text!r} is not a whole number from 0")
     return int(text.partition(".")[0])
+
+
+def _axis(where: str, row: Row) -> str:
+    axis = row.get("axis", "").lower()
+    if axis not in ("", "axial", "coronal", "sagittal"):
+        raise DataError(f"{where}: axis {axis!r} is unknown; use axial, coronal, sagittal or nothing")
+    return "" if axis == "axial" or not row.get("frame") else axis
 
 
 class _Files:

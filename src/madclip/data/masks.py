@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from madclip.data.classes import MASK_FOLDERS
-from madclip.data.walk import Walk, folded, is_image
+from madclip.data.walk import Walk, bare, folded, is_image
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def find_masks(root: Path, around: Path, folder: Path, walk: Walk) -> Masks:
         if place is not None and is_image(path):
             mask_folder = folder.joinpath(*path.relative_to(folder).parts[: place + 1])
             beside = mask_folder.parent.relative_to(images if mask_folder.is_relative_to(images) else folder)
-            masks.add((beside / path.relative_to(mask_folder)).with_suffix("").as_posix(), path, mask_folder)
+            masks.add(bare(beside / path.relative_to(mask_folder)).as_posix(), path, mask_folder)
     for parent in dict.fromkeys((around, root)):
         for base in _mask_folders(parent, root, around, folder, walk):
             for path in walk.images(base):
-                masks.add(path.relative_to(base).with_suffix("").as_posix(), path, base)
+                masks.add(bare(path.relative_to(base)).as_posix(), path, base)
     for path in walk.files(images):
-        if folded(path.stem).endswith(MASK_ENDING) and mask_part(path, images) is None and is_image(path):
-            masks.add(path.relative_to(images).with_suffix("").as_posix(), path)
+        if folded(bare(path).name).endswith(MASK_ENDING) and mask_part(path, images) is None and is_image(path):
+            masks.add(bare(path.relative_to(images)).as_posix(), path)
     return masks
 
 

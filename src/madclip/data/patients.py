@@ -66,9 +66,11 @@ def find_patients(keys: Sequence[str], labels: Sequence[int], rule: str) -> Pati
     Args:
         keys: For each image its path below the class folder without suffix.
         labels: For each image 0 normal or 1 abnormal.
-        rule: `auto`, `none`, `folder` or a regular expression with a group.
+        rule: `auto`, `none`, `folder`, `header` (which names tell nothing of) or a regular expression with a group.
     """
     unknown = (None,) * len(keys)
+    if rule == "header":
+        return Patients(unknown, "none", "no header of the images names one")
     if rule == "none":
         return Patients(unknown, "none", "as asked for")
     if rule == "auto":

@@ -18,6 +18,8 @@ Split = Literal["train", "valid", "test"]
 Layout = Literal["bmad", "folders", "anomalib", "manifest"]
 UnusedKind = Literal["beside_splits", "not_a_class", "loose", "beside_img", "no_image", "format", "dead_link"]
 
+_SLICES = re.compile(r"all|[1-9][0-9]{0,5}|[0-9]{0,6}:[0-9]{0,6}(?::[1-9][0-9]{0,5})?")
+
 UNUSED: dict[UnusedKind, str] = {
     "beside_splits": "beside the split folders",
     "not_a_class": "neither a class nor masks",
@@ -37,18 +39,25 @@ class Reading:
     Attributes:
         patients: How patients are known in the folder layouts. `auto`: from folders or names, where that is safe
             (`madclip.data.patients` has the rule). `none`: they are unknown. `folder`: the first folder below the class
-            folder. Otherwise a regular expression, searched in the path below the class folder without its suffix,
-            whose first group (or `patient` group) is the patient; a name that does not match has no patient.
+            folder. `header`: the id in the header of a DICOM file, of which a digest is kept. Otherwise a regular
+            expression, searched in the path below the class folder without its suffix, whose first group (or `patient`
+            group) is the patient; a name that does not match has no patient.
         normal: Class folders (of a manifest: labels) whose images are normal.
         abnormal: Those whose images are abnormal. Where both are given, other folders are left out.
+        axis: How volumes are cut: `axial`, `coronal`, `sagittal`, or across their axis `0`, `1` or `2` on disk.
+        slices: Which slices of a labelled volume are taken: `all`, so many of each class at even distances, or
+            START:STOP:STEP as in Python.
 
     Raises:
-        RecipeError: `patients` is not a regular expression with a group, or a name stands on both sides.
+        RecipeError: `patients` is not a regular expression with a group, a name stands on both sides, or `slices` says
+            nothing.
     """
 
     patients: str = "auto"
     normal: tuple[str, ...] = ()
     abnormal: tuple[str, ...] = ()
+    axis: str = "axial"
+    slices: str = "all"
 
     def __post_init__(self) -> None:
         for side in ("normal", "abnormal"):
@@ -57,9 +66,9 @@ class Reading:
         both = {name.casefold() for name in self.normal} & {name.casefold() for name in self.abnormal}
         if both:
             raise RecipeError(f"{min(both)!r} cannot be both normal and abnormal")
-        if self.patients == "header":
-            raise RecipeError("patients 'header': headers of scanner files are not read for folders; name a rule")
-        if self.patients not in ("auto", "none", "folder"):
+        if not _SLICES.fullmatch(self.slices):
+            raise RecipeError(f"slices {self.slices!r}: give all, a number of each class, or START:STOP:STEP")
+        if self.patients not in ("auto", "none", "folder", "header"):
             self._check_rule()
 
     def _check_rule(self) -> None:
@@ -67,12 +76,12 @@ class Reading:
             pattern = re.compile(self.patients)
         except re.error as error:
             raise RecipeError(
-                f"patients {self.patients!r} is neither auto, none or folder, nor a regular expression: {error}"
+                f"patients {self.patients!r} is neither auto, none, folder or header, nor a regular expression: {error}"
             ) from error
         if not pattern.groups:
             raise RecipeError(
                 f"patients {self.patients!r} has no group; bracket the patient, such as ^(.+)_[0-9]+$, "
-                "or say auto, none or folder"
+                "or say auto, none, folder or header"
             )
 
 
@@ -86,6 +95,7 @@ class Sample:
         mask: The name of its mask, where there is one.
         patient: Whose image it is, where that is known.
         split: `train`, `valid` or `test`, where the data set has splits.
+        volume: Digest that the slices of one volume, stack or DICOM series share; None for an image by itself.
     """
 
     image: ImageRef
@@ -93,6 +103,7 @@ class Sample:
     mask: ImageRef | None = None
     patient: str | None = None
     split: str | None = None
+    volume: str | None = None
 
     def __init__(
         self,
@@ -101,9 +112,10 @@ class Sample:
         mask: ImageRef | Path | str | None = None,
         patient: str | None = None,
         split: str | None = None,
+        volume: str | None = None,
     ) -> None:
-        values = (as_ref(image), label, None if mask is None else as_ref(mask), patient, split)
-        for name, value in zip(("image", "label", "mask", "patient", "split"), values, strict=True):
+        values = (as_ref(image), label, None if mask is None else as_ref(mask), patient, split, volume)
+        for name, value in zip(("image", "label", "mask", "patient", "split", "volume"), values, strict=True):
             object.__setattr__(self, name, value)
 
     @property
@@ -111,6 +123,8 @@ class Sample:
         """What the image shares with others that are not independent of it: its patient, or else its volume."""
         if self.patient is not None:
             return f"patient {self.patient}"
+        if self.volume is not None:
+            return f"volume {self.volume}"
         return None if self.image.frame is None else f"volume {self.image.path.resolve()}"
 
 
@@ -137,12 +151,15 @@ class Dataset:
         root: The folder, or the manifest's folder.
         layout: How it was laid out: `bmad`, `folders`, `anomalib` or `manifest`.
         samples: All of them, sorted by path.
-        patients_from: Where patients are known from: `manifest`, `names` (of the files), `folders`, or `none`.
+        patients_from: Where patients are known from: `manifest`, `names` (of the files), `folders`, `headers`,
+            `volumes`, or `none`.
         patients_note: By which rule they are known, or why they are not.
         patients_guessed: Whether nobody said so: they were taken from names or folders because that looked safe.
         unused: What lies among the images and belongs to none of them.
         passed_over: Number of hidden files and folders, and those of tools, that were not looked into.
         unmatched: Mask folders in which no mask has the name of an image.
+        left: Number of slices of labelled volumes that are not taken: beside a lesion, without content, or not asked
+            for.
     """
 
     root: Path
@@ -154,6 +171,7 @@ class Dataset:
     unused: tuple[Unused, ...] = ()
     passed_over: int = 0
     unmatched: tuple[Path, ...] = ()
+    left: int = 0
 
     def split(self, name: str | None) -> tuple[Sample, ...]:
         """The samples of `train`, `valid` or `test`, or those of no split (None)."""
@@ -211,7 +229,13 @@ def said_of_patients(dataset: Dataset) -> str:
     if not dataset.patients:
         reason = f" ({dataset.patients_note})" if dataset.patients_note else ""
         return f"patients unknown: every image counts as a patient of its own{reason}"
-    sources = {"manifest": "the manifest", "folders": "the folders", "names": "the names"}
+    sources = {
+        "manifest": "the manifest",
+        "folders": "the folders",
+        "names": "the names",
+        "headers": "the headers",
+        "volumes": "the volumes",
+    }
     source = f"{sources.get(dataset.patients_from, dataset.patients_from)} {dataset.patients_note}".strip()
     unknown = sum(sample.patient is None for sample in dataset.samples)
     rest = f"; of {_counted(unknown, 'image')} the patient is unknown" if unknown else ""
@@ -224,9 +248,9 @@ def said_of_unused(dataset: Dataset) -> str:
     parts = [f"{counts[kind]} {meaning}" for kind, meaning in UNUSED.items() if counts[kind]]
     said = f"{_counted(sum(counts.values()), 'file or folder')} not used: {', '.join(parts)}" if parts else ""
     hints = [f"{dataset.name(one.path)}: {one.hint}" for one in dataset.unused if one.hint]
-    if dataset.passed_over:
-        parts = [said] if said else []
-        said = "; ".join([*parts, f"{dataset.passed_over} hidden or of a tool, passed over"])
+    counted = [f"{dataset.passed_over} hidden or of a tool, passed over"] if dataset.passed_over else []
+    counted += [f"{_counted(dataset.left, 'slice')} of volumes not taken"] if dataset.left else []
+    said = "; ".join([*([said] if said else []), *counted])
     return " (".join([said, "; ".join(hints)]) + ")" if hints else said
 
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from madclip.data.readers.dicom import count_frames, read_header
+from madclip.data.readers.dicom import count_frames, read_header, unreadable
 from madclip.data.readers.dicom_values import of_frame, spacing_of
 from madclip.data.readers.formats import reader_of
-from madclip.data.readers.protocol import UNREADABLE
 from madclip.data.ref import ImageRef
 from madclip.errors import DataError
 
@@ -114,7 +113,7 @@ def facts_of(path: Path) -> Facts | None:
     header = read_header(path)
     try:
         return _facts(path, header)
-    except UNREADABLE as error:  # whose words may quote the header
+    except unreadable() as error:  # whose words may quote the header
         raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
 
 

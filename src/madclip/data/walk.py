@@ -25,6 +25,11 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
+def bare(path: Path) -> Path:
+    """A path without its suffix; `.nii.gz` is one."""
+    return path.with_suffix("").with_suffix("") if path.name.lower().endswith(".nii.gz") else path.with_suffix("")
+
+
 def is_passed_over(name: str) -> bool:
     """Whether a file or folder of this name is hidden or was left behind by a tool: nobody means it as an image."""
     small = name.lower()

@@ -62,14 +62,14 @@ class DICOM:
         """The frames that its header states."""
         try:
             return numbered(path, range(count_frames(path, read_header(path))))
-        except UNREADABLE as error:
+        except unreadable() as error:
             raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
 
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
         """One frame: grey values in the units of the modality, or colours; as stored where a mask is meant."""
         try:
             return _read(image, mask=mask)
-        except UNREADABLE as error:  # whose words may quote the header
+        except unreadable() as error:  # whose words may quote the header
             raise DataError(f"{image}: damaged or unsupported DICOM image ({type(error).__name__})") from None
 
 
@@ -132,7 +132,7 @@ def _parse(path: Path, *, stop_before_pixels: bool) -> Dataset:
             implicit, little = found.original_encoding
             explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             found.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    except UNREADABLE as error:
+    except unreadable() as error:
         raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
     return found
 
@@ -148,6 +148,13 @@ def import_pydicom() -> Any:
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     register()
     return pydicom
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """What pydicom raises where a file is damaged."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*UNREADABLE, BytesLengthException, InvalidDicomError)
 
 
 def _check_deflated(path: Path) -> None:
@@ -207,8 +214,9 @@ def _decoded(image: ImageRef, dataset: Dataset, index: int) -> npt.NDArray[Any]:
             stated = codestream_size(frame)
             if stated not in (None, (dataset.Columns, dataset.Rows)):  # a decoder would believe it
                 raise DataError(f"{image}: its pixels are of another size than its header states")
-        return np.asarray(pixel_array(dataset, index=index))
-    except UNREADABLE as error:
+        # Bits above those that are stored are looked at (`dicom_values`), not cut off: what they hold may be the image.
+        return np.asarray(pixel_array(dataset, index=index, correct_unused_bits=False))
+    except unreadable() as error:
         raise DataError(f"{image}: damaged or unsupported DICOM pixels ({type(error).__name__})") from None
 
 

@@ -129,6 +129,14 @@ class Volume:
         """Whether voxels mean what they are."""
         return (self.slope, self.intercept) == (1, 0)
 
+    @cached_property
+    def upright_affine(self) -> npt.NDArray[np.float64]:
+        """[4, 4], from indices to the right, front and head to millimetres, whatever the order on disk."""
+        from nibabel.orientations import inv_ornt_aff
+
+        turned: Any = inv_ornt_aff(self._orientation, self.voxels.shape[:3])  # type: ignore[no-untyped-call]
+        return np.asarray(self.affine @ turned)
+
     def slice(self, along: int, index: int) -> tuple[npt.NDArray[Any], tuple[float, float]]:
         """A slice as it is shown, [H, W] or [H, W, 3], and the millimetres between its rows and columns."""
         flipped = [self._orientation[self.order.index(axis), 1] < 0 for axis in range(3)]

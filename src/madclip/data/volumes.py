@@ -1,0 +1,169 @@
+"""Labelled volumes, stacks and DICOM series in a data set: as slices with labels, and with the patients they are of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from madclip.data.readers import frames_of, read_mask
+from madclip.data.readers.formats import read_stored, reader_of
+from madclip.data.readers.nifti import open_volume
+from madclip.data.ref import ImageRef
+from madclip.data.samples import Dataset, Reading, Sample, in_order
+from madclip.data.series import facts_of
+from madclip.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+MARGIN = 1
+"""Slices so near to one with a lesion are neither normal nor abnormal: a lesion does not end where its outline does."""
+_APART = 1e-2
+"""Millimetres by which a label map may lie beside its volume."""
+_SINGLE = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".npy", ".jp2", ".j2k"})
+"""Endings of files that are taken for one image without a look at them."""
+
+
+@dataclass
+class Expanded:
+    """What a labelled file stands for.
+
+    Attributes:
+        samples: Its images.
+        patient: Digest of the patient's id in its header; None where it has none.
+        left: Number of slices that are neither normal nor abnormal, or hold nothing.
+    """
+
+    samples: list[Sample]
+    patient: str | None = None
+    left: int = 0
+
+
+def with_volumes(dataset: Dataset, reading: Reading) -> Dataset:
+    """A data set in which whole volumes are their slices, and what headers say of patients and series is known.
+
+    A volume of a normal class gives normal slices. One with a label map gives abnormal slices where the map marks
+    something and normal ones elsewhere, but not next to those. `reading.slices` says which of them are taken.
+
+    Raises:
+        DataError: A volume is abnormal and nothing says which slices are, or its label map does not fit.
+    """
+    found = [_expanded(sample, reading) for sample in dataset.samples]
+    if all(one.samples == [sample] for one, sample in zip(found, dataset.samples, strict=True)):
+        return dataset
+    patients = {sample.image: one.patient for one in found for sample in one.samples}
+    samples = in_order(sample for one in found for sample in one.samples)
+    known = replace(dataset, samples=samples, left=sum(one.left for one in found))
+    return _with_patients(known, [patients[sample.image] for sample in samples], reading)
+
+
+def _expanded(sample: Sample, reading: Reading) -> Expanded:
+    path, frame = sample.image.path, sample.image.frame
+    if frame is None and path.suffix.lower() in _SINGLE:
+        return Expanded([sample])
+    try:
+        facts = facts_of(path)
+        images = frames_of(path, reading.axis) if frame is None else (sample.image,)
+    except DataError:  # it is told where the image is read
+        return Expanded([sample])
+    several = images != (sample.image,)
+    if facts:
+        volume = facts.series
+    elif several or frame is not None:
+        volume = ImageRef(path).digest()
+    else:
+        return Expanded([sample])
+    made = Expanded([replace(sample, volume=volume)], facts.patient if facts else None)
+    if several:
+        made.samples, made.left = _slices(made.samples[0], images, reading)
+    elif sample.mask is not None and sample.mask.frame is None and frame is not None:
+        made.samples = [replace(made.samples[0], mask=_masks(sample, images)[0])]
+    return made
+
+
+def _slices(sample: Sample, images: Sequence[ImageRef], reading: Reading) -> tuple[list[Sample], int]:
+    """The labelled slices of a volume, and the number of those that are left out."""
+    if sample.mask is None and sample.label == 1:
+        raise DataError(
+            f"{sample.image}: {len(images)} slices, and nothing says which are abnormal; give its label map as the "
+            "mask, or name slices in a manifest (column frame)"
+        )
+    masks = _masks(sample, images)
+    marked = np.array([mask is not None and bool(read_mask(mask).any()) for mask in masks])
+    near = np.convolve(marked, np.ones(2 * MARGIN + 1), "same") > 0
+    chosen = [
+        *_chosen([number for number in range(len(images)) if marked[number]], reading.slices),
+        *_chosen([n for n in range(len(images)) if not near[n] and not _is_flat(images[n])], reading.slices),
+    ]
+    made = [
+        replace(sample, image=images[number], label=int(marked[number]), mask=masks[number] if marked[number] else None)
+        for number in sorted(chosen)
+    ]
+    return made, len(images) - len(made)
+
+
+def _masks(sample: Sample, images: Sequence[ImageRef]) -> list[ImageRef | None]:
+    """The slice of the label map that belongs to each slice."""
+    if sample.mask is None:
+        return [None] * len(images)
+    path = sample.mask.path
+    if sample.mask.frame is not None:
+        raise DataError(f"{sample.mask}: one slice of a label map for a whole volume ({sample.image}); name none")
+    if reader_of(path).name == "NIfTI" and reader_of(sample.image.path).name == "NIfTI":
+        _check_alike(path, sample.image.path)
+        return [ImageRef(path, image.frame, image.axis) for image in images]
+    found = frames_of(path)
+    if len(found) == len(images):
+        return [*found]
+    if len(images) == 1 and images[0].frame is not None and images[0].frame < len(found):
+        return [found[images[0].frame]]
+    raise DataError(f"{path}: {len(found)} slices for a volume of {len(images)} ({sample.image.path})")
+
+
+def _check_alike(mask: Path, image: Path) -> None:
+    """Refuses a label map that does not lie where its volume lies."""
+    one, other = open_volume(mask), open_volume(image)
+    if one.shape != other.shape:
+        sizes = [" x ".join(map(str, volume.shape)) for volume in (one, other)]
+        raise DataError(f"{mask}: a label map of {sizes[0]} voxels for a volume of {sizes[1]} ({image})")
+    if np.abs(one.upright_affine - other.upright_affine).max() > _APART:
+        raise DataError(f"{mask}: lies elsewhere in the patient than its volume ({image}); resample it onto it")
+
+
+def _chosen(numbers: Sequence[int], rule: str) -> Sequence[int]:
+    """The slices of one class that a rule as `Reading.slices` takes."""
+    if rule == "all":
+        return numbers
+    if ":" not in rule:
+        places = np.linspace(0, len(numbers) - 1, min(int(rule), len(numbers))).round().astype(int)
+        return [numbers[place] for place in places]
+    start, stop, step = ([*map(int, [part or "0" for part in rule.split(":")]), 1])[:3]
+    wanted = range(start, stop or 1 + max(numbers, default=0), step or 1)
+    return [number for number in numbers if number in wanted]
+
+
+def _is_flat(image: ImageRef) -> bool:
+    """Whether a slice holds one value all over: there is nothing of the patient in it."""
+    values = read_stored(image).values
+    return bool((values == values.flat[0]).all())
+
+
+def _with_patients(dataset: Dataset, ids: Sequence[str | None], reading: Reading) -> Dataset:
+    """Patients by the headers, where they are asked for or nobody said otherwise; else each volume counts as one."""
+    if reading.patients not in ("auto", "header") or (dataset.patients and reading.patients == "auto"):
+        return dataset
+    named = len({*ids} - {None})
+    if all(ids) and (named > 1 or reading.patients == "header"):
+        of, source, note = ids, "headers", "PatientID"
+    elif reading.patients == "header":
+        raise DataError(f"{dataset.root}: not all images have a patient's id in their header; name another rule")
+    else:
+        of = [sample.volume for sample in dataset.samples]
+        source, note = "volumes", "(each volume or series counts as one)"
+        if not all(of):
+            return dataset
+    samples = tuple(replace(sample, patient=one) for sample, one in zip(dataset.samples, of, strict=True))
+    return replace(dataset, samples=samples, patients_from=source, patients_note=note, patients_guessed=False)
