@@ -116,7 +116,7 @@ def step(name: str) -> Callable[[Side, argparse.Namespace], Cost]:
     """A row of `madclip bench speed`, by the seconds that it reports."""
 
     def run(side: Side, options: argparse.Namespace) -> Cost:
-        side.run("bench", "speed", "--backbone", options.backbone, "--only", name, "--out", "speed.json")
+        side.run("benchmark", "speed", "--backbone", options.backbone, "--only", name, "--out", "speed.json")
         (row,) = json.loads((side.work / "speed.json").read_text())["rows"]
         (side.work / "speed.json").unlink()
         return Cost(row["seconds"], row["seconds"], row["peak_mb"])

@@ -55,7 +55,7 @@ def text_png(path):
 
 BAD_IMAGES = {
     "truncated.png": (truncated_png, "damaged"),
-    "text.png": (text_png, "not a PNG"),
+    "text.png": (text_png, "not a DICOM, PNG"),
     "dot.png": (lambda path: png([[7]], path), "at least"),
     "huge.png": (huge_png, "40000 x 40000"),
     "nan.tif": (nan_tiff, "NaN"),

@@ -281,17 +281,17 @@ def nifti(size, at, magic, order="<"):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (bytes(128) + b"DICM" + bytes(50), "a DICOM file"),
-        (b"\x08\0\x05\0CS\x0a\0ISO_IR 100", "a DICOM file"),
-        (nifti(348, 344, b"n+1\0"), "a NIfTI volume"),
-        (nifti(348, 344, b"ni1\0", ">"), "a NIfTI volume"),
-        (nifti(540, 4, b"n+2\0"), "a NIfTI volume"),
-        (gzip.compress(nifti(348, 344, b"n+1\0")), "a NIfTI volume"),
+        (bytes(128) + b"DICM" + bytes(50), "DICOM"),
+        (b"\x08\0\x05\0CS\x0a\0ISO_IR 100", "a DICOM object without pixels"),
+        (nifti(348, 344, b"n+1\0"), "a damaged NIfTI volume"),
+        (nifti(348, 344, b"ni1\0", ">"), "half of a NIfTI pair"),
+        (nifti(540, 4, b"n+2\0"), "a damaged NIfTI volume"),
+        (gzip.compress(nifti(348, 344, b"n+1\0")), "a damaged NIfTI volume"),
         (gzip.compress(b"notes"), "a gzip archive"),
         (b"%PDF-1.7", "a PDF"),
         (b"\0\0\0\x18ftypheic", "a HEIC photograph"),
-        (b"\xff\xd8", "not a PNG, JPEG"),
-        (b"hello", "not a PNG, JPEG"),
+        (b"\xff\xd8", "not a DICOM, PNG, JPEG"),
+        (b"hello", "not a DICOM, PNG, JPEG"),
     ],
 )
 def test_what_is_refused_is_named(tmp_path, data, said):

@@ -293,7 +293,7 @@ def test_what_belongs_to_nothing_has_a_reason(tmp_path):
     write(tmp_path / "loose.png")
     write(tmp_path / "test/loose.png")
     (tmp_path / "README.md").write_text("")
-    (tmp_path / "test/good/img/scan.dcm").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "test/good/img/scan.pdf").write_bytes(b"%PDF-1.7")
     dataset = load_dataset(tmp_path)
     assert len(dataset.samples) == 4
     assert unused(dataset) == [
@@ -301,7 +301,7 @@ def test_what_belongs_to_nothing_has_a_reason(tmp_path):
         ("normal", "beside_splits"),
         ("test/Ungoood", "not_a_class"),
         ("test/good/beside.png", "beside_img"),
-        ("test/good/img/scan.dcm", "format"),
+        ("test/good/img/scan.pdf", "format"),
         ("test/loose.png", "loose"),
         ("vaild", "beside_splits"),
     ]

@@ -173,7 +173,7 @@ def test_frames_of_one_file(tmp_path):
         (ImageRef(image, 3), 0, None),
         (ImageRef(image, 10), 1, ImageRef(mask, 3)),
     ]
-    assert {s.group for s in dataset.samples} == {f"volume {image}"}
+    assert {s.group for s in dataset.samples} == {f"patient {ImageRef(image).digest()}"}
     for bad in ("-1", "first", "1.5"):
         (tmp_path / "manifest.csv").write_text(f"image,frame,label\nvolume.tif,{bad},0\n")
         with pytest.raises(DataError, match=f"row 2: frame '{bad}' is not a whole number from 0"):

@@ -159,7 +159,7 @@ def test_a_patient_folder_may_be_in_both_classes_and_splits(tmp_path):
 
 @pytest.mark.parametrize(
     ("rule", "message"),
-    [("(", "neither auto, none or folder, nor a regular expression"), ("abc", "has no group"), ("header", "header")],
+    [("(", "neither auto, none, folder or header, nor a regular expression"), ("abc", "has no group")],
 )
 def test_bad_patient_rules(rule, message):
     with pytest.raises(RecipeError, match=message):

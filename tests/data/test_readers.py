@@ -171,7 +171,7 @@ BAD_IMAGES = {
     "missing": "cannot be opened",
     "folder": "cannot be opened",
     "empty": "the file is empty",
-    "text": "not a PNG",
+    "text": "not a DICOM, PNG",
     "huge": "40000 x 40000",
     "huge_bmp": "40000 x 40000",
     "header_only": "damaged",

@@ -61,7 +61,9 @@ class DICOM:
     def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (frames, no volume)
         """The frames that its header states."""
         try:
-            return numbered(path, range(count_frames(path, read_header(path))))
+            header = read_header(path)
+            _check_pixels(path, header)
+            return numbered(path, range(count_frames(path, header)))
         except unreadable() as error:
             raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
 
@@ -77,8 +79,7 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
     path, state = image.path, image.path.stat()
     with _lock:  # the frames of a file are read by several threads, and each would parse it
         header = _whole(path, state.st_size, state.st_mtime_ns)
-    if "Rows" not in header or "Columns" not in header:
-        raise DataError(f"{path}: a DICOM object without pixels; name the images themselves")
+    _check_pixels(path, header)
     if header.get("SOPClassUID") in _SEGMENTATIONS and not mask:
         raise DataError(f"{path}: a DICOM segmentation, which is a mask and no image")
     check_size(path, int(header.Columns), int(header.Rows))
@@ -101,6 +102,11 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
     white = full_range(values.dtype, None if labels else header.get("BitsStored"))
     spacing, note = spacing_of(header, index), note_of(header)
     return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note)
+
+
+def _check_pixels(path: Path, header: Dataset) -> None:
+    if "Rows" not in header or "Columns" not in header:
+        raise DataError(f"{path}: a DICOM object without pixels; name the images themselves")
 
 
 def read_header(path: Path) -> Dataset:
