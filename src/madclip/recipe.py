@@ -18,6 +18,7 @@ ImageScore = Literal["mean", "max", "both", "by_task"]
 Loss = Literal["siglip", "softmax"]
 Jitter = Literal["per_image", "per_class"]
 Aspect = Literal["stretch", "pad"]
+Axis = Literal["axial", "coronal", "sagittal", "0", "1", "2"]
 Schedule = Literal["constant", "cosine"]
 BackboneActivation = Literal["weights", "gelu", "quick_gelu"]
 TextAttention = Literal["native", "full"]
@@ -78,7 +79,10 @@ class Recipe:
     grey_range: str = _field(
         "file",
         "Which stored values become black and white: `file` (what the file itself says, else its full range), `full`, "
-        "`data`, `LOW,HIGH` in stored values, or `pLOW,pHIGH` in percentiles of each image.",
+        "`data`, `LOW,HIGH` in stored values, `pLOW,pHIGH` in percentiles of each image or volume, or `window:C,W`.",
+    )
+    axis: Axis = _field(
+        "axial", "How volumes are cut into slices: `axial`, `coronal`, `sagittal`, or across an axis on disk."
     )
     backbone_activation: BackboneActivation = _field(
         "weights", "MLP activation of both towers: as the weights say, or overridden."

@@ -11,6 +11,7 @@ import typer
 from madclip.cli.console import print_facts, print_table, shown_progress
 from madclip.cli.options import (
     AbnormalNames,
+    AxisOption,
     Changes,
     Data,
     Json,
@@ -18,6 +19,7 @@ from madclip.cli.options import (
     Overwrite,
     Patients,
     RecipeName,
+    Slices,
     parse_reading,
     parse_recipe,
 )
@@ -88,6 +90,8 @@ def check(
     patients: Patients = "auto",
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
+    slices: Slices = "all",
+    axis: AxisOption = "axial",
     recipe: RecipeName = "madclip",
     change: Changes = None,
     as_json: Json = False,
@@ -102,7 +106,7 @@ def check(
 
     entry = registered(registered_as) if registered_as else None
     view = parse_recipe(recipe, change).view
-    reading = parse_reading(patients, normal, abnormal)
+    reading = parse_reading(patients, normal, abnormal, slices, axis)
     with shown_progress() as progress:
         report = check_dataset(data, reading, view=view, progress=progress)
     if entry:

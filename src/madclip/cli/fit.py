@@ -11,6 +11,7 @@ from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
     TINY_NOTE,
     AbnormalNames,
+    AxisOption,
     BackboneOption,
     Changes,
     Data,
@@ -31,6 +32,7 @@ from madclip.cli.options import (
     Seed,
     SelectOption,
     Shots,
+    Slices,
     parse_equal_shots,
     parse_reading,
     parse_recipe,
@@ -72,11 +74,13 @@ def fit(
     patients: Patients = "auto",
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
+    slices: Slices = "all",
     backbone: BackboneOption = None,
     objective: Objective = "medical image",
     recipe: RecipeName = "madclip",
     change: Changes = None,
     grey_range: GreyRange = None,
+    axis: AxisOption = "axial",
     seed: Seed = 0,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
@@ -96,13 +100,13 @@ def fit(
     from madclip.training.cache import TokenCache
 
     check_detector(out, overwrite=overwrite)
-    reading = parse_reading(patients, normal, abnormal)
+    chosen = parse_recipe(recipe, change, grey_range, axis)
+    reading = parse_reading(patients, normal, abnormal, slices, chosen.axis)
     dataset = read_dataset(data, reading, force=force)
     more = None if calibrate_on is None else scan_dataset(calibrate_on, reading)
     drawn, count = _drawn(dataset, shots, shot_list, select)
     if backbone is None:
         note(TINY_NOTE)
-    chosen = parse_recipe(recipe, change, grey_range)
     detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
     state = out.with_name(out.name + ".fit-state")
     with shown_progress() as progress:
@@ -170,6 +174,7 @@ def refit(
     patients: Patients = "auto",
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
+    slices: Slices = "all",
     seed: Seed = 0,
     folds: Annotated[
         int,
@@ -194,8 +199,9 @@ def refit(
 
     target = out or detector
     check_detector(target, overwrite=overwrite or out is None)
-    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=force)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
+    dataset = read_dataset(data, reading, force=force)
     start = time.perf_counter()
     with shown_progress() as progress:
         model.refit(
@@ -228,11 +234,13 @@ def repeat(
     patients: Patients = "auto",
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
+    slices: Slices = "all",
     backbone: BackboneOption = None,
     objective: Objective = "medical image",
     recipe: RecipeName = "madclip",
     change: Changes = None,
     grey_range: GreyRange = None,
+    axis: AxisOption = "axial",
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
     select: SelectOption = "last",
@@ -255,8 +263,8 @@ def repeat(
     counts = parse_shots(shots)
     if counts is None:
         raise RecipeError("repeat needs a number of shots: with --shots all every draw is the same")
-    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=force)
-    chosen = parse_recipe(recipe, change, grey_range)
+    chosen = parse_recipe(recipe, change, grey_range, axis)
+    dataset = read_dataset(data, parse_reading(patients, normal, abnormal, slices, chosen.axis), force=force)
     detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
     with shown_progress() as progress:
         summary = repeated(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from madclip.data.samples import Dataset, Reading
     from madclip.recipe import Recipe
 
+Axis = Literal["axial", "coronal", "sagittal", "0", "1", "2"]
 Preset = Literal["madclip", "paper", "released"]
 Select = Literal["last", "val", "test-best"]
 
@@ -52,7 +53,7 @@ GreyRange = Annotated[
     str | None,
     typer.Option(
         "--range",
-        metavar="file|full|data|LOW,HIGH|pLOW,pHIGH",
+        metavar="file|full|data|LOW,HIGH|pLOW,pHIGH|window:C,W",
         help="Which stored grey values become black and white; the detector keeps it (docs/data.md explains each).",
     ),
 ]
@@ -103,9 +104,22 @@ Engine = Annotated[
 Patients = Annotated[
     str,
     typer.Option(
-        metavar="auto|none|folder|REGEX",
+        metavar="auto|none|folder|header|REGEX",
         help="How patients are known: from names or folders where that is safe, not at all, by the first folder below "
-        "a class, or by a regular expression whose group is the patient, such as '^(P[0-9]+)'.",
+        "a class, by the id in DICOM headers, or by a regular expression whose group is the patient, as '^(P[0-9]+)'.",
+    ),
+]
+AxisOption = Annotated[
+    Axis,
+    typer.Option(
+        "--axis", help="How volumes are cut into slices; the detector keeps it. 0, 1 and 2 are a volume's axes on disk."
+    ),
+]
+Slices = Annotated[
+    str,
+    typer.Option(
+        metavar="all|N|START:STOP:STEP",
+        help="Which slices of labelled volumes are taken: all, N of each class at even distances, or a range.",
     ),
 ]
 NormalNames = Annotated[
@@ -131,11 +145,13 @@ TINY_NOTE = (
 )
 
 
-def parse_reading(patients: str, normal: list[str] | None, abnormal: list[str] | None) -> Reading:
-    """How a data set is to be understood, as `--patients`, `--normal` and `--abnormal` say."""
+def parse_reading(
+    patients: str, normal: list[str] | None, abnormal: list[str] | None, slices: str = "all", axis: str = "axial"
+) -> Reading:
+    """How a data set is to be understood, as `--patients`, `--normal`, `--abnormal`, `--slices` and `--axis` say."""
     from madclip.data.samples import Reading
 
-    return Reading(patients, tuple(normal or ()), tuple(abnormal or ()))
+    return Reading(patients, tuple(normal or ()), tuple(abnormal or ()), axis, slices)
 
 
 def read_dataset(data: Path, reading: Reading, *, force: bool) -> Dataset:
@@ -164,12 +180,15 @@ def said_of_data(dataset: Dataset) -> dict[str, str]:
     return {what: line for what, line in said.items() if line}
 
 
-def parse_recipe(name: str, changes: list[str] | None, grey_range: str | None = None) -> Recipe:
-    """A preset with the changes given as FIELD=VALUE, and with `--range` where it was given."""
+def parse_recipe(
+    name: str, changes: list[str] | None, grey_range: str | None = None, axis: str | None = None
+) -> Recipe:
+    """A preset with the changes given as FIELD=VALUE, and with `--range` and `--axis` where they were given."""
     from madclip.recipe import Recipe, parse_field
 
     fields = dict(parse_field(text) for text in changes or [])
-    return Recipe.preset(name, **fields | ({} if grey_range is None else {"grey_range": grey_range}))
+    given = {"grey_range": grey_range, "axis": None if axis == "axial" else axis}
+    return Recipe.preset(name, **fields | {name: value for name, value in given.items() if value is not None})
 
 
 def parse_shots(text: str) -> int | tuple[int, int] | None:

@@ -10,6 +10,7 @@ import typer
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
     AbnormalNames,
+    Axis,
     Data,
     Detector,
     Device,
@@ -20,6 +21,7 @@ from madclip.cli.options import (
     Patients,
     SamePatient,
     SavedBackbone,
+    Slices,
     parse_reading,
     read_dataset,
     said_of_data,
@@ -38,6 +40,10 @@ def predict(
         typer.Option(help="The format of the anomaly maps, float32 at each image's own size; none writes none."),
     ] = "tiff",
     overlays: Annotated[bool, typer.Option(help="Draw each anomaly map over its image, as a PNG to look at.")] = True,
+    axis: Annotated[
+        Axis | None,
+        typer.Option(help="How volumes are cut into slices; without it, as the detector learned from them."),
+    ] = None,
     overwrite: Overwrite = False,
     engine: Engine = "auto",
     backbone: SavedBackbone = None,
@@ -55,8 +61,8 @@ def predict(
     from madclip.report.plan import Output
     from madclip.report.predictions import predict_folder
 
-    found = expand_inputs(inputs)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    found = expand_inputs(inputs, axis or model.recipe.axis)
     computed = use_engine(model, detector, engine)
     for said in filter(None, (found.said(), model.provenance.uncalibrated)):
         note(said)
@@ -109,6 +115,7 @@ def evaluate(
     patients: Patients = "auto",
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
+    slices: Slices = "all",
     same_patient: SamePatient = False,
     objective: Annotated[
         str | None, typer.Option(help="What the images show; warns if the detector was fitted for something else.")
@@ -127,8 +134,8 @@ def evaluate(
 
     if report is not None:
         check_page(report, overwrite=overwrite)
-    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=True)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    dataset = read_dataset(data, parse_reading(patients, normal, abnormal, slices, model.recipe.axis), force=True)
     computed = use_engine(model, detector, engine)
     with shown_progress() as progress:
         result = measure(
