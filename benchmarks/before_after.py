@@ -54,7 +54,10 @@ class Side:
         Raises:
             SystemExit: The command failed; what it wrote is printed.
         """
-        environment = os.environ | {"PYTHONPATH": str(self.checkout / "src"), "MADCLIP_CACHE": str(self.work / "tokens")}
+        environment = os.environ | {
+            "PYTHONPATH": str(self.checkout / "src"),
+            "MADCLIP_CACHE": str(self.work / "tokens"),
+        }
         begun = time.perf_counter()
         with (self.work / "output").open("wb") as output:
             process = subprocess.Popen(
@@ -97,7 +100,7 @@ def predict(side: Side, options: argparse.Namespace) -> Cost:
     return side.run("predict", "detector", str(options.data / "test"), "--out", "predictions")
 
 
-def start(side: Side, options: argparse.Namespace) -> Cost:
+def start(side: Side, options: argparse.Namespace) -> Cost:  # noqa: ARG001  (a command like the others)
     """`--help`: what every command pays."""
     return side.run("fit", "--help")
 

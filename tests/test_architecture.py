@@ -24,7 +24,7 @@ FLOORS = (
     {"storage", "fitting"},
     {"released"},
     {"detector"},
-    {"methods", "evaluation", "export"},
+    {"methods", "evaluation", "export", "clinical"},
     {"report"},
     {"scale"},
     {"benchmark"},

@@ -134,7 +134,8 @@ class Row:
 
     Attributes:
         image: The image's path as it was given.
-        frame: Index of the frame in that file; None where the file is one image.
+        frame: Index of the frame or slice in that file; None where the file is one image.
+        axis: `coronal` or `sagittal` where a volume is cut so; None for axial slices and for all that is no volume.
         score: As in `Prediction`, like everything down to `note`; None where there was an error.
         threshold: See `Prediction`.
         decision: See `Prediction`.
@@ -148,6 +149,7 @@ class Row:
 
     image: str
     frame: int | None = None
+    axis: str | None = None
     score: float | None = None
     threshold: float | None = None
     decision: Decision | None = None
@@ -163,9 +165,9 @@ class Row:
         """The row of a prediction, or of the error that its image gave."""
         ref = as_ref(image)
         if isinstance(result, DataError):
-            return cls(str(ref.path), ref.frame, error=str(result))
+            return cls(str(ref.path), ref.frame, ref.axis or None, error=str(result))
         said = {name: getattr(result, name) for name in _SHARED}
-        return cls(str(ref.path), ref.frame, **said)
+        return cls(str(ref.path), ref.frame, ref.axis or None, **said)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""

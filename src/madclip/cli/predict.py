@@ -69,7 +69,7 @@ def predict(
     with kept_memory(), shown_progress() as progress:
         every = predict_folder(
             model,
-            found.images,
+            found,
             out,
             output=Output(maps=maps, overlays=overlays),
             overwrite=overwrite,

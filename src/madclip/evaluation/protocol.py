@@ -13,7 +13,7 @@ import torch
 
 from madclip.data.geometry import fit_mask, restore_map
 from madclip.data.load import load_dataset, read_sample_mask
-from madclip.data.readers import read_image, read_mask
+from madclip.data.readers import is_scanner_file, read_image, read_mask
 from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError
 from madclip.evaluation.measure import Uncalibrated, evaluate_scores
@@ -138,6 +138,7 @@ def _row(dataset: Dataset, sample: Sample, prediction: Prediction) -> ImageRow:
         patient=sample.patient,
         frame=sample.image.frame,
         familiar=prediction.familiar,
+        scanner=is_scanner_file(sample.image.path),
     )
 
 

@@ -41,6 +41,7 @@ class ImageRow:
         dice: Overlap of the map with the lesion at the fixed threshold of maps; None where no lesion is marked.
         surface_dice: Overlap of the outlines at a tolerance of 2 pixels; None where no lesion is marked.
         false_area: Share of the image's normal pixels that the map calls anomalous; None without such a threshold.
+        scanner: Whether its file is a scanner's, whose name often is a patient's: pages do not show it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ImageRow:
     dice: float | None = None
     surface_dice: float | None = None
     false_area: float | None = None
+    scanner: bool = False
 
 
 @dataclass(frozen=True)

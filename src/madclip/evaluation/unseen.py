@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from madclip.data.readers import is_scanner_file
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ def unseen(provenance: Provenance, dataset: Dataset, *, same_patient: bool) -> t
     left: list[Sample] = []
     related: list[str] = []
     seen: dict[str, list[str]] = {}
-    for sample in pool:
-        name = dataset.name(sample.image)
+    for number, sample in enumerate(pool):
+        # Names of scanner files often are a patient's, and what is said here goes into reports.
+        scanner = is_scanner_file(sample.image.path)
+        name = f"test image {number}" if scanner else dataset.name(sample.image)
         use = uses.get(_identity(sample)) if uses else None
         if use is not None:
             seen.setdefault(use, []).append(name)

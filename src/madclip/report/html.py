@@ -51,7 +51,8 @@ def write_report(
 ) -> Path:
     """Write the page; a file that is there is replaced once the new one is complete.
 
-    Names of images are shown as `result` has them (file names relative to the data root). Patients are counted and
+    Names of images are shown as `result` has them (file names relative to the data root), those of scanner files not at
+    all: the number of the row stands in their place. Patients are counted and
     not named, and nothing from file headers is in the page.
 
     Args:
@@ -106,7 +107,7 @@ def render_report(
         figures={heading: None if svg is None else Markup(svg) for heading, svg in drawn.items()},  # noqa: S704
         operating=operating_point(result),
         verdicts=verdicts(result),
-        gallery=[gallery_item(item, span, result.pixel_threshold) for item in result.gallery],
+        gallery=[gallery_item(item, span, result) for item in result.gallery],
         span=span,
         ramp=ramp,
         colour={
@@ -183,9 +184,9 @@ def verdicts(result: EvaluationResult) -> list[tuple[str, int, int]]:
     ]
 
 
-def gallery_item(item: GalleryItem, span: tuple[float, float] | None, threshold: float | None) -> dict[str, Any]:
+def gallery_item(item: GalleryItem, span: tuple[float, float] | None, result: EvaluationResult) -> dict[str, Any]:
     """One image with its four panels; a panel that cannot be drawn says why."""
-    outlined = figures.contours(item, threshold)
+    outlined = figures.contours(item, result.pixel_threshold)
     no_mask = "no mask" if item.row.label else "normal: nothing to mark"
     panels = [
         ("image", None if item.image is None else figures.data_uri(item.image), "no image"),
@@ -194,4 +195,5 @@ def gallery_item(item: GalleryItem, span: tuple[float, float] | None, threshold:
         ("contour", None if outlined is None else figures.data_uri(outlined), "no image"),
     ]
     shape = next((a.shape for a in (item.image, item.map) if a is not None), (1, 1))
-    return {"row": item.row, "groups": item.groups, "panels": panels, "ratio": f"{shape[1]} / {shape[0]}"}
+    name = f"image {result.rows.index(item.row)}" if item.row.scanner else item.row.name
+    return {"row": item.row, "name": name, "groups": item.groups, "panels": panels, "ratio": f"{shape[1]} / {shape[0]}"}

@@ -8,17 +8,18 @@ import os
 from collections import Counter
 from datetime import UTC, datetime
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from madclip.data.readers import is_scanner_file
 from madclip.files import write_whole
 from madclip.heatmap import heat
 from madclip.report.figures import data_uri
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 ANSWERS = ("anomalous", "uncertain", "normal")
 
@@ -29,7 +30,8 @@ def write_page(
     """Write the page of a folder of predictions, highest score first and failures last.
 
     It asks for nothing but the thumbnails, overlays and maps beside it, each only when it comes into view; a content
-    security policy forbids all else. Names are shown as the tables have them.
+    security policy forbids all else. Names are shown as the tables have them, but for scanner files, whose names often
+    are a patient's: the number of the row stands in their place.
 
     Args:
         path: The page; paths of pictures in `rows` are relative to its folder.
@@ -57,11 +59,13 @@ def render_page(
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["score"] is None, -(rows[i]["score"] or 0.0)))
     said = Counter(answer(row) for row in rows)
     ramp = heat(np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(4, 0))
-    common = common_folder([row["image"] for row in rows])
+    hidden = {row["image"] for row in rows if is_scanner_file(Path(row["image"]))}
+    common = common_folder([row["image"] for row in rows if row["image"] not in hidden])
     items = [
         {
             **rows[i],
-            "name": shown_name(rows[i], common),
+            "name": shown_name(rows[i], common) if rows[i]["image"] not in hidden else f"image {i}",
+            "error": rows[i]["error"] and rows[i]["error"].replace(rows[i]["image"], f"image {i}"),
             "number": i,
             "answer": answer(rows[i]),
             "thumbnail": thumbnail_of(rows[i]["overlay"]),
@@ -96,7 +100,7 @@ def common_folder(images: Sequence[str]) -> str:
 def shown_name(row: dict[str, Any], common: str) -> str:
     """The image's name below the common folder, with the frame behind it."""
     name = row["image"].removeprefix(common).lstrip("/\\") if common else row["image"]
-    return name if row["frame"] is None else f"{name}#{row['frame']}"
+    return name if row["frame"] is None else f"{name}#{row['axis'] or ''}{row['frame']}"
 
 
 def answer(row: dict[str, Any]) -> str:

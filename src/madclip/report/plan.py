@@ -62,7 +62,7 @@ class Plan:
         """The plan of a run."""
         digest = hashlib.sha256()
         for image in images:
-            digest.update(json.dumps([str(image.path), image.frame, *_state(image.path)]).encode() + b"\n")
+            digest.update(json.dumps([str(image.path), image.mark, *_state(image.path)]).encode() + b"\n")
         return cls(__version__, detector, digest.hexdigest(), len(images), output.maps, output.overlays)
 
     def write(self, folder: Path) -> None:

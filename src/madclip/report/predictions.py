@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import numpy as np
 from PIL import Image
 
-from madclip.data.readers import read_image
+from madclip.data.inputs import Inputs
+from madclip.data.readers import is_scanner_file, read_image
 from madclip.data.ref import as_ref
 from madclip.errors import DataError
 from madclip.files import new_file
@@ -21,6 +22,7 @@ from madclip.prediction import Row
 from madclip.progress import silent
 from madclip.report.page import thumbnail_of, write_page
 from madclip.report.plan import RUN, Output, Plan, detector_fingerprint, read_plan
+from madclip.report.series import SERIES, VOLUMES, SeriesResults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from madclip.data.ref import ImageRef
+    from madclip.data.series import Series
     from madclip.detector import MadCLIP
     from madclip.prediction import Prediction
     from madclip.progress import Progress
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 JSONL, CSV, PAGE = "predictions.jsonl", "predictions.csv", "index.html"
 PARTIAL = f"{JSONL}.partial"
 """Rows of a run that is not finished."""
-FOLDERS = ("overlays", "maps", "thumbnails")
+FILES = (RUN, JSONL, CSV, PAGE, SERIES, PARTIAL, f"{CSV}.partial")
+FOLDERS = ("overlays", "maps", "thumbnails", VOLUMES)
 THUMBNAIL = 192
 """Longer side of a thumbnail, pixels."""
 _ROW = [field.name for field in fields(Row)]
@@ -49,7 +53,7 @@ SUFFIX = {"tiff": "tif", "npy": "npy"}
 
 def predict_folder(
     detector: MadCLIP,
-    images: Sequence[ImageRef | Path | str],
+    images: Inputs | Sequence[ImageRef | Path | str],
     folder: Path,
     *,
     output: Output | None = None,
@@ -60,9 +64,12 @@ def predict_folder(
 ) -> list[dict[str, Any]]:
     """Score images into a folder, in constant memory; an unfinished run of the same call goes on where it stopped.
 
+    For each series a heat map that lies on the scan is written, `volumes/NNN.nii.gz`, and a row of `series.jsonl`; the
+    maps of one series at a time are held in memory.
+
     Args:
         detector: A fitted detector.
-        images: What to score, once each.
+        images: What to score, once each; what `expand_inputs` found says which of them form a series.
         folder: As in `PredictionFolder`, like `output`, `overwrite` and `about`.
         output: What is written beside the tables.
         overwrite: Whether predictions that are there already are removed first.
@@ -79,12 +86,18 @@ def predict_folder(
     known = detector_fingerprint(detector, engine)
     facts = {**(about or {}), "Objective": detector.objective, "Backbone": detector.backbone.spec.id, "Engine": engine}
     drawn = replace(output or Output(), grey_range=detector.recipe.grey_range)
-    writing = PredictionFolder(folder, images, detector=known, output=drawn, overwrite=overwrite, about=facts)
+    found = images if isinstance(images, Inputs) else Inputs(tuple(map(as_ref, images)), {})
+    writing = PredictionFolder(
+        folder, found.images, detector=known, output=drawn, overwrite=overwrite, about=facts, series=found.series
+    )
     with writing as made:
         left = made.left
+        whole = SeriesResults(folder, found.series)
         for image, result in zip(left, detector.predict_iter(left), strict=True):
             made.add(image, result)
+            whole.add(image, result)
             progress("predict", len(made.rows), len(made.images))
+        whole.write_table(made.rows)
     return writing.rows
 
 
@@ -107,6 +120,7 @@ class PredictionFolder:
         output: What is written beside the tables.
         overwrite: Whether predictions that are there already are removed first.
         about: Facts for the head of the page, as words: the detector's folder, its backbone.
+        series: Which images belong together; an unfinished run goes on at the start of one.
 
     Attributes:
         rows: The rows so far, those of the unfinished run included; each holds all of `COLUMNS`.
@@ -125,7 +139,9 @@ class PredictionFolder:
         output: Output | None = None,
         overwrite: bool = False,
         about: dict[str, str] | None = None,
+        series: Sequence[Series] = (),
     ) -> None:
+        self.series = series
         self.folder, self.images = folder, [as_ref(image) for image in images]
         self.output, self.overwrite, self.about = output or Output(), overwrite, dict(about or {})
         self.plan = Plan.of(self.images, detector, self.output)
@@ -177,7 +193,9 @@ class PredictionFolder:
 
     def _draw(self, image: ImageRef, prediction: Prediction) -> dict[str, str]:
         """Overlay, thumbnail and map of one prediction; their paths in the folder."""
-        stem = f"{len(self.rows):06d}_{harmless(image.path.stem)}"
+        # Names of scanner files often are a patient's.
+        name = "" if is_scanner_file(image.path) else f"_{harmless(image.path.stem)}"
+        stem = f"{len(self.rows):06d}{name}"
         made = {}
         if self.output.overlays:
             pixels = read_image(image, self.output.grey_range).pixels
@@ -214,8 +232,10 @@ class PredictionFolder:
         self._jsonl = partial.open("a+", encoding="utf-8", errors="backslashreplace", newline="")
         try:
             lock(self._jsonl, self.folder)
-            self.rows, end = finished_rows(partial, self.images)
-            self._jsonl.truncate(end)
+            rows, ends = finished_rows(partial, self.images)
+            kept = start_of_series(len(rows), self.images, self.series)
+            self.rows = rows[:kept]
+            self._jsonl.truncate(ends[kept])
         except BaseException:
             self._jsonl.close()
             raise
@@ -232,7 +252,9 @@ class PredictionFolder:
             return
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: cannot write there (it is a file; name a folder for the predictions)")
-        ours = [name for name in (RUN, JSONL, CSV, PAGE, PARTIAL, f"{CSV}.partial") if (self.folder / name).exists()]
+        ours = [
+            name for name in (RUN, JSONL, CSV, PAGE, SERIES, PARTIAL, f"{CSV}.partial") if (self.folder / name).exists()
+        ]
         if not ours:
             raise DataError(f"{self.folder}: exists and holds no predictions; name a new folder")
         if not self.overwrite:
@@ -277,30 +299,41 @@ def refuse_own_output(folder: Path, images: Sequence[ImageRef]) -> None:
         )
 
 
-def finished_rows(table: Path, images: Sequence[ImageRef]) -> tuple[list[dict[str, Any]], int]:
-    """Rows of an unfinished run that are whole, and where in the file, in bytes, they end.
+def start_of_series(count: int, images: Sequence[ImageRef], series: Sequence[Series]) -> int:
+    """How many of `count` finished images stay where a series that was begun is begun anew: its map needs them all."""
+    if not 0 < count < len(images):
+        return count
+    for one in series:
+        if images[count] in one.images[1:]:
+            return count - one.images.index(images[count])
+    return count
+
+
+def finished_rows(table: Path, images: Sequence[ImageRef]) -> tuple[list[dict[str, Any]], list[int]]:
+    """Rows of an unfinished run that are whole, and where in the file, in bytes, each begins and the last one ends.
 
     Raises:
         DataError: A row is not that of the image in its place.
     """
     rows: list[dict[str, Any]] = []
-    end = 0
+    ends = [0]
     for number, line in enumerate(table.read_bytes().splitlines(keepends=True)):
         if not line.endswith(b"\n"):
             break  # the process was killed while it wrote this
         try:
             row = json.loads(line)
-            same = number < len(images) and (row["image"], row["frame"]) == (
+            same = number < len(images) and [row["image"], row["frame"], row["axis"] or ""] == [
                 str(images[number].path),
                 images[number].frame,
-            )
+                images[number].axis,
+            ]
         except (ValueError, LookupError, TypeError):
             same = False
         if not same:
             raise DataError(f"{table}: line {number + 1} is damaged; start again (--overwrite)")
         rows.append(row)
-        end += len(line)
-    return rows, end
+        ends.append(ends[-1] + len(line))
+    return rows, ends
 
 
 def lock(file: IO[str], folder: Path) -> None:

@@ -168,12 +168,14 @@ def _check_deflated(path: Path) -> None:
     from pydicom.filereader import read_file_meta_info
 
     with path.open("rb") as file:
-        if file.read(132)[128:] != b"DICM":
+        head = file.read(144)
+        if head[128:132] != b"DICM":
             return
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") != _DEFLATED:
+        length = int.from_bytes(head[140:], "little") if head[132:136] == b"\x02\0\0\0" else 0
+        if not 0 < length < 2**16:
+            length = int(read_file_meta_info(path).get("FileMetaInformationGroupLength") or 0)
+        if _DEFLATED.encode() not in file.read(length):
             return
-        file.seek(144 + int(meta.FileMetaInformationGroupLength))
         inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while chunk := inflater.unconsumed_tail or file.read(2**16):
             inflated += len(inflater.decompress(chunk, 2**20))

@@ -61,6 +61,14 @@ def holds_image(path: Path) -> bool:
     return any(reader.recognises(head, path) for reader in READERS)
 
 
+def is_scanner_file(path: Path) -> bool:
+    """Whether a file is of a format that scanners write, whose names and headers often name a patient."""
+    try:
+        return isinstance(reader_of(path), (DICOM, NIfTI))
+    except DataError:
+        return False
+
+
 def read_stored(image: ImageRef, *, mask: bool = False) -> Stored:
     """What a file holds of one image, by the reader of its format.
 

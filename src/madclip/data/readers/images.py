@@ -84,19 +84,24 @@ def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.floa
             f"{what}: {values.shape[1]} x {values.shape[0]} pixels; an image needs at least {MIN_SIDE} on each side"
         )
     limits = _limits(stored, rule, what)
-    planes = (values[..., None] if values.ndim == 2 else values).transpose(2, 0, 1)
     pixels = np.empty((3, *values.shape[:2]), np.float32)
+    # Grey values are computed once, and copied to the other channels.
+    planes, made = (values, pixels[0]) if values.ndim == 2 else (values.transpose(2, 0, 1), pixels)
     low, high = limits
     exact = np.float32 if values.dtype.itemsize <= 2 and values.dtype.kind != "f" else np.float64
     if stored.curve is not None and rule.kind == "file":
-        pixels[:] = stored.curve(values)
+        made[:] = stored.curve(values)
     elif low == 0:
-        np.divide(planes, high, out=pixels, casting="unsafe", dtype=exact)
+        np.divide(planes, high, out=made, casting="unsafe", dtype=exact)
     else:
-        np.divide(np.subtract(planes, low, dtype=exact), high - low, out=pixels, casting="unsafe", dtype=exact)
+        np.divide(np.subtract(planes, low, dtype=exact), high - low, out=made, casting="unsafe", dtype=exact)
     if limits != stored.full:
-        np.clip(pixels, 0, 1, out=pixels)
-    return np.subtract(1, pixels, out=pixels) if stored.inverted else pixels
+        np.clip(made, 0, 1, out=made)
+    if stored.inverted:
+        np.subtract(1, made, out=made)
+    if values.ndim == 2:
+        pixels[1:] = made
+    return pixels
 
 
 def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:

@@ -69,7 +69,7 @@ class NIfTI:
             raise DataError(f"{image}: a volume of {count} slices; name one as {image.path.name}#{count // 2}")
         if not 0 <= image.frame < count:
             raise DataError(f"{image}: there is no such slice; they are numbered 0 to {count - 1}")
-        values, spacing = volume.slice(along, image.frame)
+        values, spacing = volume.shown(along, image.frame)
         check_size(image.path, values.shape[1], values.shape[0])
         if mask:
             return Stored(values, None, depth_name(values.dtype))
@@ -80,7 +80,7 @@ class NIfTI:
             values,
             full,
             depth_name(values.dtype),
-            named=volume.range,
+            named=volume.limits,
             spacing=spacing,
             percentiles=volume.percentiles,
             note=volume.note,
@@ -137,26 +137,37 @@ class Volume:
         turned: Any = inv_ornt_aff(self._orientation, self.voxels.shape[:3])  # type: ignore[no-untyped-call]
         return np.asarray(self.affine @ turned)
 
-    def slice(self, along: int, index: int) -> tuple[npt.NDArray[Any], tuple[float, float]]:
+    def shown(self, along: int, index: int) -> tuple[npt.NDArray[Any], tuple[float, float]]:
         """A slice as it is shown, [H, W] or [H, W, 3], and the millimetres between its rows and columns."""
-        flipped = [self._orientation[self.order.index(axis), 1] < 0 for axis in range(3)]
         disk = self.order.index(along)
-        place = self.voxels.shape[disk] - 1 - index if flipped[along] else index
+        place = self.voxels.shape[disk] - 1 - index if self._flipped(along) else index
         taken = np.take(self.voxels, place, axis=disk)
         columns, rows = (axis for axis in range(3) if axis != along)
         if self.order.index(columns) < self.order.index(rows):
             taken = taken.swapaxes(0, 1)
         # Rows go down from the front or the head, columns from the patient's right or from the front.
-        if not flipped[rows]:
+        if not self._flipped(rows):
             taken = taken[::-1]
-        if not flipped[columns]:
+        if not self._flipped(columns):
             taken = taken[:, ::-1]
         size = np.linalg.norm(self.affine[:3, :3], axis=0)
         spacing = float(size[self.order.index(rows)]), float(size[self.order.index(columns)])
         return np.ascontiguousarray(self._meant(taken)), spacing
 
+    def restored(self, along: int, maps: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """All slices as they are shown, [N, H, W], in the order of the voxels on disk [I, J, K]."""
+        columns, rows = (axis for axis in range(3) if axis != along)
+        # As shown, rows go down from the front or the head and columns from the right or the front.
+        upright = np.moveaxis(maps[:, ::-1, ::-1], (0, 1, 2), (along, rows, columns))
+        turned = upright[tuple(slice(None, None, -1) if self._flipped(axis) else slice(None) for axis in range(3))]
+        return turned.transpose(self.order)
+
+    def _flipped(self, axis: int) -> bool:
+        """Whether an axis of (right, anterior, superior) runs the other way on disk."""
+        return bool(self._orientation[self.order.index(axis), 1] < 0)
+
     @cached_property
-    def range(self) -> Limits:
+    def limits(self) -> Limits:
         """What becomes black and white where nobody names a range: what the header says, else usual percentiles."""
         return self.named or self.percentiles(*USUAL)
 
@@ -254,3 +265,9 @@ def _note(image: Any) -> str:
     if not np.allclose(zooms, header.get_zooms()[:3], rtol=1e-2):
         said.append("The voxel sizes in its header differ from those of its orientation, which were used.")
     return " ".join(said)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is a NIfTI volume."""
+    with path.open("rb") as file:
+        return NIfTI().recognises(file.read(1024), path)

@@ -1,0 +1,58 @@
+"""Heat maps of volumes as NIfTI, in the geometry of the scan."""
+
+from __future__ import annotations
+
+import gzip
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madclip.errors import MissingExtraError
+from madclip.files import new_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+_SHEAR = 1e-4
+"""Cosine of the angle between axes up to which a matrix has no shear."""
+
+
+def write_heatmap(path: Path, maps: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]) -> None:
+    """Writes maps as a float32 volume of the scan's geometry, whole or not at all; the same maps give the same bytes.
+
+    Both forms of the header say the same, with code 1 (scanner); a matrix with shear stands in the sform alone, since a
+    qform cannot hold it. Viewers are told to show 0 to 1.
+
+    Args:
+        path: Ends in `.nii.gz`.
+        maps: [I, J, K] in 0..1.
+        affine: [4, 4], from indices to millimetres to the right, to the front and to the head.
+
+    Raises:
+        MissingExtraError: nibabel is not installed.
+        OSError: The file cannot be written.
+    """
+    try:
+        import nibabel
+    except ImportError:
+        raise MissingExtraError.of("NIfTI volumes", "dicom") from None
+    volume: Any = nibabel.Nifti1Image
+    image = volume(np.asarray(maps, np.float32), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(None if has_shear(affine) else affine, 0 if has_shear(affine) else 1)
+    image.header.set_xyzt_units("mm")
+    image.header["cal_min"], image.header["cal_max"] = 0, 1
+    image.header["descrip"] = b"madclip anomaly map; research use only"
+    plain = BytesIO()
+    image.to_stream(plain)
+    with new_file(path) as partial:
+        partial.write_bytes(gzip.compress(plain.getvalue(), 6, mtime=0))
+
+
+def has_shear(affine: npt.NDArray[np.float64]) -> bool:
+    """Whether the axes of a matrix do not stand upright on one another."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > _SHEAR)

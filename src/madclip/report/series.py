@@ -1,0 +1,114 @@
+"""What is said of a whole volume or series: its row, and the heat map that lies on the scan."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from madclip.clinical.geometry import affine_of, even_runs
+from madclip.clinical.nifti import write_heatmap
+from madclip.data.readers.nifti import PLANES, is_nifti, open_volume
+from madclip.errors import DataError
+from madclip.files import write_whole
+from madclip.prediction import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from madclip.data.ref import ImageRef
+    from madclip.data.series import Series
+    from madclip.prediction import Prediction
+
+SERIES, VOLUMES = "series.jsonl", "volumes"
+
+
+class SeriesResults:
+    """Collects the maps of the series at hand, and writes its heat map when its last slice has come.
+
+    Args:
+        folder: Where predictions go.
+        series: All series of the run, whose images come one after the other.
+    """
+
+    def __init__(self, folder: Path, series: Sequence[Series]) -> None:
+        self.folder, self.series = folder, series
+        self._of = {image: number for number, one in enumerate(series) for image in one.images}
+        self._maps: list[npt.NDArray[np.float32] | None] = []
+
+    def add(self, image: ImageRef, result: Prediction | DataError) -> None:
+        """Takes the map of the next image; nothing is done where it belongs to no series."""
+        number = self._of.get(image)
+        if number is None:
+            return
+        one = self.series[number]
+        if image == one.images[0]:
+            self._maps = []
+        self._maps.append(None if isinstance(result, DataError) else result.anomaly_map)
+        if image == one.images[-1]:
+            self._write(number, one)
+            self._maps = []
+
+    def write_table(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes a row for each series from the rows of its images, in the order of the run."""
+        if not self.series:
+            return
+        said: dict[int, list[dict[str, Any]]] = {}
+        images = (image for one in self.series for image in one.images)
+        known = {(str(image.path), image.frame, image.axis or None): self._of[image] for image in images}
+        for row in rows:
+            number = known.get((row["image"], row["frame"], row["axis"]))
+            if number is not None:
+                said.setdefault(number, []).append(row)
+        lines = [
+            json.dumps(series_row(one, said[number]) | {"map": self._names(number)}, ensure_ascii=False)
+            for number, one in enumerate(self.series)
+        ]
+        write_whole(self.folder / SERIES, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+
+    def _names(self, number: int) -> list[str]:
+        return sorted(f"{VOLUMES}/{path.name}" for path in (self.folder / VOLUMES).glob(f"{number:03d}*.nii.gz"))
+
+    def _write(self, number: int, one: Series) -> None:
+        """The heat map of a series: one file, or one for each evenly spaced stretch of slices."""
+        shape = next((found.shape for found in self._maps if found is not None), None)
+        if shape is None or not (one.places or is_nifti(one.images[0].path)):
+            return  # no slice could be read, or nobody knows where they lie
+        (self.folder / VOLUMES).mkdir(exist_ok=True)
+        maps = np.stack([np.zeros(shape, np.float32) if found is None else found for found in self._maps])
+        if one.places is None:
+            volume = open_volume(one.images[0].path)
+            restored = volume.restored(PLANES.index(one.images[0].axis or "axial"), maps)
+            write_heatmap(self.folder / VOLUMES / f"{number:03d}.nii.gz", restored, volume.affine)
+            return
+        runs = even_runs(one.places)
+        for part, run in enumerate(runs):
+            name = f"{number:03d}.nii.gz" if len(runs) == 1 else f"{number:03d}_{part:02d}.nii.gz"
+            places = one.places[run.start : run.stop]
+            # Columns, rows, slices: the order of the matrix.
+            write_heatmap(
+                self.folder / VOLUMES / name, maps[run.start : run.stop].transpose(2, 1, 0), affine_of(places)
+            )
+
+
+def series_row(series: Series, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is said of a series from what is said of its images: the highest score counts.
+
+    There is no decision: a threshold for one image is passed by chance somewhere among many.
+    """
+    scored = [row for row in rows if row["error"] is None]
+    first = series.images[0]
+    name = str(first.path if len({image.path for image in series.images}) == 1 else first.path.parent)
+    extra = {"images": len(rows), "failed": len(rows) - len(scored), "notes": list(series.notes)}
+    if not scored:
+        return Row(name, error=f"none of {len(rows)} images could be scored").to_dict() | extra | {"highest": None}
+    worst = max(range(len(rows)), key=lambda place: -1 if rows[place]["score"] is None else rows[place]["score"])
+    familiar = sum(bool(row["familiar"]) for row in scored)
+    failed = f" {extra['failed']} images failed; their part of the heat map is 0." if extra["failed"] else ""
+    note = f"The highest of {len(rows)} images; there is no threshold for whole series.{failed}"
+    row = Row(name, score=rows[worst]["score"], familiar=2 * familiar >= len(scored), note=note)
+    return row.to_dict() | extra | {"highest": worst}

@@ -1,0 +1,198 @@
+"""Scanner files through the command line: DICOM series and NIfTI volumes in, tables and heat maps on the scan out."""
+
+import gzip
+import json
+import os
+
+import nibabel
+import numpy as np
+import pytest
+
+from data.scanner import dicom, save, slices
+from data.test_nifti import nifti
+from madclip.data.series import facts_of, sorted_series
+from madclip.report.predictions import PredictionFolder
+
+CANARY = "ZZCANARY"
+
+
+def scan(seed, lesion, side=40):
+    """A slice of 12 bits: noise, and a bright square where there is a lesion."""
+    made = np.random.default_rng(seed).integers(0, 900, (side, side)).astype(np.uint16)
+    if lesion:
+        made[10:22, 12:26] = 3500
+    return made
+
+
+def write_study(root):
+    """A data set of DICOM files in which every patient tag, a private tag and every name hold the canary."""
+    number = 0
+    for split in ("valid", "test"):
+        for label, kind in enumerate(("good", "Ungood")):
+            for patient in range(4):
+                made = dicom(
+                    scan(number, label),
+                    BitsStored=12,
+                    PatientName=f"{CANARY}^Name",
+                    PatientID=f"{CANARY}-{split}-{patient}",
+                    PatientBirthDate="19700101",
+                    PatientAddress=CANARY,
+                    OtherPatientIDs=CANARY,
+                    PatientComments=CANARY,
+                    InstitutionName=CANARY,
+                    ReferringPhysicianName=CANARY,
+                    AccessionNumber=CANARY,
+                    StudyDescription=CANARY,
+                    SeriesInstanceUID=f"1.2.3.{number}",
+                )
+                made.private_block(0x0099, CANARY, create=True).add_new(1, "LO", CANARY)
+                save(made, root / split / kind / "img" / f"{CANARY}_{number}.dcm")
+                number += 1
+    return root
+
+
+def places_of(folder, words):
+    """The files below a folder whose content, inflated where it is compressed, or whose name holds one of the words."""
+    found = set()
+    for path in folder.rglob("*"):
+        data = path.read_bytes() if path.is_file() else b""
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        name = path.relative_to(folder).as_posix()
+        if any(word in data or word.decode() in name for word in words):
+            found.add(name)
+    return found
+
+
+def test_no_patient_data_leaves_the_scans(tmp_path, madclip, small, monkeypatch):
+    monkeypatch.setenv("MADCLIP_CACHE", str(tmp_path / "out/cache"))
+    data = write_study(tmp_path / "data")
+    out = tmp_path / "out"
+    fitted = madclip("fit", data, "--out", out / "detector", "--shots", 3, *small)
+    assert fitted.code == 0, fitted
+    assert "4 patients" in fitted.out or "8 patients" in fitted.out
+    predicted = madclip("predict", out / "detector", data / "test", "--out", out / "predictions")
+    evaluated = madclip("evaluate", out / "detector", data, "--report", out / "report.html")
+    assert (predicted.code, evaluated.code) == (0, 0), (predicted, evaluated)
+    broken = save(dicom(scan(1, 0), BitsStored=4, PatientName=CANARY, PatientID=CANARY), tmp_path / "broken/one.dcm")
+    failed = madclip("--debug", "predict", out / "detector", broken, "--out", out / "failed")
+    assert failed.code == 2
+    for result in (fitted, predicted, evaluated, failed):
+        assert CANARY not in result.out + result.err
+    # The paths as they were typed stand in the tables that were asked for, and nowhere else.
+    words = [CANARY.encode(), b"19700101"]
+    assert places_of(out, words) == {"predictions/predictions.jsonl", "predictions/predictions.csv"}
+
+
+def test_a_volume_becomes_slices_and_a_heat_map_on_it(tmp_path, madclip, small):
+    data = tmp_path / "data"
+    for patient in range(6):
+        voxels = np.stack([scan(10 * patient + k, 3 <= k < 6).T for k in range(9)], axis=-1).astype(np.int16)
+        nifti(data / f"scan{patient}.nii.gz", voxels, codes=("RAS", "LPS", "PIR")[patient % 3])
+        labels = np.zeros(voxels.shape, np.uint8)
+        labels[12:26, 10:22, 3:6] = 1
+        nifti(data / f"map{patient}.nii.gz", labels)
+    rows = [f"scan{p}.nii.gz,,map{p}.nii.gz,{'valid' if p < 4 else 'test'}" for p in range(6)]
+    (data / "manifest.csv").write_text("\n".join(["image,label,mask,split", *rows]))
+    detector, out = tmp_path / "detector", tmp_path / "out"
+    fitted = madclip("fit", data, "--out", detector, "--shots", 4, "--range", "0,4095", "--json", *small)
+    assert fitted.code == 0, fitted
+    evaluated = madclip("evaluate", detector, data, "--json")
+    assert json.loads(evaluated.out)["n_patients"] == 2
+    predicted = madclip("predict", detector, data / "scan4.nii.gz", data / "scan5.nii.gz", "--out", out)
+    assert predicted.code == 0, predicted
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [row["frame"] for row in rows] == [*range(9), *range(9)]
+    first, second = (json.loads(line) for line in (out / "series.jsonl").read_text().splitlines())
+    assert first["score"] == max(row["score"] for row in rows[:9])
+    assert first["highest"] == max(range(9), key=lambda place: rows[place]["score"])
+    assert first["decision"] is None
+    assert "no threshold" in first["note"]
+    assert (first["map"], second["map"]) == (["volumes/000.nii.gz"], ["volumes/001.nii.gz"])
+    for number, name in ((0, "scan4"), (1, "scan5")):
+        image, heat = nibabel.load(data / f"{name}.nii.gz"), nibabel.load(out / f"volumes/00{number}.nii.gz")
+        assert heat.shape == image.shape
+        np.testing.assert_allclose(heat.affine, image.affine)
+        assert heat.get_data_dtype() == np.float32
+        assert (heat.header["cal_min"], heat.header["cal_max"]) == (0, 1)
+        assert (heat.header["sform_code"], heat.header["qform_code"]) == (1, 1)
+        # In the patient's directions, slice k of the heat map is the map of the image's slice k.
+        upright = np.asarray(nibabel.as_closest_canonical(heat).dataobj)
+        for k in (0, 4, 8):
+            written = _map(out, rows[9 * number + k])
+            np.testing.assert_allclose(upright[::-1, ::-1, k].T, written, atol=1e-6)
+
+
+def _map(out, row):
+    import tifffile
+
+    return tifffile.imread(out / row["map"])
+
+
+def test_a_series_is_sorted_and_its_heat_map_lies_on_it(tmp_path, madclip, small_detector):
+    heights = [8.0, 0.0, 4.0, 20.0, 12.0, 26.0]
+    slices(tmp_path / "study", heights, [scan(n, n == 2) for n in range(6)], tilt=0.25, BitsStored=12)
+    out = tmp_path / "out"
+    result = madclip("predict", small_detector, tmp_path / "study", "--out", out)
+    assert result.code == 0, result
+    assert "unevenly spaced" in result.err
+    (row,) = (json.loads(line) for line in (out / "series.jsonl").read_text().splitlines())
+    assert row["images"] == 6
+    assert row["image"] == str(tmp_path / "study")
+    # 0, 4, 8, 12 mm, then 20, 26.
+    assert row["map"] == ["volumes/000_00.nii.gz", "volumes/000_01.nii.gz"]
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [os.path.basename(one["image"]) for one in rows] == [f"00{n}.dcm" for n in (1, 2, 0, 4, 3, 5)]  # noqa: PTH119
+    (series,) = sorted_series(facts_of(path) for path in sorted((tmp_path / "study").glob("*.dcm")))
+    for name, start in (("000_00", 0), ("000_01", 4)):
+        heat = nibabel.load(out / f"volumes/{name}.nii.gz")
+        assert heat.header["sform_code"] == 1
+        for k in range(heat.shape[2]):
+            place = series.places[start + k]
+            np.testing.assert_allclose(np.asarray(heat.dataobj)[..., k].T, _map(out, rows[start + k]), atol=1e-6)
+            for column, line in ((0, 0), (15, 3)):
+                there = (
+                    np.array(place.corner)
+                    + np.array(place.row) * column * place.spacing[1]
+                    + np.array(place.column) * line * place.spacing[0]
+                )
+                found = heat.affine @ [column, line, k, 1]
+                np.testing.assert_allclose(found[:3], there * [-1, -1, 1], atol=1e-6)
+
+
+def test_an_unfinished_run_goes_on_at_the_start_of_a_series(tmp_path, madclip, small_detector, monkeypatch):
+    nifti(tmp_path / "a.nii.gz", np.stack([scan(k, k == 2).T for k in range(5)], axis=-1).astype(np.int16))
+    command = ("predict", small_detector, tmp_path / "a.nii.gz", "--maps", "none")
+    whole = madclip(*command, "--out", tmp_path / "whole")
+    assert whole.code == 0, whole
+    out = tmp_path / "out"
+
+    def stop(self, image, result, add=PredictionFolder.add):
+        if len(self.rows) == 3:
+            raise KeyboardInterrupt
+        return add(self, image, result)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("madclip.report.predictions.PredictionFolder.add", stop)
+        assert madclip(*command, "--out", out).code != 0
+    assert len((out / "predictions.jsonl.partial").read_text().splitlines()) == 3
+    assert madclip(*command, "--out", out).code == 0
+    for name in ("predictions.jsonl", "series.jsonl", "volumes/000.nii.gz"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("axis", ["coronal", "2"])
+def test_a_detector_keeps_its_axis(tmp_path, madclip, small, axis):
+    for name in ("normal/a", "normal/b", "normal/c", "abnormal/d", "abnormal/e", "abnormal/f"):
+        voxels = np.stack([scan(ord(name[-1]) + k, name[0] == "a").T for k in range(9)], axis=1).astype(np.int16)
+        nifti(tmp_path / f"data/{name}.nii.gz", voxels)
+        if name[0] == "a":
+            nifti(tmp_path / f"data/masks/{name[-1]}.nii.gz", (voxels > 3000).astype(np.uint8))
+    detector = tmp_path / "detector"
+    fitted = madclip("fit", tmp_path / "data", "--out", detector, "--axis", axis, "--slices", 3, "--shots", 3, *small)
+    assert fitted.code == 0, fitted
+    assert json.loads((detector / "detector.json").read_text())["recipe"]["axis"] == axis
+    result = madclip("predict", detector, tmp_path / "data/normal/a.nii.gz", "--out", tmp_path / "out", "--json")
+    rows = json.loads(result.out)["predictions"]
+    assert {row["axis"] for row in rows} == {"coronal" if axis == "coronal" else None}
+    assert len(rows) == (9 if axis == "coronal" else 40)
