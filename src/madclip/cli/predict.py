@@ -44,6 +44,20 @@ def predict(
         Axis | None,
         typer.Option(help="How volumes are cut into slices; without it, as the detector learned from them."),
     ] = None,
+    dicom: Annotated[
+        str,
+        typer.Option(
+            metavar="seg,map,picture,report",
+            help="Write DICOM objects of each DICOM series as well: the region as SEG, a Parametric Map, the overlay "
+            "as a Secondary Capture, a TID 1500 report.",
+        ),
+    ] = "",
+    region: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="The value of a map from which a pixel is in the SEG; the detector's by default."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     engine: Engine = "auto",
     backbone: SavedBackbone = None,
@@ -58,6 +72,7 @@ def predict(
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
     from madclip.memory import kept_memory
+    from madclip.report.dicom import parse_kinds
     from madclip.report.plan import Output
     from madclip.report.predictions import predict_folder
 
@@ -71,7 +86,7 @@ def predict(
             model,
             found,
             out,
-            output=Output(maps=maps, overlays=overlays),
+            output=Output(maps=maps, overlays=overlays, dicom=parse_kinds(dicom), region=region),
             overwrite=overwrite,
             engine=computed,
             about={"Detector": detector.name},

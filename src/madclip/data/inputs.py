@@ -130,7 +130,7 @@ def _frames(
             placed.append((place, Series((ImageRef(path),))))  # its error is told where it is read
     placed += [(min(place_of[image] for image in one.images), one) for one in sorted_series(headers)]
     found = [one for _, one in sorted(placed, key=lambda one: one[0])]
-    return [image for one in found for image in one.images], [one for one in found if len(one.images) > 1]
+    return [image for one in found for image in one.images], [one for one in found if len(one.images) > 1 or one.study]
 
 
 def _expand(entry: str | Path, passed: dict[Path, str]) -> tuple[list[Path], str]:

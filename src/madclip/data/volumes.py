@@ -53,6 +53,8 @@ def with_volumes(dataset: Dataset, reading: Reading) -> Dataset:
     """
     found = [_expanded(sample, reading) for sample in dataset.samples]
     if all(one.samples == [sample] for one, sample in zip(found, dataset.samples, strict=True)):
+        if reading.patients == "header":
+            raise DataError(f"{dataset.root}: patients 'header': none of its images is a DICOM file; name another rule")
         return dataset
     patients = {sample.image: one.patient for one in found for sample in one.samples}
     samples = in_order(sample for one in found for sample in one.samples)

@@ -137,6 +137,7 @@ def _row(dataset: Dataset, sample: Sample, prediction: Prediction) -> ImageRow:
         prediction.score,
         patient=sample.patient,
         frame=sample.image.frame,
+        axis=sample.image.axis or None,
         familiar=prediction.familiar,
         scanner=is_scanner_file(sample.image.path),
     )

@@ -31,6 +31,7 @@ class ImageRow:
         score: Raw score in 0..1, where 1 is anomalous.
         patient: Whose image it is; None where that is not known.
         frame: Index of the frame in its file; None where the file is one image.
+        axis: `coronal` or `sagittal` where a volume is cut so.
         threshold: The score from which the image is called anomalous; None where no threshold was fixed.
         decision: `anomalous` where the score reaches the threshold, else `normal`; None without a threshold.
         probability: Calibrated probability that the image is abnormal; None without a calibration.
@@ -49,6 +50,7 @@ class ImageRow:
     score: float
     patient: str | None = None
     frame: int | None = None
+    axis: str | None = None
     threshold: float | None = None
     decision: Decision | None = None
     probability: float | None = None

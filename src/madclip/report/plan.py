@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from madclip.data.ref import ImageRef
     from madclip.detector import MadCLIP
+    from madclip.report.dicom import Kind
 
 RUN = "run.json"
 FORMAT = 1
@@ -30,11 +31,15 @@ class Output:
         maps: Format of the raw maps, float32 at the size of the image; `none` writes none.
         overlays: Whether heatmaps are drawn over the images, in full size and as thumbnails for the page.
         grey_range: Which grey values are black and white in what is drawn; see `Recipe.grey_range`.
+        dicom: Which DICOM objects are written of DICOM series; see `madclip.report.dicom.KINDS`.
+        region: The value of a map from which a pixel belongs to a DICOM segmentation; None is the detector's own.
     """
 
     maps: MapFormat = "tiff"
     overlays: bool = True
     grey_range: str = "file"
+    dicom: tuple[Kind, ...] = ()
+    region: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Plan:
         count: Number of images.
         maps: Format of the raw maps.
         overlays: Whether heatmaps are drawn.
+        dicom: Which DICOM objects are written, and the value that bounds their regions.
     """
 
     madclip: str
@@ -56,14 +62,16 @@ class Plan:
     count: int
     maps: str
     overlays: bool
+    dicom: str = ""
 
     @classmethod
     def of(cls, images: Sequence[ImageRef], detector: str, output: Output) -> Plan:
         """The plan of a run."""
         digest = hashlib.sha256()
+        dicom = f"{','.join(output.dicom)} {output.region}" if output.dicom else ""
         for image in images:
             digest.update(json.dumps([str(image.path), image.mark, *_state(image.path)]).encode() + b"\n")
-        return cls(__version__, detector, digest.hexdigest(), len(images), output.maps, output.overlays)
+        return cls(__version__, detector, digest.hexdigest(), len(images), output.maps, output.overlays, dicom)
 
     def write(self, folder: Path) -> None:
         """Write run.json.

@@ -20,6 +20,7 @@ from madclip.files import new_file
 from madclip.heatmap import overlay
 from madclip.prediction import Row
 from madclip.progress import silent
+from madclip.report.dicom import dicom_writer
 from madclip.report.page import thumbnail_of, write_page
 from madclip.report.plan import RUN, Output, Plan, detector_fingerprint, read_plan
 from madclip.report.series import SERIES, VOLUMES, SeriesResults
@@ -42,7 +43,7 @@ JSONL, CSV, PAGE = "predictions.jsonl", "predictions.csv", "index.html"
 PARTIAL = f"{JSONL}.partial"
 """Rows of a run that is not finished."""
 FILES = (RUN, JSONL, CSV, PAGE, SERIES, PARTIAL, f"{CSV}.partial")
-FOLDERS = ("overlays", "maps", "thumbnails", VOLUMES)
+FOLDERS = ("overlays", "maps", "thumbnails", VOLUMES, "dicom")
 THUMBNAIL = 192
 """Longer side of a thumbnail, pixels."""
 _ROW = [field.name for field in fields(Row)]
@@ -92,7 +93,7 @@ def predict_folder(
     )
     with writing as made:
         left = made.left
-        whole = SeriesResults(folder, found.series)
+        whole = SeriesResults(folder, found.series, dicom_writer(detector, known, folder, drawn))
         for image, result in zip(left, detector.predict_iter(left), strict=True):
             made.add(image, result)
             whole.add(image, result)

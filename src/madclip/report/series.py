@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from madclip.data.ref import ImageRef
     from madclip.data.series import Series
     from madclip.prediction import Prediction
+    from madclip.report.dicom import DicomWriter
 
 SERIES, VOLUMES = "series.jsonl", "volumes"
 
@@ -33,12 +34,13 @@ class SeriesResults:
     Args:
         folder: Where predictions go.
         series: All series of the run, whose images come one after the other.
+        dicom: Writes the DICOM objects of a series; None writes none.
     """
 
-    def __init__(self, folder: Path, series: Sequence[Series]) -> None:
-        self.folder, self.series = folder, series
+    def __init__(self, folder: Path, series: Sequence[Series], dicom: DicomWriter | None = None) -> None:
+        self.folder, self.series, self.dicom = folder, series, dicom
         self._of = {image: number for number, one in enumerate(series) for image in one.images}
-        self._maps: list[npt.NDArray[np.float32] | None] = []
+        self._found: list[Prediction | DataError] = []
 
     def add(self, image: ImageRef, result: Prediction | DataError) -> None:
         """Takes the map of the next image; nothing is done where it belongs to no series."""
@@ -47,11 +49,11 @@ class SeriesResults:
             return
         one = self.series[number]
         if image == one.images[0]:
-            self._maps = []
-        self._maps.append(None if isinstance(result, DataError) else result.anomaly_map)
+            self._found = []
+        self._found.append(result)
         if image == one.images[-1]:
             self._write(number, one)
-            self._maps = []
+            self._found = []
 
     def write_table(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes a row for each series from the rows of its images, in the order of the run."""
@@ -65,21 +67,29 @@ class SeriesResults:
             if number is not None:
                 said.setdefault(number, []).append(row)
         lines = [
-            json.dumps(series_row(one, said[number]) | {"map": self._names(number)}, ensure_ascii=False)
+            json.dumps(series_row(one, said[number]) | self._written(number), ensure_ascii=False)
             for number, one in enumerate(self.series)
         ]
         write_whole(self.folder / SERIES, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
 
-    def _names(self, number: int) -> list[str]:
-        return sorted(f"{VOLUMES}/{path.name}" for path in (self.folder / VOLUMES).glob(f"{number:03d}*.nii.gz"))
+    def _written(self, number: int) -> dict[str, list[str]]:
+        maps = sorted(f"{VOLUMES}/{path.name}" for path in (self.folder / VOLUMES).glob(f"{number:03d}*.nii.gz"))
+        return {"map": maps, "dicom": self.dicom.names(number) if self.dicom else []}
 
     def _write(self, number: int, one: Series) -> None:
         """The heat map of a series: one file, or one for each evenly spaced stretch of slices."""
-        shape = next((found.shape for found in self._maps if found is not None), None)
-        if shape is None or not (one.places or is_nifti(one.images[0].path)):
-            return  # no slice could be read, or nobody knows where they lie
+        found = [None if isinstance(one, DataError) else one.anomaly_map for one in self._found]
+        shape = next((heat.shape for heat in found if heat is not None), None)
+        if shape is None:
+            return  # no slice could be read
+        maps = np.stack([np.zeros(shape, np.float32) if heat is None else heat for heat in found])
+        if self.dicom and one.study:
+            self.dicom.write(number, one, maps, self._found)
+        if len(maps) > 1 and (one.places or is_nifti(one.images[0].path)):
+            self._write_volume(number, one, maps)
+
+    def _write_volume(self, number: int, one: Series, maps: npt.NDArray[np.float32]) -> None:
         (self.folder / VOLUMES).mkdir(exist_ok=True)
-        maps = np.stack([np.zeros(shape, np.float32) if found is None else found for found in self._maps])
         if one.places is None:
             volume = open_volume(one.images[0].path)
             restored = volume.restored(PLANES.index(one.images[0].axis or "axial"), maps)

@@ -1,0 +1,160 @@
+"""DICOM objects of a run of predictions: for each series what was asked for, in files that are numbered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from madclip import __version__
+from madclip.clinical.objects import (
+    Finding,
+    Origin,
+    fractional,
+    header_for,
+    parametric_map,
+    picture,
+    report,
+    segmentation,
+)
+from madclip.data.readers import read_image
+from madclip.data.readers.dicom import read_header
+from madclip.errors import DataError, RecipeError
+from madclip.files import new_file
+from madclip.heatmap import overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from pydicom.dataset import Dataset
+
+    from madclip.data.series import Series
+    from madclip.detector import MadCLIP
+    from madclip.prediction import Prediction
+    from madclip.report.plan import Output
+
+FOLDER = "dicom"
+Kind = Literal["seg", "map", "picture", "report"]
+KINDS: tuple[Kind, ...] = ("seg", "map", "picture", "report")
+
+
+def parse_kinds(text: str) -> tuple[Kind, ...]:
+    """Kinds of objects as typed: `seg`, or several with commas between them; an empty text is none.
+
+    Raises:
+        RecipeError: A kind is unknown.
+    """
+    asked = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [part for part in asked if part not in KINDS]
+    if unknown:
+        raise RecipeError(f"--dicom {unknown[0]!r}: choose among {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in asked)
+
+
+@dataclass(frozen=True)
+class DicomWriter:
+    """Writes the objects of one series after the other.
+
+    Attributes:
+        folder: Where predictions go.
+        kinds: What is written of each series.
+        origin: What makes the results.
+        grey_range: How images are shown below an overlay.
+    """
+
+    folder: Path
+    kinds: tuple[Kind, ...]
+    origin: Origin
+    grey_range: str = "file"
+
+    def write(
+        self, number: int, series: Series, maps: npt.NDArray[np.float32], found: Sequence[Prediction | DataError]
+    ) -> None:
+        """Writes what can be said of a series; an object that it cannot have is left out.
+
+        Args:
+            number: Of the series in the run.
+            series: A DICOM series.
+            maps: [N, H, W], one for each of its images.
+            found: What was predicted of each.
+        """
+        headers = {image.path: header_for(read_header(image.path)) for image in series.images}
+        sources = [*headers.values()]
+        scored = [(one.score, place) for place, one in enumerate(found) if not isinstance(one, DataError)]
+        if not scored:
+            return
+        worst = max(scored)[1]
+        (self.folder / FOLDER).mkdir(exist_ok=True)
+        for kind in self.kinds:
+            try:
+                made = self._made(kind, series, sources, maps, found, worst)
+            except DataError:  # the row of the series says which objects there are
+                continue
+            with new_file(self.folder / FOLDER / f"{number:03d}_{kind}.dcm") as partial:
+                made.save_as(partial, enforce_file_format=True)
+
+    def _made(
+        self,
+        kind: Kind,
+        series: Series,
+        sources: Sequence[Dataset],
+        maps: npt.NDArray[np.float32],
+        found: Sequence[Prediction | DataError],
+        worst: int,
+    ) -> Dataset:
+        if kind == "seg" and series.places is None and len(maps) == 1:
+            return fractional(sources[0], maps[0], self.origin)
+        if kind == "seg":
+            return segmentation(sources, maps >= self.origin.threshold, self.origin)
+        if kind == "map":
+            return parametric_map(sources, maps, self.origin)
+        source = sources[worst if len(sources) == len(maps) else 0]
+        if kind == "picture":
+            pixels = read_image(series.images[worst], self.grey_range).pixels
+            return picture(source, np.asarray(overlay(pixels, maps[worst])), self.origin)
+        return report(sources, _finding(found, worst), self.origin)
+
+    def names(self, number: int) -> list[str]:
+        """The objects that there are of a series, below the folder of the predictions."""
+        return sorted(f"{FOLDER}/{path.name}" for path in (self.folder / FOLDER).glob(f"{number:03d}_*.dcm"))
+
+
+def dicom_writer(detector: MadCLIP, known: str, folder: Path, output: Output) -> DicomWriter | None:
+    """What writes the DICOM objects that are asked for, or None where none are.
+
+    Args:
+        detector: Whose pixel threshold bounds the regions, where `output` names none.
+        known: The detector's fingerprint.
+        folder: Where predictions go.
+        output: What is written.
+
+    Raises:
+        DataError: Nothing says where a region ends.
+    """
+    if not output.dicom:
+        return None
+    own = detector.calibration.pixel_threshold if detector.calibration else None
+    region = own if output.region is None else output.region
+    if region is None:
+        raise DataError(
+            "the detector has no threshold for pixels (no masks, or not calibrated), which a DICOM segmentation needs; "
+            "name one: --region 0.5"
+        )
+    return DicomWriter(folder, output.dicom, Origin(known, __version__, region, detector.objective), output.grey_range)
+
+
+def _finding(found: Sequence[Prediction | DataError], worst: int) -> Finding:
+    one = found[worst]
+    assert not isinstance(one, DataError)  # noqa: S101  (the highest score is of an image that has one)
+    if len(found) == 1:
+        note = one.note or "The verdict is at the error rates that the detector's calibration can promise."
+        return Finding(one.score, one.threshold, one.verdict, note)
+    return Finding(
+        one.score,
+        None,
+        None,
+        f"The highest score of {len(found)} images, that of image {worst + 1}; there is no threshold for whole series.",
+    )
