@@ -81,7 +81,9 @@ def test_no_patient_data_leaves_the_scans(tmp_path, madclip, small, monkeypatch)
         assert CANARY not in result.out + result.err
     # The paths as they were typed stand in the tables that were asked for, and nowhere else.
     words = [CANARY.encode(), b"19700101"]
-    assert places_of(out, words) == {"predictions/predictions.jsonl", "predictions/predictions.csv"}
+    assert places_of(out, words) == {
+        f"predictions/{name}" for name in ("predictions.jsonl", "predictions.csv", "series.jsonl")
+    }
 
 
 def test_a_volume_becomes_slices_and_a_heat_map_on_it(tmp_path, madclip, small):

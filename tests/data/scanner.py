@@ -6,6 +6,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 STUDY = generate_uid(entropy_srcs=["madclip tests, study"])
+FRAME = generate_uid(entropy_srcs=["madclip tests, frame of reference"])
 SERIES = generate_uid(entropy_srcs=["madclip tests, series"])
 
 
@@ -54,7 +55,7 @@ def slices(folder, heights, values=None, *, tilt=0.0, names=None, **header):
             ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
             PixelSpacing=[2.0, 1.0],
             InstanceNumber=number + 1,
-            FrameOfReferenceUID=STUDY,
+            FrameOfReferenceUID=FRAME,
             **header,
         )
         name = f"{number:03d}.dcm" if names is None else names[number]

@@ -53,7 +53,7 @@ def calibration():
 
 ROW_KEYS = {
     *("name", "patient", "label", "score", "probability", "p_value", "verdict", "familiar"),
-    *("dice", "surface_dice", "false_area", "threshold", "decision", "note", "frame"),
+    *("dice", "surface_dice", "false_area", "threshold", "decision", "note", "frame", "axis", "scanner"),
 }
 ISSUE_KEYS = {
     *("image_auroc", "image_auroc_ci", "image_ap", "pixel_auroc", "pixel_auroc_bound", "pixel_ap", "aupro", "dice"),

@@ -17,7 +17,7 @@ import numpy as np
 from madclip.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
     from pydicom.dataset import Dataset
@@ -42,7 +42,7 @@ class Origin:
 
     Attributes:
         detector: SHA-256 of all that the detector's predictions depend on.
-        version: Of this package.
+        version: The version of this package.
         threshold: The value of a map from which a pixel belongs to the region.
         objective: What the detector was fitted for, as shown to people.
     """
@@ -91,8 +91,8 @@ def fractional(source: Dataset, heat: npt.NDArray[np.float32], origin: Origin) -
     """The heat map [H, W] of a plain radiograph as a fractional DICOM SEG, which needs no position in the patient."""
     values = np.clip(np.asarray(heat, np.float32), 0, 1)[None]
     found = _segmented([source], values, origin, "FRACTIONAL")
-    if source.get("PatientOrientation"):
-        found.PatientOrientation = source.PatientOrientation
+    if "FrameOfReferenceUID" not in found:  # then this says how the picture lies, if only that nobody knows
+        found.PatientOrientation = source.get("PatientOrientation")
     return _described(found, [source], "anomaly map")
 
 
@@ -114,7 +114,8 @@ def parametric_map(sources: Sequence[Dataset], maps: npt.NDArray[np.float32], or
         intercept=0.0,
         quantity_definition=_concept(highdicom, "score", "Anomaly score"),
     )
-    found = highdicom.pm.ParametricMap(
+    found = _built(
+        highdicom.pm.ParametricMap,
         sources,
         values,
         contains_recognizable_visual_features=False,
@@ -130,7 +131,8 @@ def picture(source: Dataset, overlay: npt.NDArray[np.uint8], origin: Origin) -> 
     """A picture [H, W, 3] of a heat map over its image as a Secondary Capture."""
     highdicom = _highdicom()
     common = _common("picture", [source], origin, overlay)
-    found = highdicom.sc.SCImage.from_ref_dataset(
+    found = _built(
+        highdicom.sc.SCImage.from_ref_dataset,
         source,
         overlay,
         "RGB",
@@ -195,14 +197,25 @@ def report(sources: Sequence[Dataset], finding: Finding, origin: Origin) -> Data
     return _described(sr.ComprehensiveSR(evidence=sources, content=content[0], **common), sources, "anomaly report")
 
 
-def header_for(source: Dataset) -> Dataset:
-    """A source's header with what may be empty but must be there: patient and study are those of the source."""
-    found = copy(source)
-    for name in _MAY_BE_EMPTY:
-        if name not in found:
-            setattr(found, name, "")
-    if "DeidentificationMethod" in found and not found.DeidentificationMethod:
-        found.DeidentificationMethod = "not stated"  # may not be empty
+def headers_for(sources: Sequence[Dataset]) -> list[Dataset]:
+    """Headers of sources with what highdicom asks for: attributes that may be empty, and the slices' thickness.
+
+    A thickness that is missing is the usual distance between the slices.
+    """
+    from pydicom.valuerep import DSfloat
+
+    found = [copy(source) for source in sources]
+    for one in found:
+        for name in _MAY_BE_EMPTY:
+            if name not in one:
+                setattr(one, name, "")
+        if "DeidentificationMethod" in one and not one.DeidentificationMethod:
+            one.DeidentificationMethod = "not stated"  # may not be empty
+    corners = np.array([one.ImagePositionPatient for one in found if one.get("ImagePositionPatient")], np.float64)
+    gaps = np.linalg.norm(np.diff(corners, axis=0), axis=1) if len(corners) > 1 else np.ones(1)
+    for one in found:
+        if one.get("ImagePositionPatient") and not one.get("SliceThickness"):
+            one.SliceThickness = DSfloat(float(np.median(gaps)) or 1.0, auto_format=True)
     return found
 
 
@@ -250,7 +263,8 @@ def _segmented(sources: Sequence[Dataset], values: npt.NDArray[Any], origin: Ori
         tracking_uid=derived_uid("segment", sources, origin),
         tracking_id="anomaly",
     )
-    return highdicom.seg.Segmentation(
+    return _built(
+        highdicom.seg.Segmentation,
         list(sources),
         values,
         kind,
@@ -283,6 +297,14 @@ def _check_places(sources: Sequence[Dataset]) -> None:
     first = sources[0]
     if not (first.get("FrameOfReferenceUID") and (first.get("ImagePositionPatient") or first.get("NumberOfFrames"))):
         raise DataError("the images do not say where they lie in the patient (no frame of reference, or no position)")
+
+
+def _built(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What highdicom makes, or one line where the sources lack what it needs; its own words may quote them."""
+    try:
+        return make(*arguments, **options)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the images' headers lack what such an object needs ({type(error).__name__})") from None
 
 
 def _described(found: Any, sources: Sequence[Dataset], what: str) -> Dataset:

@@ -12,7 +12,7 @@ from madclip.clinical.objects import (
     Finding,
     Origin,
     fractional,
-    header_for,
+    headers_for,
     parametric_map,
     picture,
     report,
@@ -76,13 +76,12 @@ class DicomWriter:
         """Writes what can be said of a series; an object that it cannot have is left out.
 
         Args:
-            number: Of the series in the run.
+            number: The place of the series in the run.
             series: A DICOM series.
             maps: [N, H, W], one for each of its images.
             found: What was predicted of each.
         """
-        headers = {image.path: header_for(read_header(image.path)) for image in series.images}
-        sources = [*headers.values()]
+        sources = headers_for([read_header(path) for path in dict.fromkeys(image.path for image in series.images)])
         scored = [(one.score, place) for place, one in enumerate(found) if not isinstance(one, DataError)]
         if not scored:
             return

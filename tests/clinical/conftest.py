@@ -1,0 +1,88 @@
+"""Tools of the field that tests ask for a second opinion, and a real archive on the loopback."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+REQUIRED = os.environ.get("MADCLIP_REQUIRE", "").split(",")
+"""Tools without which a test fails and is not skipped: `.ci/run` names those that it has installed."""
+
+
+def tool(name, *places):
+    """The path of a program; without it the test is skipped, or fails where the program is required."""
+    found = shutil.which(name) or next((place for place in places if Path(place).is_file()), None)
+    if found is None:
+        (pytest.fail if name.lower() in REQUIRED else pytest.skip)(f"{name} is not installed")
+    return found
+
+
+@pytest.fixture
+def dciodvfy():
+    """Lets a DICOM object be checked by dciodvfy: the errors that it finds."""
+    program = tool("dciodvfy")
+
+    def errors(path):
+        said = subprocess.run([program, path], capture_output=True, text=True, check=False, timeout=120)
+        return [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+
+    return errors
+
+
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory):
+    """The address of a real archive with DICOMweb."""
+    program = tool("Orthanc", "/usr/sbin/Orthanc")
+    plugin = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+    if not plugin.is_file():
+        (pytest.fail if "orthanc" in REQUIRED else pytest.skip)("Orthanc has no DICOMweb plug-in")
+    folder = tmp_path_factory.mktemp("orthanc")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "StorageDirectory": str(folder),
+        "IndexDirectory": str(folder),
+        "Plugins": [str(plugin)],
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "HttpPort": port,
+        "DicomServerEnabled": False,
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/system", timeout=2).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/dicom-web"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def madclip_run(monkeypatch):
+    """Runs the command line in this process; gives the exit code."""
+    from madclip import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["madclip", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0
+
+    return run
