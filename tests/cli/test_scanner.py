@@ -3,10 +3,16 @@
 import gzip
 import json
 import os
+import signal
+import socket
+import time
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import CTImageStorage
+from pynetdicom import AE
 
 from data.scanner import dicom, save, slices
 from data.test_nifti import nifti
@@ -198,3 +204,34 @@ def test_a_detector_keeps_its_axis(tmp_path, madclip, small, axis):
     rows = json.loads(result.out)["predictions"]
     assert {row["axis"] for row in rows} == {"coronal" if axis == "coronal" else None}
     assert len(rows) == (9 if axis == "coronal" else 40)
+
+
+def test_a_service_predicts_what_arrives(tmp_path, start, small_detector):
+    """A process that takes a study by C-STORE, and whose results are valid DICOM."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = slices(tmp_path / "study", [0.0, 4.0, 8.0], [scan(n, n == 2) for n in range(3)], BitsStored=12)
+    out = tmp_path / "spool"
+    command = ["listen", small_detector, "--port", port, "--from", "SCANNER", "--out", out, "--quiet", "0.5"]
+    process = start("-c", "from madclip.cli import main; main()", *command, "--region", "0.01")
+    entity = AE(ae_title="SCANNER")
+    entity.add_requested_context(CTImageStorage)
+    deadline = time.monotonic() + 240
+    while not (association := entity.associate("127.0.0.1", port, ae_title="MADCLIP")).is_established:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert [association.send_c_store(pydicom.dcmread(path)).Status for path in paths] == [0, 0, 0]
+    association.release()
+    while not (out / "handled.jsonl").is_file():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (results,) = (out / "results").iterdir()
+    assert sorted(path.name for path in (results / "dicom").iterdir()) == ["000_report.dcm", "000_seg.dcm"]
+    assert "3 instances predicted, 2 objects to send" in said
+    assert list((out / "incoming").iterdir()) == list((out / "working").iterdir()) == []

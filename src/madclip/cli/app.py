@@ -15,6 +15,7 @@ from madclip.cli.console import note
 from madclip.cli.data import data_app
 from madclip.cli.demo import demo, phantoms
 from madclip.cli.fit import fit, refit, repeat
+from madclip.cli.listen import listen
 from madclip.cli.models import backbones, cache, export, import_released
 from madclip.cli.predict import evaluate, predict
 from madclip.errors import MadCLIPError, MadCLIPWarning
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, repeat, export]
+_COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, repeat, export, listen]
 _COMMANDS += [import_released, backbones, cache, phantoms, demo]
 for command in _COMMANDS:
     app.command()(command)

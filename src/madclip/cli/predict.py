@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,12 +28,20 @@ from madclip.cli.options import (
     said_of_data,
 )
 from madclip.cli.outputs import check_page
+from madclip.files import new_folder
+
+if TYPE_CHECKING:
+    from madclip.progress import Progress
 
 
 def predict(
     detector: Detector,
     inputs: Annotated[
-        list[str], typer.Argument(help="The images: files, folders, or quoted patterns such as 'scans/*.png'.")
+        list[str],
+        typer.Argument(
+            help="The images: files, folders, quoted patterns such as 'scans/*.png', or a study of an archive, "
+            "dicomweb+https://HOST/dicom-web/studies/UID."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder that tables, overlays and maps are written to.")],
     maps: Annotated[
@@ -67,7 +76,8 @@ def predict(
     """Score images and draw a heatmap of each.
 
     What is found goes into tables, predictions.jsonl and predictions.csv, and onto a page to look at, index.html, with
-    overlays/ and maps/ beside them. A run that was stopped goes on with the same command.
+    overlays/ and maps/ beside them. A run that was stopped goes on with the same command. A study of an archive is
+    fetched into a folder beside the predictions.
     """
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
@@ -77,7 +87,9 @@ def predict(
     from madclip.report.predictions import predict_folder
 
     model = MadCLIP.load(detector, backbone=backbone, device=device)
-    found = expand_inputs(inputs, axis or model.recipe.axis)
+    with shown_progress() as progress:
+        local = [_fetched(one, out, progress) for one in inputs]
+    found = expand_inputs(local, axis or model.recipe.axis)
     computed = use_engine(model, detector, engine)
     for said in filter(None, (found.said(), model.provenance.uncalibrated)):
         note(said)
@@ -112,6 +124,20 @@ def predict(
     print_facts(as_json, facts, "\n".join(lines))
     if failed:
         raise typer.Exit(2)
+
+
+def _fetched(named: str, out: Path, progress: Progress) -> str:
+    """An input as it was named, or the folder beside the predictions that a study of an archive was fetched into."""
+    from madclip.clinical.dicomweb import SCHEME, Address, fetch
+
+    if not named.startswith(SCHEME):
+        return named
+    address = Address.parse(named)
+    folder = out.with_name(f"{out.name}.study-{sha256(named.encode()).hexdigest()[:12]}")
+    if not folder.is_dir():
+        with new_folder(folder) as partial:
+            fetch(address, partial, progress)
+    return str(folder)
 
 
 def evaluate(
