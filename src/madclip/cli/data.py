@@ -13,6 +13,7 @@ from madclip.cli.options import (
     AbnormalNames,
     Changes,
     Data,
+    GreyRange,
     Json,
     NormalNames,
     Overwrite,
@@ -90,6 +91,7 @@ def check(
     abnormal: AbnormalNames = None,
     recipe: RecipeName = "madclip",
     change: Changes = None,
+    grey_range: GreyRange = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it.
@@ -101,7 +103,7 @@ def check(
     from madclip.data.check import check_dataset
 
     entry = registered(registered_as) if registered_as else None
-    view = parse_recipe(recipe, change).view
+    view = parse_recipe(recipe, change, grey_range).view
     reading = parse_reading(patients, normal, abnormal)
     with shown_progress() as progress:
         report = check_dataset(data, reading, view=view, progress=progress)

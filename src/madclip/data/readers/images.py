@@ -33,7 +33,7 @@ class Image:
         pixels: float32 [3, H, W] in 0..1; grey images have three equal channels.
         depth: Depth of its values in the file: "8-bit", "12-bit", "signed 16-bit", "float", ...
         note: A sentence where its values use so little of what their depth can hold that a range should be named for
-            them; None where there is nothing to say.
+            them, or have no extent in the range that was; None where there is nothing to say.
         spacing: Millimetres between rows and between columns; None where the format does not carry them (the dots per
             inch of PNG, JPEG and TIFF say nothing about the patient).
     """
@@ -68,8 +68,8 @@ def read_image(image: ImageRef | Path | str, grey_range: str = "file") -> Image:
     ref = as_ref(image)
     stored = read_stored(ref)
     rule = parse_grey_range(grey_range)
-    pixels = to_pixels(stored, rule, str(ref))
-    return Image(pixels, stored.depth, _note(stored, rule), stored.spacing)
+    limits = _limits(stored, rule, str(ref))
+    return Image(_scaled(stored, limits), stored.depth, _note(stored, rule, limits), stored.spacing)
 
 
 def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.float32]:
@@ -78,15 +78,18 @@ def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.floa
     Raises:
         DataError: The image is too small, has NaN or infinite values, or values without a known scale.
     """
+    return _scaled(stored, _limits(stored, rule, what))
+
+
+def _scaled(stored: Stored, limits: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Pixels float32 [3, H, W], where black and white are known."""
     values = stored.values
-    if min(values.shape[:2]) < MIN_SIDE:
-        raise DataError(
-            f"{what}: {values.shape[1]} x {values.shape[0]} pixels; an image needs at least {MIN_SIDE} on each side"
-        )
-    limits = _limits(stored, rule, what)
     planes = (values[..., None] if values.ndim == 2 else values).transpose(2, 0, 1)
     pixels = np.empty((3, *values.shape[:2]), np.float32)
     low, high = limits
+    if low == high:
+        np.greater(planes, low, out=pixels, casting="unsafe")
+        return pixels
     exact = np.float32 if values.dtype.itemsize <= 2 and values.dtype.kind != "f" else np.float64
     if low == 0:
         np.divide(planes, high, out=pixels, casting="unsafe", dtype=exact)
@@ -97,12 +100,13 @@ def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.floa
 
 def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:
     values = stored.values
+    if min(values.shape[:2]) < MIN_SIDE:
+        raise DataError(
+            f"{what}: {values.shape[1]} x {values.shape[0]} pixels; an image needs at least {MIN_SIDE} on each side"
+        )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"{what}: has NaN or infinite values; replace them")
-    try:
-        limits = rule.limits(values, stored.full, stored.named)
-    except DataError as error:
-        raise DataError(f"{what}: {error}") from error
+    limits = rule.limits(values, stored.full, stored.named)
     if limits is None:
         raise DataError(f"{what}: values of type {values.dtype} have no known scale; {_REMEDY}")
     if limits == stored.full and values.dtype.kind == "f":
@@ -117,8 +121,11 @@ def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:
 _REMEDY = "name their range: --range LOW,HIGH or --range data (grey_range in Python)"
 
 
-def _note(stored: Stored, rule: GreyRange) -> str | None:
-    """What should be said of the use that the values make of their range, where no other range was named."""
+def _note(stored: Stored, rule: GreyRange, limits: tuple[float, float]) -> str | None:
+    """What should be said of the use that the values make of their range, or of a range without extent."""
+    if limits[0] == limits[1]:
+        found = "all its values are" if stored.values.max() <= limits[0] else f"at both ends of {rule} its values are"
+        return f"{found} {limits[0]:g}, which is black; whatever is greater is white"
     if stored.full is None or rule.kind not in ("file", "full") or (rule.kind == "file" and stored.named):
         return None
     low, high = stored.full
