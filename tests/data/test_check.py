@@ -170,7 +170,7 @@ def test_black_images_are_named(root):
 
 
 def test_what_is_noted_follows_from_the_grey_range(root):
-    """12 bits in 16 are dark until their range is named; a constant image is so by any, a nearly empty one by p1,p99."""
+    """12 bits in 16 are dark until their range is named; a constant image is so by any rule."""
     tifffile.imwrite(root / "valid/good/img/n0.png", np.arange(320, dtype=np.uint16).reshape(16, 20) * 12)
     write(root / "test/good/img/n1.png", np.full((20, 20), 7, np.uint8))
     speck = np.zeros((30, 30), np.uint8)

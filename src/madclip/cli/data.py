@@ -170,4 +170,6 @@ def manifest(
     unknown = sorted({*labels} - {"normal", "abnormal"})
     if unknown:
         text += "\nlabels that are not normal or abnormal have to be corrected, or named with --normal and --abnormal"
+    if "" in unknown:
+        text += "\nfill in what is without a label: only you know whether it is normal, as of benign/ beside normal/"
     print_facts(as_json, {"manifest": str(target), "labels": labels}, text)

@@ -39,7 +39,7 @@ class Reading:
             (`madclip.data.patients` has the rule). `none`: they are unknown. `folder`: the first folder below the class
             folder. Otherwise a regular expression, searched in the path below the class folder without its suffix,
             whose first group (or `patient` group) is the patient; a name that does not match has no patient.
-        normal: Class folders (of a manifest: labels) whose images are normal.
+        normal: Class folders (of a manifest: labels) whose images are normal; a slash at the end does not count.
         abnormal: Those whose images are abnormal. Where both are given, other folders are left out.
 
     Raises:
@@ -53,7 +53,8 @@ class Reading:
     def __post_init__(self) -> None:
         for side in ("normal", "abnormal"):
             names = getattr(self, side)
-            object.__setattr__(self, side, (names,) if isinstance(names, str) else tuple(names))
+            names = (names,) if isinstance(names, str) else tuple(names)
+            object.__setattr__(self, side, tuple(name.rstrip("/\\") or name for name in names))
         both = {name.casefold() for name in self.normal} & {name.casefold() for name in self.abnormal}
         if both:
             raise RecipeError(f"{min(both)!r} cannot be both normal and abnormal")
