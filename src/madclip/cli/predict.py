@@ -14,6 +14,7 @@ from madclip.cli.options import (
     Detector,
     Device,
     Engine,
+    Force,
     Json,
     NormalNames,
     Overwrite,
@@ -110,6 +111,7 @@ def evaluate(
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
     same_patient: SamePatient = False,
+    force: Force = False,
     objective: Annotated[
         str | None, typer.Option(help="What the images show; warns if the detector was fitted for something else.")
     ] = None,
@@ -127,7 +129,7 @@ def evaluate(
 
     if report is not None:
         check_page(report, overwrite=overwrite)
-    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=True)
+    dataset = read_dataset(data, parse_reading(patients, normal, abnormal), force=force, stop=False)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = use_engine(model, detector, engine)
     with shown_progress() as progress:
