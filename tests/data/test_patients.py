@@ -93,7 +93,7 @@ def test_patients_by_a_rule(tmp_path):
                 "{}-01-2023",
             )
         ),
-        (numbered([f"covid{n}" for n in range(8)]), numbered([f"sound{n}" for n in range(8)]), "are numbered by class"),
+        (numbered([f"covid{n}" for n in range(8)]), numbered([f"normal{n}" for n in range(8)]), "do not all hold"),
         # Too few, or nearly all of a class in one.
         (numbered(["A1", "A2"], 4), numbered(["B1", "B2", "B3"], 4), "form 5 groups only"),
         (

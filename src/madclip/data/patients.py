@@ -10,7 +10,6 @@ holds, because patients that are none confound shots with the class and leave no
    patient: `T1_P03` and `T2_P03` are one.
 2. There are at least 6 patients, and fewer than images.
 3. No patient has more than half of the images of a class, unless the class has fewer than 4 images.
-4. They are not numbered by class, as `covid1`, `covid2` and `sound1`, `sound2` are.
 
 Otherwise patients are unknown, and the data set says why.
 """
@@ -160,12 +159,4 @@ def _doubt(found: Sequence[str | None], labels: Sequence[int]) -> str:
         within = Counter(group for group, of in zip(found, labels, strict=True) if of == label)
         if within.total() >= 4 and max(within.values()) > within.total() / 2:
             return f"have most {kind} images in one group"
-    words = [{_word(group) for group, of in zip(found, labels, strict=True) if of == label} for label in (0, 1)]
-    if all(len(of) == 1 and len(min(of)) > 3 for of in words) and words[0] != words[1]:
-        return "are numbered by class"
     return ""
-
-
-def _word(group: str | None) -> str:
-    """The letters that a group begins with, folded."""
-    return re.split(r"[^a-z]", (group or "").lower(), maxsplit=1)[0]
