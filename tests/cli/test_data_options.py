@@ -98,6 +98,18 @@ def test_predictions_are_not_replaced_without_a_word(madclip, small_detector, sm
     assert madclip(*arguments, "--overwrite").code == 0
 
 
+def test_repeat_marks_every_number_of_the_shots_patients(madclip, small, clinic, tmp_path):
+    named = ["--normal", "benign", "--abnormal", "malignant", "--patients", "folder", "--folds", 0, "--seeds", 1]
+    result = madclip("repeat", clinic, "--out", tmp_path / "r", "--shots", 3, *named, *small, "--same-patient")
+    assert result.code == 0, result
+    rows = [line for line in result.out.splitlines()[2:] if not line.startswith("note:")]
+    assert len(rows) > 1
+    assert all(" (optimistic)" in row for row in rows)
+    assert "note: Other images of patients and volumes that gave shots are measured too" in result.out
+    result = madclip("repeat", clinic, "--out", tmp_path / "s", "--shots", 3, *named, *small)
+    assert "optimistic" not in result.out
+
+
 def test_a_mask_folder_in_which_nothing_matches_is_left_out_by_force(madclip, small, make_images, tmp_path):
     data = make_images(tmp_path / "data", {"valid": (3, 3), "test": (2, 2)})
     for number, path in enumerate(sorted(data.glob("valid/Ungood/anomaly_mask/*"))):
