@@ -22,6 +22,7 @@ from madclip.cli.options import (
     parse_reading,
     parse_recipe,
 )
+from madclip.cli.outputs import check_file
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -163,8 +164,7 @@ def manifest(
     if not data.is_dir():
         raise DataError(f"{data}: no such folder")
     target = out or data / "manifest.csv"
-    if target.exists() and not overwrite:
-        raise DataError(f"{target}: exists; name another file with --out, or pass --overwrite")
+    check_file(target, overwrite=overwrite)
     labels = draft_manifest(data, target, parse_reading(patients, normal, abnormal))
     text = f"{target}: " + ", ".join(f"{number} {label or 'without a label'}" for label, number in labels.items())
     unknown = sorted({*labels} - {"normal", "abnormal"})
