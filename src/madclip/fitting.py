@@ -14,6 +14,7 @@ from madclip.calibration.calibration import Calibration
 from madclip.calibration.familiarity import Familiarity
 from madclip.calibration.thresholds import choose_pixel_threshold, parse_operating_point
 from madclip.data.samples import Dataset, Sample
+from madclip.data.unseen import said_of_patches
 from madclip.errors import DataError, MadCLIPWarning, RecipeError
 from madclip.head.head import Head, Readout
 from madclip.progress import Progress, silent
@@ -239,10 +240,19 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
 
 
 def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
-    """The shots; where the grey values of some look odd, that is said once, with their number."""
-    shots = read_shots(drawn.chosen, setting.recipe.view)
+    """The shots; what is odd about some, and what of them is not going to be seen, is said once with their number."""
+    view = setting.recipe.view
+    shots = read_shots(drawn.chosen, view)
+    said = [said_of_patches(view.size, setting.backbone.spec.patch_size)]
     if notes := [shot.note for shot in shots if shot.note]:
-        warnings.warn(f"{len(notes)} of {len(shots)} shots: {notes[0]}", MadCLIPWarning, stacklevel=2)
+        said.append(f"{len(notes)} of {len(shots)} shots: {notes[0]}")
+    if lost := [shot.lost for shot in shots if shot.lost]:
+        said.append(
+            f"{len(lost)} of {len(shots)} shots have lesions of which nothing is left when the mask is resized to "
+            f"{view.size} px; the first: {lost[0]}; take a greater image_size"
+        )
+    for line in filter(None, said):
+        warnings.warn(line, MadCLIPWarning, stacklevel=2)
     return shots
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from madclip.errors import DataError, RecipeError
+from madclip.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,11 @@ WINDOWS: dict[str, Limits] = {
 @dataclass(frozen=True)
 class GreyRange:
     """A rule that says which stored values become black and white; values beyond them are cut off.
+
+    An image that has no extent between the ends that `data` or `percentiles` give it (a constant one, or one of which
+    all but a few pixels are background) is no error: its least value is black and whatever is greater is white, which
+    is where a range ends up that shrinks to nothing. So a single empty slice does not stop a data set, and it looks
+    alike at every value.
 
     Attributes:
         kind: `file`: the range that the file itself names, or its full range where it names none, as ordinary images
@@ -66,15 +71,14 @@ class GreyRange:
     ) -> Limits | None:
         """Black and white of one image, or None where the rule asks for its full range and none is known.
 
+        Both are the same where an image has no extent; what is greater than them is white then.
+
         Args:
             values: The stored values, of any shape; all channels of a colour image have one range.
             full: What the file's depth can hold.
             named: The range that the file itself names.
             percentiles: The values at two percentiles, where others than `values` count: those of a whole volume, or
                 those that are no padding.
-
-        Raises:
-            DataError: The image's values have no extent between which black and white could lie.
         """
         if self.kind == "file":
             return named or full
@@ -88,13 +92,11 @@ class GreyRange:
 
         ends = (0.0, 100.0) if self.kind == "data" else (self.low, self.high)
         if percentiles is not None:
-            low, high = percentiles(*ends)
-        else:
-            low, high = (values.min(), values.max()) if self.kind == "data" else np.percentile(values, ends)
-        if not low < high:
-            raise DataError(
-                f"all values between its percentiles {ends[0]:g} and {ends[1]:g} are {low:g}: no grey range"
-            )
+            return percentiles(*ends)
+        if self.kind == "data":
+            return float(values.min()), float(values.max())
+        numbers = values.astype(np.uint8) if values.dtype.kind == "b" else values
+        low, high = np.percentile(numbers, ends)
         return float(low), float(high)
 
 

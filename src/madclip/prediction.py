@@ -61,6 +61,7 @@ class Prediction:
         familiar: Whether the image looks like anything in the shots; False warns of a wrong modality or view.
         note: What a reader must know in a sentence or two: why decision and verdict differ, why there is neither, or
             what is odd about the file's grey values.
+        grey_range: The rule by which the detector read the file's grey values, and by which it is shown.
     """
 
     score: float
@@ -74,6 +75,7 @@ class Prediction:
     verdict: Verdict | None = None
     familiar: bool = True
     note: str = ""
+    grey_range: str = "file"
 
     def _said(self) -> tuple[tuple[str, Any], ...]:
         return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "anomaly_map")
@@ -120,7 +122,7 @@ class Prediction:
 
     def _picture(self) -> npt.NDArray[np.uint8]:
         try:
-            pixels = None if self.source is None else read_image(self.source).pixels
+            pixels = None if self.source is None else read_image(self.source, self.grey_range).pixels
         except DataError:
             pixels = None  # the file has gone since
         if pixels is not None and pixels.shape[1:] != self.anomaly_map.shape:
@@ -274,7 +276,8 @@ def predict_each(
                 continue
             source = as_ref(item) if isinstance(item, (str, Path, ImageRef)) else None
             final = restore_map(one, found[1], view) if native else one.numpy()
-            yield Prediction(float(value), final, found[1], source, familiar=bool(familiar), note=found[2])
+            plain = Prediction(float(value), final, found[1], source, grey_range=view.grey_range)
+            yield replace(plain, familiar=bool(familiar), note=found[2])
 
 
 def score_batch(

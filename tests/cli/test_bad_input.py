@@ -488,3 +488,11 @@ def test_a_full_disk_while_saving(madclip, small, data, tmp_path, monkeypatch):
     result = madclip("fit", data, "--out", out, "--shots", 2, "--folds", 0, *small)
     result.one_line(out, "No space left")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "data"]
+
+
+@pytest.mark.parametrize("arguments", [["--clear"], [], ["--limit", "5GB"]])
+def test_a_cache_that_is_no_folder(madclip, monkeypatch, tmp_path, arguments):
+    (tmp_path / "tokens").write_text("a file")
+    monkeypatch.setenv("MADCLIP_CACHE", str(tmp_path / "tokens"))
+    madclip("cache", *arguments).one_line(f"{tmp_path}/tokens: the token cache cannot be", "set MADCLIP_CACHE")
+    assert (tmp_path / "tokens").read_text() == "a file"

@@ -85,3 +85,19 @@ def test_check_finds_lesions_that_the_recipe_loses(madclip, tmp_path):
     small = madclip("data", "check", tmp_path, "--set", "image_size=14")
     resized = np.asarray(Image.fromarray(mask > 0).resize((14, 14), Image.Resampling.NEAREST))
     assert ("a 2 px lesion in 64 px is gone" in small.out) is not bool(resized.any())
+
+
+def test_check_reads_by_the_range_that_a_fit_would_use(madclip, root):
+    """What `check` says of a float image in 0..100 is what `fit` meets: unreadable without a range, fine with one."""
+    named = ["--normal", "healthy", "--abnormal", "sick"]
+    for kind in ("healthy", "sick"):
+        for number in range(3):
+            path = root / "floats" / kind / f"{kind}{number}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.random.default_rng(number + len(kind)).uniform(0, 100, (16, 16)))
+    result = madclip("data", "check", root / "floats", *named)
+    assert result.code == 2
+    assert "float values from" in result.out
+    result = madclip("data", "check", root / "floats", *named, "--range", "0,100", "--json")
+    assert (result.code, json.loads(result.out)["problems"]) == (0, [])
+    assert madclip("data", "check", root / "floats", *named, "--range", "9,1").code == 2

@@ -96,3 +96,59 @@ def test_predictions_are_not_replaced_without_a_word(madclip, small_detector, sm
     assert "--overwrite" in result.err
     assert {path: path.read_bytes() for path in (tmp_path / "p").rglob("*") if path.is_file()} == before
     assert madclip(*arguments, "--overwrite").code == 0
+
+
+def test_repeat_marks_every_number_of_the_shots_patients(madclip, small, clinic, tmp_path):
+    named = ["--normal", "benign", "--abnormal", "malignant", "--patients", "folder", "--folds", 0, "--seeds", 1]
+    result = madclip("repeat", clinic, "--out", tmp_path / "r", "--shots", 3, *named, *small, "--same-patient")
+    assert result.code == 0, result
+    rows = [line for line in result.out.splitlines()[2:] if not line.startswith("note:")]
+    assert len(rows) > 1
+    assert all(" (optimistic)" in row for row in rows)
+    assert "note: Other images of patients and volumes that gave shots are measured too" in result.out
+    result = madclip("repeat", clinic, "--out", tmp_path / "s", "--shots", 3, *named, *small)
+    assert "optimistic" not in result.out
+
+
+def test_a_mask_folder_in_which_nothing_matches_is_left_out_by_force(madclip, small, make_images, tmp_path):
+    data = make_images(tmp_path / "data", {"valid": (3, 3), "test": (2, 2)})
+    for number, path in enumerate(sorted(data.glob("valid/Ungood/anomaly_mask/*"))):
+        path.rename(path.with_name(f"lesion{number}.png"))
+    arguments = ["fit", data, "--out", tmp_path / "d", "--shots", 2, "--folds", 0, *small]
+    madclip(*arguments).one_line("anomaly_mask: no mask in it has the name of an image")
+    result = madclip(*arguments, "--force", "--json")
+    assert (result.code, json.loads(result.out).get("masks", 0)) == (0, 0)
+    assert "mask folders in which no mask has the name of an image (1); these masks are left out" in result.err
+    result = madclip("evaluate", tmp_path / "d", data, "--force", "--json")
+    assert (result.code, json.loads(result.out)["n_abnormal"]) == (0, 2)
+    madclip("evaluate", tmp_path / "d", data).one_line("no mask in it has the name of an image")
+    assert "these masks are left out" in result.err
+    for path in data.glob("*/good"):
+        shutil.rmtree(path)
+    madclip(*arguments, "--force", "--overwrite").one_line("no normal images")
+
+
+def test_what_is_not_seen_of_the_shots_is_said(madclip, small, make_images, tmp_path):
+    """A lesion of 1 px between the pixels that 68 of 640 keep, and 4 px beyond the last of the 16 px patches."""
+    data = make_images(tmp_path / "data", {"valid": (2, 3), "test": (2, 2)})
+    names = sorted(path.name for path in data.glob("valid/Ungood/img/*"))
+    specks = np.zeros((2, 640, 640), np.uint8)
+    specks[0, 100, 100] = specks[1, 100, 100] = specks[1, 300:400, 300:400] = 255
+    for name, mask in zip(names[:2], specks, strict=True):
+        for folder, values in (("img", specks[1] // 2), ("anomaly_mask", mask)):
+            Image.fromarray(values).save(data / "valid" / "Ungood" / folder / name)
+    kept = Image.fromarray(specks[0]).resize((68, 68), Image.Resampling.NEAREST)
+    assert kept.getextrema() == (0, 0), "Pillow loses it as well"
+    arguments = [data, "--shots", "2,3", "--folds", 0, *small, "--set", "image_size=68"]
+    result = madclip("fit", *arguments, "--out", tmp_path / "d")
+    assert result.code == 0, result
+    assert "note: image_size 68 is no multiple of the patch of 16 px: 4 px at the right and at the bottom" in result.err
+    assert (
+        "note: 2 of 5 shots have lesions of which nothing is left when the mask is resized to 68 px; the first: a 1 px"
+        in (result.err)
+    )
+    again = madclip("refit", tmp_path / "d", data, "--out", tmp_path / "e")
+    assert "note: 2 of 5 shots have lesions" in again.err
+    checked = json.loads(madclip("data", "check", data, "--set", "image_size=68", "--json").out)
+    (lost,) = [problem for problem in checked["problems"] if problem["kind"] == "lost_lesion"]
+    assert len(lost["files"]) == 2

@@ -1,5 +1,6 @@
 """What is there already is not replaced without a word."""
 
+import json
 import shutil
 
 import pytest
@@ -86,3 +87,16 @@ def test_repeat_does_not_write_into_a_folder_of_something_else(madclip, small, m
     before = contents(data)
     madclip("repeat", data, "--out", data, "--seeds", 1, "--shots", 2, *small).one_line(data, "another folder")
     assert contents(data) == before
+
+
+def test_bench_does_not_replace_what_is_there(madclip, small_data, tmp_path):
+    out, folder = tmp_path / "speed.json", tmp_path / "documents"
+    out.write_text("mine")
+    folder.mkdir()
+    (folder / "results.csv").write_text("mine")
+    madclip("bench", "speed", "--only", "import", "--out", out).one_line("speed.json: exists", "--overwrite")
+    madclip("benchmark", "speed", "--out", folder).one_line("documents: is there already and is no file")
+    madclip("bench", "real", "--data", small_data.parent, "--out", folder).one_line("no runs of `madclip bench`")
+    assert (out.read_text(), (folder / "results.csv").read_text()) == ("mine", "mine")
+    assert madclip("bench", "speed", "--only", "import", "--out", out, "--overwrite").code == 0
+    assert [row["name"] for row in json.loads(out.read_text())["rows"]] == ["import"]

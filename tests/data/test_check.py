@@ -9,7 +9,7 @@ from PIL import Image as Picture
 
 from madclip.data import Reading, check_dataset, errors_of, load_dataset
 from madclip.errors import DataError
-from madclip.recipe import View
+from madclip.recipe import Recipe, View
 
 
 def write(path, values=None):
@@ -167,6 +167,25 @@ def test_black_images_are_named(root):
     found = problems(root)
     assert set(found) == {"constant"}
     assert found["constant"].files == ("test/good/img/n1.png", "valid/good/img/n0.png")
+
+
+def test_what_is_noted_follows_from_the_grey_range(root):
+    """12 bits in 16 are dark until their range is named; a constant image is so by any rule."""
+    tifffile.imwrite(root / "valid/good/img/n0.png", np.arange(320, dtype=np.uint16).reshape(16, 20) * 12)
+    write(root / "test/good/img/n1.png", np.full((20, 20), 7, np.uint8))
+    speck = np.zeros((30, 30), np.uint8)
+    speck[4, 4:8] = 200
+    write(root / "test/good/img/n0.png", speck)
+
+    def found(grey_range):
+        problems = check_dataset(root, view=Recipe(grey_range=grey_range).view).problems
+        return {problem.kind: (problem.severity, problem.files) for problem in problems}
+
+    dark, flat, empty = ("valid/good/img/n0.png",), ("test/good/img/n1.png",), ("test/good/img/n0.png",)
+    assert found("file") == {"dark": ("warning", dark), "constant": ("warning", flat)}
+    assert found("0,4095") == {"constant": ("warning", flat)}
+    assert found("data") == {"constant": ("warning", flat)}
+    assert found("p1,p99") == {"no_range": ("warning", empty), "constant": ("warning", flat)}
 
 
 def test_masks_of_which_nothing_matches_are_an_error(root):

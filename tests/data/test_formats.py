@@ -80,6 +80,51 @@ def test_jpeg_2000(tmp_path, container, kind, bits):
     )
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("kind", ["grey", "rgb", "rgba"])
+@pytest.mark.parametrize("container", ["jp2", "j2k"])
+def test_jpeg_2000_of_few_bits(tmp_path, container, kind, bits):
+    """The greatest value of the stated depth is white: 15 of 4 bits is 1, not the 240 / 255 of a shift to 8 bits."""
+    grey = np.resize(np.arange(2**bits, dtype=np.uint8), (16, 20))
+    values = {"grey": grey, "rgb": np.dstack([grey, grey[::-1], grey.T.reshape(16, 20)])}.get(kind)
+    values = np.dstack([grey, grey[::-1], grey, np.full_like(grey, 2**bits - 1)]) if values is None else values
+    path = tmp_path / "a"
+    path.write_bytes(
+        imagecodecs.jpeg2k_encode(values, codecformat=container, bitspersample=bits, reversible=True, level=0)
+    )
+    image = read_image(path)
+    assert (image.depth, image.pixels.max()) == (f"{bits}-bit", 1)
+    np.testing.assert_allclose(
+        image.pixels, pixels(values if kind == "grey" else values[..., :3], 2**bits - 1), atol=1e-6
+    )
+    if kind == "grey":
+        np.testing.assert_array_equal(read_mask(path), grey > 0) if bits in (1, 2, 4) else None
+        tifffile.imwrite(path, grey, compression="jpeg2000", bitspersample=bits)
+        check(path, grey, 2**bits - 1)
+
+
+@pytest.mark.parametrize("what", ["different depths", "not RGB"])
+def test_jpeg_2000_of_few_bits_that_is_no_plain_grey_or_colour(tmp_path, what):
+    grey = np.resize(np.arange(16, dtype=np.uint8), (16, 20))
+    data = bytearray(
+        imagecodecs.jpeg2k_encode(np.dstack([grey] * 3) if what == "different depths" else grey, bitspersample=4)
+    )
+    if what == "different depths":
+        data[data.index(b"\xff\x4f\xff\x51") + 45] = 7  # the second component's depth, less 1
+    else:  # a palette of 16 colours of 8 bits (ISO/IEC 15444-1, I.5.3.4 and I.5.3.5)
+        palette = struct.pack(">HB", 16, 3) + b"\7\7\7" + bytes(range(48))
+        boxes = struct.pack(">I", 8 + len(palette)) + b"pclr" + palette
+        boxes += struct.pack(">I", 20) + b"cmap" + b"\0\0\1\0\0\0\1\1\0\0\1\2"
+        start = data.index(b"jp2h") - 4
+        (length,) = struct.unpack_from(">I", data, start)
+        data[start + length : start + length] = boxes
+        struct.pack_into(">I", data, start, length + len(boxes))
+    (tmp_path / "a.jp2").write_bytes(data)
+    for read in (read_image, read_mask):
+        with pytest.raises(DataError, match=rf"a\.jp2: .*{what}.*PNG"):
+            read(tmp_path / "a.jp2")
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float32", "float64", "float16", "bool", "int16"])
 def test_npy(tmp_path, dtype):
     path = tmp_path / "a.npy"

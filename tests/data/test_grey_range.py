@@ -4,12 +4,14 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as Picture
 
 from madclip.data import read_image
+from madclip.data.arrays import read_pixels
 from madclip.errors import DataError, RecipeError
 from madclip.grey_range import GreyRange, parse_grey_range
 from madclip.recipe import Recipe
@@ -72,10 +74,6 @@ def test_limits(values, text):
         "p0,p100": (values.min(), values.max()),
         "3,70": (3, 70),
     }[text]
-    if not expected[0] < expected[1]:
-        with pytest.raises(DataError, match="no grey range"):
-            rule.limits(values, None)
-        return
     assert rule.limits(values, (0, 255)) == pytest.approx(tuple(expected))
 
 
@@ -148,11 +146,39 @@ def test_hounsfield_units(tmp_path):
                 read_image(tmp_path / "a.tif")
 
 
-def test_a_picture_without_extent_has_no_range(tmp_path):
-    Picture.new("L", (16, 16), 7).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: all values between its percentiles 0 and 100 are 7"):
-        read_image(tmp_path / "a.png", "data")
-    assert read_image(tmp_path / "a.png", "0,14").pixels.max() == 0.5
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize("text", ["data", "p1,p99", "p0,p100"])
+def test_a_constant_image_is_black_and_noted(tmp_path, suffix, text):
+    write(tmp_path / f"a{suffix}", np.full((16, 16), 7, np.uint8))
+    image = read_image(tmp_path / f"a{suffix}", text)
+    assert not image.pixels.any()
+    assert image.note == "all its values are 7, which is black; whatever is greater is white"
+    assert read_image(tmp_path / f"a{suffix}", "0,14").pixels.max() == 0.5
+
+
+@pytest.mark.parametrize("value", [0, 7, 1e-30, -1e9, 40000])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_percentiles_without_extent_leave_black_and_white(tmp_path, dtype, value):
+    """The limit of a range that shrinks to nothing: 5 pixels of 256 lie above both percentiles, 1 below."""
+    info = np.iinfo(dtype) if np.dtype(dtype).kind in "ui" else np.finfo(dtype)
+    values = np.full((16, 16), np.clip(value, info.min, info.max - 2)).astype(dtype)
+    values[3, :5] = values[0, 0] + (2 if np.dtype(dtype).kind in "ui" or abs(value) < 1e6 else 1e6)
+    expected = values > values[0, 0]
+    np.save(tmp_path / "a.npy", values)
+    image = read_image(tmp_path / "a.npy", "p1,p95")
+    np.testing.assert_array_equal(image.pixels, np.stack([expected] * 3).astype(np.float32))
+    assert image.note.startswith("at both ends of p1,p95 its values are")
+
+
+@pytest.mark.parametrize("text", ["file", "full", "data", "0,1", "p1,p99", "p0,p40"])
+def test_truth_values_have_every_range(tmp_path, text):
+    """They are 0 and 1, and half of them true leaves every range the same picture."""
+    values = np.arange(256).reshape(16, 16) % 2 == 1
+    np.save(tmp_path / "a.npy", values)
+    expected = np.stack([values] * 3).astype(np.float32)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.npy", text).pixels, expected)
+    np.testing.assert_array_equal(read_pixels(values, Recipe(grey_range=text).view), expected)
+    np.testing.assert_array_equal(read_pixels(torch.from_numpy(values), Recipe(grey_range=text).view), expected)
 
 
 @pytest.mark.parametrize(

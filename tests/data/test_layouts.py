@@ -367,7 +367,15 @@ def test_pairs_of_classes_that_say_what_they_are(tmp_path, normal, abnormal, spl
     ("folders", "options"),
     [
         (("covid", "normal", "pneumonia"), "--normal normal --abnormal covid --abnormal pneumonia"),
-        (("benign", "malignant", "normal"), "--normal benign --normal normal --abnormal malignant"),
+        (
+            ("benign", "malignant", "normal"),
+            "--normal normal --abnormal malignant and --normal benign or --abnormal benign, which only you know",
+        ),
+        (
+            ("Benign", "no finding"),
+            "--normal 'no finding' and --normal Benign or --abnormal Benign, which only you know",
+        ),
+        (("benign", "glioma"), "--normal benign --abnormal glioma"),
         (("0", "1", "2"), "--normal 0 --abnormal 1 --abnormal 2"),
         (("AMD", "CNV"), "--normal AMD --abnormal CNV"),
         (("glaucoma", "no glaucoma"), "--normal 'no glaucoma' --abnormal glaucoma"),
@@ -397,6 +405,10 @@ def test_classes_that_are_named(tmp_path):
     assert unused(one) == [("benign", "not_a_class")]
     with pytest.raises(DataError, match=r"no folder 'sick' .* there are: benign, malignant, normal, other"):
         load_dataset(tmp_path, Reading(abnormal=("sick",)))
+    slashed = load_dataset(tmp_path, Reading(normal=("normal/",), abnormal=("malignant//", "benign\\")))
+    assert labels(slashed) == {"normal": 0, "benign": 1, "malignant": 1}
+    with pytest.raises(RecipeError, match="'benign' cannot be both"):
+        Reading(normal=("benign/",), abnormal=("Benign",))
     with pytest.raises(RecipeError, match="'benign' cannot be both"):
         Reading(normal=("benign",), abnormal=("Benign",))
     assert Reading(normal="benign").normal == ("benign",)

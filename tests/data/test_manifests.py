@@ -260,6 +260,47 @@ def test_a_draft_of_an_unknown_layout_holds_the_folders_names(tmp_path, wrapped)
             load_dataset(out, Reading(normal="NV", abnormal="MEL"))
 
 
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_draft_leaves_benign_beside_normal_to_be_filled_in(tmp_path, split):
+    for folder in ("normal", "Benign", "malignant"):
+        write(tmp_path / "set" / split / folder / "a.png")
+    counts = draft_manifest(tmp_path / "set", tmp_path / "draft.csv")
+    assert counts == {"": 1, "malignant": 1, "normal": 1}
+    assert [row["label"] for row in read_rows(tmp_path / "draft.csv")] == ["", "malignant", "normal"]
+    with pytest.raises(DataError, match="row 2: label '' is unknown"):
+        load_dataset(tmp_path / "draft.csv")
+    draft_manifest(tmp_path / "set", tmp_path / "draft.csv", Reading(abnormal="benign"))
+    assert [sample.label for sample in load_dataset(tmp_path / "draft.csv").samples] == [1, 0]
+    draft_manifest(tmp_path / "set", tmp_path / "draft.csv", Reading(abnormal=("benign", "malignant")))
+    assert [sample.label for sample in load_dataset(tmp_path / "draft.csv").samples] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_label_that_may_be_normal_or_abnormal_has_to_be_named(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+
+    def written(*names):
+        rows = [{"image": f"{number}.png", "label": label} for number, label in enumerate(names)]
+        text = "\n".join(map(json.dumps, rows))
+        if suffix == "csv":
+            text = "\n".join(["image,label", *(f"{row['image']},{row['label']}" for row in rows)])
+        path.write_text(text)
+        for row in rows:
+            (tmp_path / row["image"]).write_bytes(b"x")
+
+    written("normal", "benign", "malignant")
+    with pytest.raises(DataError, match=rf"list\.{suffix}: .* benign, malignant, normal, 'benign' may be"):
+        load_dataset(path)
+    assert [s.label for s in load_dataset(path, Reading(normal="benign")).samples] == [0, 0, 1]
+    assert [s.label for s in load_dataset(path, Reading(abnormal="benign/")).samples] == [0, 1, 1]
+    for reading in (Reading(normal="sane"), Reading(abnormal=("malignant", "sane"))):
+        with pytest.raises(DataError, match=r"no label 'sane' .* there are: benign, malignant, normal"):
+            load_dataset(path, reading)
+    written("benign", "malignant")
+    assert [s.label for s in load_dataset(path).samples] == [0, 1]
+    assert [s.label for s in load_dataset(path, Reading(normal="Benign/")).samples] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("rule", "patients", "source"),
     [("auto", {"A", "B"}, "manifest"), ("none", {None}, "none"), ("^(P[0-9]+)", {"P1", "P2"}, "names")],

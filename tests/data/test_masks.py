@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image as Picture
 
 from madclip.data import read_mask
+from madclip.data.arrays import read_region
 from madclip.data.readers import to_mask
 from madclip.errors import DataError
 
@@ -173,6 +174,53 @@ def test_colours_need_a_black_background(tmp_path):
         read_mask(path)
     Picture.fromarray(np.where(LESION[..., None], red, 0).astype(np.uint8)).save(path)
     np.testing.assert_array_equal(read_mask(path), LESION)
+
+
+def coloured(labels):
+    """Labels in the colours of PASCAL VOC, by Pillow."""
+    return indexed(labels, PALETTES["voc"]).convert("RGB")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp", "jp2", "npy"])
+@pytest.mark.parametrize("labels", [LABELS, LESION.astype(np.uint8), np.where(LABELS == 2, 200, LABELS)])
+def test_flat_colours_on_black_are_labels(tmp_path, suffix, labels):
+    """Everything that is not black is lesion, whatever its colour."""
+    path, picture = tmp_path / f"mask.{suffix}", coloured(labels.astype(np.uint8))
+    if suffix == "npy":
+        np.save(path, np.asarray(picture))
+    else:
+        picture.save(path, **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(read_mask(path), LESION)
+    np.testing.assert_array_equal(read_region(picture), LESION)
+    np.testing.assert_array_equal(read_region(np.asarray(picture)), LESION)
+
+
+def test_a_coloured_lesion_may_be_a_single_pixel(tmp_path):
+    labels = LABELS.copy()
+    labels[30, 50], labels[32, 3:9] = 6, 7
+    coloured(labels).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), labels != 0)
+
+
+@pytest.mark.parametrize("how", ["smooth", "smooth-one", "jpeg", "jpeg-one", "mixed", "many"])
+def test_colours_that_are_no_labels_are_refused(tmp_path, how):
+    path = tmp_path / "mask.png"
+    picture = coloured(LESION.astype(np.uint8) if how.endswith("one") else LABELS)
+    if how.startswith("jpeg"):
+        path = tmp_path / "mask.jpg"
+    if how.startswith("smooth"):
+        picture = picture.resize((90, 60), Picture.Resampling.BILINEAR)
+    if how == "mixed":  # one line between red and green, as an edge drawn with anti-aliasing
+        values = np.zeros((40, 60, 3), np.uint8)
+        values[10:20, 10:20], values[10:20, 20:21], values[10:20, 21:30] = (200, 0, 0), (100, 100, 0), (0, 200, 0)
+        picture = Picture.fromarray(values)
+    if how == "many":
+        picture = coloured(np.arange(2400).reshape(40, 60).astype(np.uint8))
+    picture.save(path)
+    with pytest.raises(DataError, match=r"mask\.\w+: not a mask.*flat colour"):
+        read_mask(path)
+    with pytest.raises(DataError, match="not a mask"):
+        read_region(Picture.open(path))
 
 
 @given(st.lists(st.integers(1, 15), max_size=15), st.sampled_from([np.uint8, np.int16, np.uint32, np.float32]))

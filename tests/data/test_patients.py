@@ -69,6 +69,31 @@ def test_patients_by_a_rule(tmp_path):
         (numbered([f"Siemens{n}" for n in range(5)]), numbered([f"GE{n}" for n in range(5)]), "do not all hold"),
         (["chest_1", "chest_2"], ["virus_1", "virus_2"], "do not all hold"),
         (["norm_a_1", "norm_a_2"], ["dr_a_1", "dr_a_2"], "do not all hold"),
+        # Words that count something else, with their number beside or apart from them.
+        *(
+            (numbered([f"{word}{n}" for n in range(8)]), numbered([f"{word}{n}" for n in range(8)]), "do not all hold")
+            for word in ("lot", "slice", "SE", "disease", "Series", "IM", "lot ", "slice-", "Batch.", "grade ", "site_")
+        ),
+        (numbered([f"normal{n}" for n in range(8)]), numbered([f"tumour{n}" for n in range(8)]), "do not all hold"),
+        # Dates in every order, with names of months, with times.
+        *(
+            (
+                numbered([day.format(d) for d in range(10, 18)]),
+                numbered([day.format(d) for d in range(16, 26)]),
+                "do not",
+            )
+            for day in (
+                "{}012023",
+                "01{}2023",
+                "2301{}",
+                "{}0123",
+                "{}Jan2023",
+                "2023Mar{}",
+                "202301{}101500",
+                "{}-01-2023",
+            )
+        ),
+        (numbered([f"covid{n}" for n in range(8)]), numbered([f"normal{n}" for n in range(8)]), "do not all hold"),
         # Too few, or nearly all of a class in one.
         (numbered(["A1", "A2"], 4), numbered(["B1", "B2", "B3"], 4), "form 5 groups only"),
         (
@@ -111,6 +136,35 @@ def test_sequences_and_dates_are_no_part_of_a_patient(tmp_path):
 def test_patients_numbered_past_1900_are_patients(tmp_path):
     root = write_names(tmp_path, numbered(["0007", "1950", "2001"]), numbered(["1999", "2450", "0031"]))
     assert load(root)[1] == "6 patients, from the names <patient>_<slice>"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "P0{}",
+        "case{}",
+        "patient {}",
+        "lot3_P{}",
+        "SE2 P{}",
+        "normal_01{}",
+        "P{}_15012023",
+        "N{}",
+        "10000{}",
+        "9912200{}",
+    ],
+)
+def test_patients_beside_words_and_dates_that_are_none(tmp_path, template):
+    """Six patients with three images each, however they are named beside what does not tell patients apart."""
+    root = write_names(
+        tmp_path,
+        numbered([template.format(n) for n in range(3)], 3),
+        numbered([template.format(n) for n in (7, 8, 9)], 3),
+    )
+    dataset = load_dataset(root)
+    assert (dataset.patients_from, len(dataset.patients)) == ("names", 6)
+    for number in (0, 1, 2, 7, 8, 9):
+        name = template.format(number)
+        assert len({sample.patient for sample in dataset.samples if name in sample.image.path.name}) == 1
 
 
 @pytest.mark.parametrize(

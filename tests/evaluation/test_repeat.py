@@ -102,6 +102,30 @@ def test_repeating_summarises_and_resumes(data, backbone, tmp_path):
         repeat(detector, data, tmp_path, seeds=(0, 1), **arguments)
 
 
+def test_other_images_of_the_shots_patients_are_measured_only_with_a_mark(backbone, tmp_path, make_images):
+    """Two images of each of four patients of a class, in one folder without splits: a draw of 2 leaves 6 or 4 of 8."""
+    data = load_dataset(make_images(tmp_path / "set", {"": (8, 8)}, masks=False))
+    assert len(data.patients) == 8
+    detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
+    plain, marked = (
+        repeat(detector, data, tmp_path / str(same), seeds=(0, 1), shots=2, folds=0, same_patient=same)
+        for same in (False, True)
+    )
+    assert [run["n_normal"] for run in plain["runs"]] == [4, 4]
+    assert [run["n_normal"] for run in marked["runs"]] == [6, 6]
+    assert plain["marks"] == []
+    assert marked["marks"] == [
+        "Other images of patients and volumes that gave shots are measured too: every number here is optimistic."
+    ]
+    for summary, mark in ((plain, False), (marked, True)):
+        metrics = [one for one in summary.values() if isinstance(one, dict) and "mean" in one]
+        assert len(metrics) > 1
+        assert {one.get("optimistic", False) for one in metrics} == {mark}
+    assert json.loads((tmp_path / "True" / "summary.json").read_text())["marks"] == marked["marks"]
+    with pytest.raises(CheckpointError, match=r"another experiment \(arguments differ"):
+        repeat(detector, data, tmp_path / "True", seeds=(0,), shots=2, folds=0)
+
+
 def test_no_interval_of_repeated_draws_leaves_0_to_1(data, backbone, tmp_path):
     """Draws that lie far apart, as two evaluations that are there already."""
     detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")

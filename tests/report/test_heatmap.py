@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import colormaps
@@ -15,7 +16,8 @@ from PIL import Image
 from madclip.data.ref import ImageRef
 from madclip.errors import MissingExtraError
 from madclip.heatmap import captioned, heat, legend, overlay, png, span, stretch
-from madclip.prediction import Prediction, Row, to_frame
+from madclip.prediction import Prediction, Row, predict_each, to_frame
+from madclip.recipe import Recipe
 from madclip.report.sheet import contact_sheet
 
 
@@ -129,6 +131,24 @@ def test_a_prediction_shows_itself(prediction, tmp_path):
     (tmp_path / "scan.png").unlink()
     assert Image.open(io.BytesIO(prediction._repr_png_())).width < picture.width, "the map alone"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(expected)))), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_prediction_is_shown_in_the_grey_range_that_the_detector_used(tmp_path, suffix):
+    """12 bits in a 16-bit file: nearly black by the file's full range, a picture by the detector's."""
+    values = np.random.default_rng(1).integers(0, 4096, (40, 90), np.uint16)
+    Image.fromarray(values).save(tmp_path / f"scan.{suffix}")
+
+    def score(pixels):
+        return torch.zeros(len(pixels)), torch.zeros(len(pixels), 32, 32), [True] * len(pixels)
+
+    view = Recipe(grey_range="0,4095", image_size=32).view
+    (prediction,) = predict_each([tmp_path / f"scan.{suffix}"], view, score)
+    expected = captioned(np.stack([values / np.float32(4095)] * 3), prediction.anomaly_map, prediction.caption)
+    assert expected.mean() > 30 + captioned(np.zeros((3, 40, 90), np.float32), prediction.anomaly_map, "").mean()
+    shown = np.asarray(Image.open(io.BytesIO(prediction._repr_png_())))
+    assert np.abs(shown.astype(int) - expected).max() <= 1
+    assert np.array_equal(np.asarray(prediction.plot().axes[0].images[0].get_array()), shown)
 
 
 def _pixels(prediction):

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from madclip.cli.console import print_facts, shown_progress
-from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, SelectOption
+from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, Overwrite, SelectOption
+from madclip.cli.outputs import check_file, check_runs
 from madclip.errors import DataError, RecipeError
 from madclip.files import write_between, write_whole
 
@@ -47,6 +48,7 @@ def speed(
         bool, typer.Option("--all", help="Measure the slow rows too: a fit and a refit with the backbone.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A JSON file, written anew after each row.")] = None,
+    overwrite: Overwrite = False,
     docs: Annotated[
         Path | None,
         typer.Option(help="A Markdown page on which the table goes between the <!-- speed BACKBONE --> marks."),
@@ -62,6 +64,8 @@ def speed(
     from madclip.benchmark.speed import Timing, markdown, measure_all
     from madclip.benchmark.speed_rows import ROWS, SLOW
 
+    if out is not None:
+        check_file(out, overwrite=overwrite)
     rows: list[Any] = []
     facts: dict[str, Any] = {"rows": []}
     for row in measure_all(list(only or (*ROWS, *(SLOW if every else ()))), backbone):
@@ -131,6 +135,7 @@ def experiment(
     from madclip.scale.executor import LocalProcesses
 
     name = check_experiment(str(context.info_name))
+    check_runs(out, "bench")
     cells, runnable, folders, missing = _cells_here(name, data, methods, seeds, _numbers(shots))
     plan = Plan(
         experiment=name,

@@ -14,6 +14,7 @@ from madclip.cli.options import (
     AxisOption,
     Changes,
     Data,
+    GreyRange,
     Json,
     NormalNames,
     Overwrite,
@@ -23,6 +24,7 @@ from madclip.cli.options import (
     parse_reading,
     parse_recipe,
 )
+from madclip.cli.outputs import check_file
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def check(
     axis: AxisOption = "axial",
     recipe: RecipeName = "madclip",
     change: Changes = None,
+    grey_range: GreyRange = None,
     as_json: Json = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it.
@@ -105,8 +108,9 @@ def check(
     from madclip.data.check import check_dataset
 
     entry = registered(registered_as) if registered_as else None
-    view = parse_recipe(recipe, change).view
-    reading = parse_reading(patients, normal, abnormal, slices, axis)
+    chosen = parse_recipe(recipe, change, grey_range, axis)
+    view = chosen.view
+    reading = parse_reading(patients, normal, abnormal, slices, chosen.axis)
     with shown_progress() as progress:
         report = check_dataset(data, reading, view=view, progress=progress)
     if entry:
@@ -165,11 +169,12 @@ def manifest(
     if not data.is_dir():
         raise DataError(f"{data}: no such folder")
     target = out or data / "manifest.csv"
-    if target.exists() and not overwrite:
-        raise DataError(f"{target}: exists; name another file with --out, or pass --overwrite")
+    check_file(target, overwrite=overwrite)
     labels = draft_manifest(data, target, parse_reading(patients, normal, abnormal))
     text = f"{target}: " + ", ".join(f"{number} {label or 'without a label'}" for label, number in labels.items())
     unknown = sorted({*labels} - {"normal", "abnormal"})
     if unknown:
         text += "\nlabels that are not normal or abnormal have to be corrected, or named with --normal and --abnormal"
+    if "" in unknown:
+        text += "\nfill in what is without a label: only you know whether it is normal, as of benign/ beside normal/"
     print_facts(as_json, {"manifest": str(target), "labels": labels}, text)

@@ -28,6 +28,7 @@ from madclip.cli.options import (
     Overwrite,
     Patients,
     RecipeName,
+    SamePatient,
     SavedBackbone,
     Seed,
     SelectOption,
@@ -244,6 +245,7 @@ def repeat(
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
     select: SelectOption = "last",
+    same_patient: SamePatient = False,
     force: Force = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -257,7 +259,7 @@ def repeat(
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
-    check_runs(out)
+    check_runs(out, "repeat")
     if backbone is None:
         note(TINY_NOTE)
     counts = parse_shots(shots)
@@ -275,12 +277,15 @@ def repeat(
             seeds=range(seeds),
             folds=folds,
             operating_point=operating_point,
+            same_patient=same_patient,
             run=Run(TokenCache(), select=select, progress=progress),
         )
     if as_json:
         print_facts(True, summary, "")
         return
     print_table(["metric", "mean", "std", "95 % interval of the mean", "runs"], _metric_rows(summary))
+    for mark in summary["marks"]:
+        typer.echo(f"note: {mark}")
 
 
 def _metric_rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -290,5 +295,13 @@ def _metric_rows(summary: dict[str, Any]) -> list[list[str]]:
             interval = "" if found["ci"] is None else f"{found['ci'][0]:.3f} to {found['ci'][1]:.3f}"
             spread = "" if found["std"] is None else f"{found['std']:.3f}"
             each = " ".join("-" if value is None else f"{value:.3f}" for value in found["values"])
-            rows.append([name, f"{found['mean']:.3f}", spread, interval, each])
+            rows.append(
+                [
+                    name + " (optimistic)" * found.get("optimistic", False),
+                    f"{found['mean']:.3f}",
+                    spread,
+                    interval,
+                    each,
+                ]
+            )
     return rows

@@ -154,8 +154,14 @@ def parse_reading(
     return Reading(patients, tuple(normal or ()), tuple(abnormal or ()), axis, slices)
 
 
-def read_dataset(data: Path, reading: Reading, *, force: bool) -> Dataset:
+def read_dataset(data: Path, reading: Reading, *, force: bool, stop: bool = True) -> Dataset:
     """A data set as it is to be understood, without errors that a look at its files would find.
+
+    Args:
+        data: The folder or the manifest.
+        reading: How it is to be understood.
+        force: Whether to go on with errors, and without masks in whose folder nothing matches.
+        stop: Whether errors that can be lived with stop at all, as they do before anything is learned.
 
     Raises:
         DataError: It cannot be read, or has errors and `force` does not say to go on.
@@ -163,12 +169,13 @@ def read_dataset(data: Path, reading: Reading, *, force: bool) -> Dataset:
     from madclip.data.check import errors_of
     from madclip.data.load import load_dataset
 
-    dataset = load_dataset(data, reading)
+    dataset = load_dataset(data, reading, unmatched=force)
     if errors := errors_of(dataset):
         said = "; ".join(f"{one.message} ({len(one.files)})" if one.files else one.message for one in errors)
-        if not force:
+        if stop and not force:
             raise DataError(f"{data}: {said}: `madclip data check` names them, --force goes on")
-        note(f"note: {said}")
+        without = "; these masks are left out" if dataset.unmatched else ""
+        note(f"note: {said}{without}")
     return dataset
 
 

@@ -39,16 +39,28 @@ def check_page(out: Path, *, overwrite: bool) -> None:
         raise DataError(f"{out}: is there already; choose another name, or replace it with --overwrite")
 
 
+def check_file(out: Path, *, overwrite: bool) -> None:
+    """A table or a list may be written to a new file, or over another one where the user says so.
+
+    Raises:
+        DataError: There is a folder, or a file that is not to be replaced.
+    """
+    if out.exists() and not out.is_file():
+        raise DataError(f"{out}: is there already and is no file; choose another name")
+    if out.exists() and not overwrite:
+        raise DataError(f"{out}: exists; name another file with --out, or replace it with --overwrite")
+
+
 def _is_page(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_PAGE)).lower() == _PAGE
 
 
-def check_runs(out: Path) -> None:
-    """Runs of `repeat` may be written to a new or empty folder, or go on in one of theirs.
+def check_runs(out: Path, command: str) -> None:
+    """Runs of `repeat` or `bench` may be written to a new or empty folder, or go on in one of theirs.
 
     Raises:
         DataError: There is something else.
     """
     if out.exists() and not (out.is_dir() and ((out / "plan.json").exists() or not any(out.iterdir()))):
-        raise DataError(f"{out}: is there already and holds no runs of `madclip repeat`; choose another folder")
+        raise DataError(f"{out}: is there already and holds no runs of `madclip {command}`; choose another folder")

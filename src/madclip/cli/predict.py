@@ -16,6 +16,7 @@ from madclip.cli.options import (
     Detector,
     Device,
     Engine,
+    Force,
     Json,
     NormalNames,
     Overwrite,
@@ -158,6 +159,7 @@ def evaluate(
     abnormal: AbnormalNames = None,
     slices: Slices = "all",
     same_patient: SamePatient = False,
+    force: Force = False,
     objective: Annotated[
         str | None, typer.Option(help="What the images show; warns if the detector was fitted for something else.")
     ] = None,
@@ -176,7 +178,8 @@ def evaluate(
     if report is not None:
         check_page(report, overwrite=overwrite)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
-    dataset = read_dataset(data, parse_reading(patients, normal, abnormal, slices, model.recipe.axis), force=True)
+    reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
+    dataset = read_dataset(data, reading, force=force, stop=False)
     computed = use_engine(model, detector, engine)
     with shown_progress() as progress:
         result = measure(

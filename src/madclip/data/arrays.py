@@ -52,10 +52,10 @@ def read_region(mask: ImageLike) -> npt.NDArray[np.bool_]:
     stored = _stored(mask, mask=True)
     if not stored.opaque:
         raise DataError(f"{what}: its transparency varies; give it without alpha")
-    values = stored.values if stored.values.ndim == 2 else stored.values.max(axis=2)
-    white = stored.full[1] if stored.full else None
-    if not isinstance(mask, Picture) and values.size and values.max() > 0 and np.isin(values, (0, values.max())).all():
-        white = float(values.max())
+    values, white = stored.values, stored.full[1] if stored.full else None
+    strongest = values if values.ndim == 2 else values.max(axis=2)
+    if not isinstance(mask, Picture) and values.size and strongest.max() > 0:
+        white = float(strongest.max()) if np.isin(strongest, (0, strongest.max())).all() else white
     return to_mask(values, white, what, labels=stored.labels)
 
 

@@ -12,6 +12,7 @@ from madclip.data.readers import read_image, read_many, read_mask
 from madclip.data.samples import UNUSED, Dataset, Reading, Sample, said_of_patients
 from madclip.data.unseen import LostLesions, lost_lesions
 from madclip.errors import DataError
+from madclip.grey_range import parse_grey_range
 from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from madclip.data.readers import Image
+    from madclip.grey_range import GreyRange
     from madclip.recipe import View
 
 Severity = Literal["error", "warning"]
@@ -41,6 +43,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "duplicate": ("warning", "the same image twice in one split"),
     "missing_mask": ("warning", "abnormal images without a mask, beside others that have one"),
     "dark": ("warning", "images that use less than an eighth of their range, as 12 bits stored in 16 do"),
+    "no_range": ("warning", "images whose percentiles, as asked for, are one value; only black and white is left"),
     "constant": ("warning", "images of a single value, such as black ones; there is nothing to see in them"),
     "lost_lesion": ("warning", "images with lesions of which nothing is left when the mask is resized"),
     "unused": ("warning", "files or folders that belong to no image"),
@@ -127,7 +130,8 @@ def check_dataset(
     Args:
         root: As for `load_dataset`.
         reading: As for `load_dataset`.
-        view: How masks are going to be resized, to find the lesions that are lost on the way; not looked for if None.
+        view: How images and masks are going to be read and resized, to find grey values and lesions that are lost on
+            the way; None reads files as they are and looks for no such lesions.
         progress: Told how many images are read.
 
     Raises:
@@ -216,17 +220,19 @@ def _examine(sample: Sample, view: View | None) -> _Finding:
     digest.update(image.pixels.data)
     problem, mask = _examine_mask(sample, image.size)
     lost = None if mask is None or view is None or problem else lost_lesions(mask, view)
-    kind = _kind_of_pixels(image)
+    kind = _kind_of_pixels(image, parse_grey_range(view.grey_range if view else "file"))
     return _Finding(
         sample, image.size, image.depth, digest.hexdigest(), (kind, image.note or "") if kind else None, problem, lost
     )
 
 
-def _kind_of_pixels(image: Image) -> str:
+def _kind_of_pixels(image: Image, rule: GreyRange) -> str:
     flat = image.pixels.reshape(len(image.pixels), -1)
     if (flat.min(axis=1) == flat.max(axis=1)).all():
         return "constant"
-    return "dark" if image.note else ""
+    if not image.note:
+        return ""
+    return "no_range" if rule.kind == "percentiles" else "dark"
 
 
 def _examine_mask(

@@ -31,7 +31,11 @@ ABNORMAL_NAMES = ABNORMAL_FOLDERS | {
     *("anomaly", "defect", "positive", "pos", "malignant", "yes", "1", "true", "case", "cases", "patient", "patients"),
     *("disease", "diseased", "sick", "unhealthy", "pathological", "pathology", "cancer", "tumor", "tumour"),
 }
-"""As folders, these names are understood where they are the only two; as labels of a manifest, always."""
+"""As folders, these names are understood where they are the only two; as labels of a manifest, always, but for
+`UNCLEAR` ones."""
+UNCLEAR = frozenset({"benign"})
+"""Normal beside `malignant`; beside a class that is healthy, such images show a finding, and only the user knows what
+they are to be."""
 
 
 def label_of(text: str, reading: Reading) -> int | None:
@@ -45,6 +49,23 @@ def label_of(text: str, reading: Reading) -> int | None:
     if name in NORMAL_NAMES:
         return 0
     return 1 if name in ABNORMAL_NAMES else None
+
+
+def unclear_names(names: Iterable[str], reading: Reading) -> set[str]:
+    """Those of some class names that may be normal or abnormal, because another one is normal for certain."""
+    names = list(names)
+    unclear = {name for name in names if folded(name) in UNCLEAR and folded(name) not in named_roles(reading)}
+    return unclear if any(sounds_normal(name) for name in names if folded(name) not in UNCLEAR) else set()
+
+
+def sounds_normal(name: str) -> bool:
+    """Whether the name of a class says that nothing is wrong in its images, as `normal` and `no tumour` do."""
+    return folded(name) in NORMAL_NAMES or bool(re.match(r"(?:no|non|not|without)(?![a-z])", folded(name)))
+
+
+def missing_name(names: Collection[str], reading: Reading) -> str:
+    """The first class that the user named and that is not among the folded names that there are, or an empty string."""
+    return next((name for name in (*reading.normal, *reading.abnormal) if folded(name) not in names), "")
 
 
 def named_roles(reading: Reading) -> dict[str, int]:
@@ -67,9 +88,8 @@ def folder_roles(names: Collection[str], holding: Collection[str], reading: Read
         DataError: A folder that the user named is not there.
     """
     named = named_roles(reading)
-    missing = [name for name in (*reading.normal, *reading.abnormal) if folded(name) not in names]
-    if missing:
-        raise DataError(f"no folder {missing[0]!r} that was named as a class; there are: {', '.join(sorted(names))}")
+    if missing := missing_name(names, reading):
+        raise DataError(f"no folder {missing!r} that was named as a class; there are: {', '.join(sorted(names))}")
     known = {**dict.fromkeys(NORMAL_FOLDERS, 0), **dict.fromkeys(ABNORMAL_FOLDERS, 1)}
     if named:
         own = {} if reading.normal and reading.abnormal else known

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from madclip.data.classes import named_roles, unclear_names
 from madclip.data.layouts import ClassFolder, UnknownLayoutError, class_like, collect, read_folders, split_folders
 from madclip.data.load import AUTO
 from madclip.data.manifests import manifest_text, row_of
 from madclip.data.patients import find_patients
 from madclip.data.samples import Sample
-from madclip.data.walk import Walk, is_image
+from madclip.data.walk import Walk, folded, is_image
 from madclip.errors import DataError
 from madclip.files import write_whole
 
@@ -25,7 +26,7 @@ def draft_manifest(root: Path, out: Path, reading: Reading = AUTO) -> dict[str, 
 
     Where the layout is known, labels are `normal` and `abnormal`. Where it is not, a label is the name of the folder
     that an image lies in, to be corrected or to be named with `--normal` and `--abnormal`; it is empty where the image
-    lies in no folder.
+    lies in no folder, or in one that may be normal or abnormal, as `benign/` beside `normal/`.
 
     Raises:
         DataError: There are no images, or the file cannot be written.
@@ -49,12 +50,17 @@ def _unlabelled(root: Path, reading: Reading) -> list[tuple[Sample, str]]:
     """Images of a folder without a known layout, in the order of their names, each with the name of its folder."""
     walk = Walk()
     top = _innermost(root, walk)
+    places = split_folders(top, walk)
+    folders = {folder.name for _, place in places for folder in class_like(place, walk)}
+    labels = dict.fromkeys(unclear_names(folders, reading), "")
+    named = {0: "normal", 1: "abnormal"}
+    labels |= {name: named[role] for name in folders if (role := named_roles(reading).get(folded(name))) is not None}
     found: list[tuple[str, Sample, str]] = []
-    for split, place in split_folders(top, walk):
+    for split, place in places:
         for folder in class_like(place, walk):
             # Abnormal, so that masks are looked for.
             within = collect(top, [ClassFolder(folder, 1, split, place)], walk)
-            found += [(key, sample, folder.name) for key, sample in within.samples]
+            found += [(key, sample, labels.get(folder.name, folder.name)) for key, sample in within.samples]
         found += [("", sample, "") for sample in _loose(place, split, walk)]
     patients = find_patients([key for key, _, _ in found], [0 for _ in found], reading.patients).of
     samples = [

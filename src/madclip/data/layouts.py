@@ -11,10 +11,11 @@ from madclip.data.classes import (
     ABNORMAL_FOLDERS,
     MASK_FOLDERS,
     NORMAL_FOLDERS,
-    NORMAL_NAMES,
     SPLITS,
     folder_roles,
     meant,
+    sounds_normal,
+    unclear_names,
 )
 from madclip.data.masks import MASK_ENDING, below_img, find_masks, mask_part
 from madclip.data.patients import find_patients
@@ -244,17 +245,16 @@ def _unknown_layout(root: Path, holding: list[str], walk: Walk) -> UnknownLayout
             f"{start}sort images into normal/ and abnormal/ (in valid/ and test/, or directly), "
             f"or write a list to correct: {write}{listing}"
         )
-    normal = [name for name in holding if _sounds_normal(name)] or holding[:1]
+    unclear = unclear_names(holding, Reading())
+    clear = [name for name in holding if name not in unclear]
+    normal = [name for name in clear if sounds_normal(name)] or clear[:1]
     options = [f"--normal {shlex.quote(name)}" for name in normal]
-    options += [f"--abnormal {shlex.quote(name)}" for name in holding if name not in normal]
+    options += [f"--abnormal {shlex.quote(name)}" for name in clear if name not in normal]
+    options += [f"and --normal {name} or --abnormal {name}, which only you know" for name in sorted(unclear)]
     return UnknownLayoutError(
         f"{start}say which images are normal, as in: madclip data check {shlex.quote(str(root))} {' '.join(options)} "
         f"(fit and evaluate take the same options), or write a list to correct: {write}{listing}"
     )
-
-
-def _sounds_normal(name: str) -> bool:
-    return folded(name) in NORMAL_NAMES or bool(re.match(r"(?:no|non|not|without)(?![a-z])", folded(name)))
 
 
 def _only_folder(root: Path, walk: Walk) -> Path | None:

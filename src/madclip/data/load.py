@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 AUTO = Reading()
 
 
-def load_dataset(root: Path | str, reading: Reading = AUTO) -> Dataset:
+def load_dataset(root: Path | str, reading: Reading = AUTO, *, unmatched: bool = False) -> Dataset:
     """Finds the labelled images of a folder or a manifest; reads no pixels.
 
     Layouts, told apart by their folders (names in any case, images at any depth below a class folder):
@@ -42,6 +42,7 @@ def load_dataset(root: Path | str, reading: Reading = AUTO) -> Dataset:
     Args:
         root: The folder or the manifest.
         reading: How patients are known and which folders are normal and abnormal, where names do not say it.
+        unmatched: Go on without the masks of folders in which nothing matches.
 
     Raises:
         DataError: There is no such folder, it is empty or has no known layout, a class has no image, nothing in a mask
@@ -52,7 +53,7 @@ def load_dataset(root: Path | str, reading: Reading = AUTO) -> Dataset:
         if not found:
             count = len(dataset.samples)
             raise DataError(f"{root}: no {label} images among {count} (layout {dataset.layout}); both kinds are needed")
-    if dataset.unmatched:
+    if dataset.unmatched and not unmatched:
         first = dataset.unmatched[0]
         raise DataError(
             f"{first}: no mask in it has the name of an image; name masks as their images are named, or NAME_mask, "

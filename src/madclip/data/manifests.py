@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from madclip.data.classes import SPLITS, label_of
+from madclip.data.classes import SPLITS, label_of, missing_name, unclear_names
 from madclip.data.patients import find_patients
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample, in_order
@@ -40,11 +40,14 @@ def read_manifest(path: Path, reading: Reading) -> Dataset:
     """Reads a manifest; see `madclip.data.load.load_dataset`.
 
     Raises:
-        DataError: It is no table, a row cannot be used (the row is named), or files are missing (all are counted).
+        DataError: It is no table, a row cannot be used (the row is named), files are missing (all are counted), or a
+            label that was named is not there, or one may be normal or abnormal.
     """
     samples: dict[ImageRef, Sample] = {}
     files = _Files(path.parent)
-    for where, row in _rows(path):
+    rows = list(_rows(path))
+    _check_labels(path, {row.get("label", "") for _, row in rows}, reading)
+    for where, row in rows:
         sample = _sample_of(where, row, reading, files)
         if sample.image in samples:
             raise DataError(f"{where}: {sample.image} has an earlier row")
@@ -62,6 +65,17 @@ def read_manifest(path: Path, reading: Reading) -> Dataset:
         patients_note="" if known else "the manifest names none",
     )
     return named if reading.patients == "auto" else _with_patients(named, reading.patients)
+
+
+def _check_labels(path: Path, labels: set[str], reading: Reading) -> None:
+    there = ", ".join(sorted(labels - {""}))
+    if labels and (missing := missing_name({folded(label) for label in labels}, reading)):
+        raise DataError(f"{path}: no label {missing!r} that was named as a class; there are: {there}")
+    for label in sorted(unclear_names(labels, reading)):
+        raise DataError(
+            f"{path}: among the labels {there}, {label!r} may be normal or abnormal; say --normal {label} or "
+            f"--abnormal {label}"
+        )
 
 
 def _with_patients(data: Dataset, rule: str) -> Dataset:

@@ -5,8 +5,9 @@ the form `<patient>_<slice>` (a number after the last underscore). Either is tak
 holds, because patients that are none confound shots with the class and leave no folds to calibrate on:
 
 1. Every image has such a folder or name, and a number stands in it that is not that of a scanner or site, a sequence, a
-   class or a part of the set (`scanner1`, `T1`, `grade2`, `fold3`), nor a year or date where all names have one
-   (`2023`, `CR_2021`). Sequences, classes and dates are no part of the patient: `T1_P03` and `T2_P03` are one.
+   series or slice, a class or a part of the set (`scanner1`, `T1`, `SE3`, `slice 4`, `disease5`, `grade2`, `lot3`), nor
+   a year or date where all names have one (`2023`, `CR_2021`, `15012023`, `3Mar21`). None of these are a part of the
+   patient: `T1_P03` and `T2_P03` are one.
 2. There are at least 6 patients, and fewer than images.
 3. No patient has more than half of the images of a class, unless the class has fewer than 4 images.
 
@@ -20,6 +21,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from madclip.data.classes import ABNORMAL_NAMES, NORMAL_NAMES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,20 +30,39 @@ MIN_PATIENTS = 6
 """Fewer groups are as likely scanners, years or classes."""
 _SLICE = re.compile(r"^(?P<patient>.+)_\d+$")
 _TOKENS = re.compile(r"[/_\-. ]+")
-_PLACE = re.compile(
-    r"^(?:scanners?|devices?|machines?|cameras?|vendors?|sites?|cent(?:er|re)s?|hospitals?|clinics?|rooms?|domains?"
-    r"|siemens|ge|philips|canon|toshiba|hitachi|zeiss|topcon|heidelberg|nidek|cirrus|spectralis)\d*$"
+_PLACES = (
+    "scanners?|devices?|machines?|cameras?|vendors?|sites?|cent(?:er|re)s?|hospitals?|clinics?|rooms?|domains?"
+    "|siemens|ge|philips|canon|toshiba|hitachi|zeiss|topcon|heidelberg|nidek|cirrus|spectralis"
 )
+_PLACE = re.compile(rf"^(?:{_PLACES})\d*$")
 """Where an image was taken: no patient, though patients of two places are two."""
 _MODALITIES = "ct|cta|mr|mri|mra|cr|dx|dr|us|mg|xr|xray|cxr|oct|octa|pet|nm"
+_COUNTED = (
+    "batch(?:es)?|lots?|folds?|splits?|sets?|parts?|chunks?|groups?|cohorts?|waves?|runs?|rounds?|sessions?|visits?"
+    "|class(?:es)?|cls|categor(?:y|ies)|cat|labels?|grades?|stages?|scores?|birads|kl|types?|kinds?"
+    "|years?|months?|weeks?|days?|time(?:point)?s?|seq(?:uences?)?|series|ser|se|slices?|sl|sections?|frames?|phases?"
+    "|images?|imgs?|im|pictures?|pics?|pages?|planes?|views?|levels?|tiles?|patch(?:es)?|regions?|rois?"
+)
+"""What is numbered within a patient, or counts patients' images by something else than the patient."""
+_PEOPLE = frozenset({"case", "cases", "patient", "patients"})
+_CLASSES = "|".join(
+    sorted(name for name in (NORMAL_NAMES | ABNORMAL_NAMES) - _PEOPLE if name.isalpha() and len(name) > 2)
+)
 _KIND = re.compile(
-    rf"^(?:{_MODALITIES}|flair|dwi|adc|swi|stir|t[12](?:w|c|ce|gd|star)?|normals?|abnormals?|good|ungood|benign|malignant"
-    r"|(?:batch(?:es)?|folds?|splits?|sets?|parts?|chunks?|groups?|class(?:es)?|labels?|grades?|stages?|birads|types?"
-    r"|train|valid|test|years?|months?|weeks?|days?|runs?|seq(?:uences?)?|series|views?)\d*)$"
+    rf"^(?:{_MODALITIES}|flair|dwi|adc|swi|stir|t[12](?:w|c|ce|gd|star)?|normals|abnormals"
+    rf"|(?:{_COUNTED}|{_CLASSES}|lesions?|tumou?rs|diseases|diagnos[ei]s|findings?|train|valid|test)\d*)$"
 )
 """What an image is one of: a patient has several, so that it is no part of a patient's name."""
-_YEAR = re.compile(rf"^(?:{_MODALITIES}|y)?(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?$")
-_DAY_OR_MONTH = re.compile(r"^(?:0?[1-9]|[12]\d|3[01])$")
+_SPACED = re.compile(rf"(?<![a-z])({_COUNTED}|{_PLACES})[_\-. ]+(?=\d+(?:[/_\-. ]|$))", re.IGNORECASE)
+"""A word whose number stands apart from it, as in `slice 4`."""
+_DD, _MM, _YYYY = "(?:0[1-9]|[12][0-9]|3[01])", "(?:0[1-9]|1[0-2])", "(?:19|20)[0-9][0-9]"
+_MONTHS = "(?:jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)"
+_YEAR = re.compile(
+    rf"^(?:{_MODALITIES}|y)?{_YYYY}(?:{_MM}(?:{_DD}(?:t?[0-2]\d[0-5]\d(?:[0-5]\d)?)?)?)?$"
+    rf"|^(?:{_DD}{_MM}|{_MM}{_DD})(?:{_YYYY}|\d\d)$|^\d\d{_MM}{_DD}$"
+    rf"|^\d{{0,2}}{_MONTHS}(?:{_YYYY}|\d\d)$|^{_YYYY}{_MONTHS}\d{{0,2}}$"
+)
+_DAY_OR_MONTH = re.compile(rf"^(?:[1-9]|{_DD}|{_MONTHS})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -110,7 +132,7 @@ def _guess(keys: Sequence[str], labels: Sequence[int]) -> Patients:
 
 def _bare(groups: Sequence[str]) -> list[str | None]:
     """The patient that each group may name: what is left without years, places and kinds, if it holds a number."""
-    tokens = {group: [token for token in _TOKENS.split(group) if token] for group in groups}
+    tokens = {group: [token for token in _TOKENS.split(_SPACED.sub(r"\1", group)) if token] for group in groups}
     # Patients that are numbered through pass 1900 to 2099 as well, so that years are years only where all have one.
     dated = all(any(_YEAR.match(token.lower()) for token in of) for of in tokens.values())
     named = {group: _patient_in(of, dated=dated) or None for group, of in tokens.items()}

@@ -42,7 +42,7 @@ class Reading:
             folder. `header`: the id in the header of a DICOM file, of which a digest is kept. Otherwise a regular
             expression, searched in the path below the class folder without its suffix, whose first group (or `patient`
             group) is the patient; a name that does not match has no patient.
-        normal: Class folders (of a manifest: labels) whose images are normal.
+        normal: Class folders (of a manifest: labels) whose images are normal; a slash at the end does not count.
         abnormal: Those whose images are abnormal. Where both are given, other folders are left out.
         axis: How volumes are cut: `axial`, `coronal`, `sagittal`, or across their axis `0`, `1` or `2` on disk.
         slices: Which slices of a labelled volume are taken: `all`, so many of each class at even distances, or
@@ -62,7 +62,8 @@ class Reading:
     def __post_init__(self) -> None:
         for side in ("normal", "abnormal"):
             names = getattr(self, side)
-            object.__setattr__(self, side, (names,) if isinstance(names, str) else tuple(names))
+            names = (names,) if isinstance(names, str) else tuple(names)
+            object.__setattr__(self, side, tuple(name.rstrip("/\\") or name for name in names))
         both = {name.casefold() for name in self.normal} & {name.casefold() for name in self.abnormal}
         if both:
             raise RecipeError(f"{min(both)!r} cannot be both normal and abnormal")

@@ -6,11 +6,12 @@ import dataclasses
 import json
 import time
 from statistics import stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError, RecipeError
 from madclip.evaluation.protocol import evaluate
+from madclip.evaluation.unseen import OPTIMISTIC
 from madclip.files import write_whole
 from madclip.fitting import Run
 from madclip.metrics.compare import mean_interval
@@ -26,16 +27,23 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
+class FitArguments(TypedDict, total=False):
+    """What `repeat` hands on to `MadCLIP.fit`, which explains it."""
+
+    shots: int | tuple[int, int]
+    folds: int
+    operating_point: str
+
+
 def repeat(
     detector: MadCLIP,
     data: Dataset,
     out: Path,
     *,
-    shots: int | tuple[int, int] = 16,
     seeds: Sequence[int] = (0, 1, 2),
-    folds: int = 4,
-    operating_point: str = "youden",
+    same_patient: bool = False,
     run: Run = Run(),  # noqa: B008  (frozen)
+    **fit: Unpack[FitArguments],
 ) -> dict[str, Any]:
     """Draw shots, fit and evaluate once for each seed; a seed whose evaluation is there is not repeated.
 
@@ -45,14 +53,14 @@ def repeat(
         detector: Its recipe, backbone and objective are those of every draw; it is not fitted itself.
         data: Shots and test images.
         out: Folder that gets seed-N/detector and seed-N/evaluation.json, and summary.json.
-        shots: Images of each class, or (normal, abnormal).
         seeds: Each determines a draw, the initial weights and the order of images.
-        folds: As for `MadCLIP.fit`.
-        operating_point: As for `MadCLIP.fit`.
+        same_patient: As for `evaluate`; every metric then carries the mark.
         run: Cache, which epoch is kept, and who is told of progress; each stage has the seed as its part.
+        **fit: `shots`, `folds` and `operating_point` as for `MadCLIP.fit`.
 
     Returns:
-        For every metric `mean`, `std`, `ci` (Student's t over the draws, cut to 0..1) and `values`; and `runs`.
+        For every metric `mean`, `std`, `ci` (Student's t over the draws, cut to 0..1), `values` and `optimistic` where
+        they are that; `marks`, which say why; and `runs`.
 
     Raises:
         CheckpointError: `out` holds runs of another experiment.
@@ -62,15 +70,17 @@ def repeat(
         raise RecipeError("repeat needs at least one seed")
     if run.checkpoint is not None or run.resume:
         raise RecipeError("repeat goes on with the draws that are missing, and takes no checkpoint of a single fit")
+    given = FitArguments(**{"shots": 16, "folds": 4, "operating_point": "youden", **fit})
     plan = {
         "format": FORMAT,
         "data": data.root.name,
         "recipe": detector.recipe.to_dict(),
         "backbone": detector.backbone.fingerprint,
         "objective": detector.objective,
-        "shots": shots if isinstance(shots, int) else list(shots),
+        "shots": given["shots"] if isinstance(given["shots"], int) else list(given["shots"]),
         "select": run.select,
-        "arguments": {"folds": folds, "operating_point": operating_point},
+        "arguments": {"folds": given["folds"], "operating_point": given["operating_point"]}
+        | ({"same_patient": True} if same_patient else {}),
     }
     _check_plan(out, plan)
     for seed in seeds:
@@ -80,10 +90,10 @@ def repeat(
         one = MadCLIP(detector.recipe, backbone=detector.backbone, objective=detector.objective)
         how = dataclasses.replace(run, progress=_of_seed(run.progress, seed))
         start = time.perf_counter()
-        one.fit(data, shots=shots, seed=seed, folds=folds, operating_point=operating_point, run=how)
+        one.fit(data, seed=seed, run=how, **given)
         one.save(folder / "detector")
         fitted = time.perf_counter()
-        result = evaluate(one, data, progress=how.progress)
+        result = evaluate(one, data, same_patient=same_patient, progress=how.progress)
         seconds = {"fit": fitted - start, "evaluate": time.perf_counter() - fitted}
         _write(folder / "evaluation.json", result.to_json() | {"seconds": seconds})
     return _summary(out, plan, seeds)
@@ -93,10 +103,22 @@ def _summary(out: Path, plan: dict[str, Any], seeds: Sequence[int]) -> dict[str,
     """What all draws say together, which is written down, and each of them."""
     runs = [{"seed": seed, **_read(out / f"seed-{seed}" / "evaluation.json")} for seed in seeds]
     names = [name for name in runs[0] if f"{name}_ci" in runs[0]]
-    metrics = {name: _summarise([run.get(name) for run in runs]) for name in names}
-    summary = {"plan": plan, "seeds": list(seeds)} | metrics
+    marks = _marks(plan)
+    metrics = {
+        name: _summarise([run.get(name) for run in runs]) | ({"optimistic": True} if marks else {}) for name in names
+    }
+    summary = {"plan": plan, "seeds": list(seeds), "marks": marks} | metrics
     _write(out / "summary.json", summary)
     return summary | {"runs": [{k: v for k, v in run.items() if k != "images"} for run in runs]}
+
+
+def _marks(plan: dict[str, Any]) -> list[str]:
+    """Why every number of an experiment is optimistic, a sentence for each reason."""
+    reasons = {
+        "The epoch was selected on test images": plan["select"] == "test-best",
+        "Other images of patients and volumes that gave shots are measured too": "same_patient" in plan["arguments"],
+    }
+    return [f"{reason}: {OPTIMISTIC}." for reason, holds in reasons.items() if holds]
 
 
 def _of_seed(progress: Progress, seed: int) -> Progress:

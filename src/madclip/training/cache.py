@@ -71,12 +71,16 @@ class TokenCache:
             raise self._refused(error) from error
 
     def entries(self) -> list[Path]:
-        """Files of the cache, least recently used first."""
-        return [path for path, _ in self._files()]
+        """Files of the cache, least recently used first.
+
+        Raises:
+            DataError: The folder cannot be listed, as for `size`.
+        """
+        return [path for path, _ in self._readable()]
 
     def size(self) -> int:
         """Bytes that it takes."""
-        return sum(size for _, size in self._files())
+        return sum(size for _, size in self._readable())
 
     def clear(self) -> int:
         """Delete all tokens, and what killed processes left; returns the bytes set free.
@@ -85,8 +89,8 @@ class TokenCache:
             DataError: The folder is not the user's to change.
         """
         freed = 0
-        left = [(path, 0) for path in self.folder.glob(".*.partial")]
         try:
+            left = [(path, 0) for path in self._list() if path.name.startswith(".") and path.suffix == ".partial"]
             for path, size in [*self._files(), *left]:
                 path.unlink(missing_ok=True)
                 freed += size
@@ -138,11 +142,26 @@ class TokenCache:
     def _files(self) -> list[tuple[Path, int]]:
         """Files and their sizes, least recently used first, without those that go away meanwhile."""
         found = []
-        for path in self.folder.glob("*.safetensors"):
+        for path in self._list():
+            if path.suffix != ".safetensors":
+                continue
             with suppress(FileNotFoundError):
                 facts = path.stat()
                 found.append((facts.st_mtime_ns, path.name, path, facts.st_size))
         return [(path, size) for _, _, path, size in sorted(found)]
+
+    def _readable(self) -> list[tuple[Path, int]]:
+        try:
+            return self._files()
+        except OSError as error:
+            raise self._refused(error, "listed") from error
+
+    def _list(self) -> list[Path]:
+        """What is in the folder; `Path.glob` would pass over one that may not be listed as if it were empty."""
+        try:
+            return list(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
 
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -163,13 +182,13 @@ class TokenCache:
             path.unlink(missing_ok=True)
             total -= size
 
-    def _refused(self, error: OSError | SafetensorError) -> DataError:
+    def _refused(self, error: OSError | SafetensorError, what: str = "written") -> DataError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         full = isinstance(error, SafetensorError) or error.errno in (ENOSPC, EDQUOT)
         advice = (
             f"free some space, lower the limit with `madclip cache --limit`, or {_ELSEWHERE}" if full else _ELSEWHERE
         )
-        return DataError(f"{self.folder}: the token cache cannot be written ({reason}); {advice}")
+        return DataError(f"{self.folder}: the token cache cannot be {what} ({reason}); {advice}")
 
 
 _ELSEWHERE = "set MADCLIP_CACHE to a folder of your own, or pass --no-cache to fit"

@@ -15,6 +15,7 @@ from madclip.data.load import load_dataset, read_sample
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Sample
 from madclip.data.shots import draw_shots
+from madclip.data.unseen import LostLesions, lost_lesions
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Shot:
         group: What it shares with images that are not independent of it, its patient or its volume; None where that
             is not known.
         note: What is odd about the file's grey values, in one sentence.
+        lost: Lesions of which nothing is left in the resized mask.
     """
 
     pixels: torch.Tensor
@@ -48,6 +50,7 @@ class Shot:
     digest: str
     group: str | None = None
     note: str = ""
+    lost: LostLesions | None = None
 
 
 def draw_samples(data: Dataset, shots: int | tuple[int, int] | None, seed: int) -> tuple[Sample, ...]:
@@ -114,6 +117,7 @@ def read_shot(sample: Sample, view: View) -> Shot:
         sample.image.digest(),
         sample.group,
         image.note or "",
+        None if mask is None else lost_lesions(mask, view),
     )
 
 
@@ -124,13 +128,13 @@ def labelled_shot(image: ImageLike, label: int, mask: ImageLike | None, view: Vi
             raise DataError(f"{image}: its mask must be a file as well")
         return read_shot(Sample(image, label, mask), view)
     pixels = read_pixels(image, view)
-    region = None
+    region, lost = None, None
     if mask is not None:
         whole = read_region(mask)
         if whole.shape != pixels.shape[1:]:
             raise DataError(f"a mask of shape {whole.shape} for an image of {pixels.shape[1:]}: they must agree")
         if whole.any() != (label == 1):
             raise DataError("a mask marks the lesion of an abnormal image: it is empty there, or marks a normal image")
-        region = fit_mask(whole, view) if label else None
+        region, lost = (fit_mask(whole, view), lost_lesions(whole, view)) if label else (None, None)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return Shot(fit_pixels(pixels, view), label, region, digest)
+    return Shot(fit_pixels(pixels, view), label, region, digest, lost=lost)

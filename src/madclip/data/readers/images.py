@@ -33,7 +33,7 @@ class Image:
         pixels: float32 [3, H, W] in 0..1; grey images have three equal channels.
         depth: Depth of its values in the file: "8-bit", "12-bit", "signed 16-bit", "float", ...
         note: A sentence where its values use so little of what their depth can hold that a range should be named for
-            them; None where there is nothing to say.
+            them, or have no extent in the range that was; None where there is nothing to say.
         spacing: Millimetres between rows and between columns; None where the format does not carry them (the dots per
             inch of PNG, JPEG and TIFF say nothing about the patient).
     """
@@ -68,8 +68,8 @@ def read_image(image: ImageRef | Path | str, grey_range: str = "file") -> Image:
     ref = as_ref(image)
     stored = read_stored(ref)
     rule = parse_grey_range(grey_range)
-    pixels = to_pixels(stored, rule, str(ref))
-    return Image(pixels, stored.depth, _note(stored, rule), stored.spacing)
+    limits = _limits(stored, rule, str(ref))
+    return Image(_scaled(stored, rule, limits), stored.depth, _note(stored, rule, limits), stored.spacing)
 
 
 def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.float32]:
@@ -78,19 +78,20 @@ def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.floa
     Raises:
         DataError: The image is too small, has NaN or infinite values, or values without a known scale.
     """
+    return _scaled(stored, rule, _limits(stored, rule, what))
+
+
+def _scaled(stored: Stored, rule: GreyRange, limits: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Pixels float32 [3, H, W], where black and white are known; grey values are computed once, and copied."""
     values = stored.values
-    if min(values.shape[:2]) < MIN_SIDE:
-        raise DataError(
-            f"{what}: {values.shape[1]} x {values.shape[0]} pixels; an image needs at least {MIN_SIDE} on each side"
-        )
-    limits = _limits(stored, rule, what)
     pixels = np.empty((3, *values.shape[:2]), np.float32)
-    # Grey values are computed once, and copied to the other channels.
     planes, made = (values, pixels[0]) if values.ndim == 2 else (values.transpose(2, 0, 1), pixels)
     low, high = limits
     exact = np.float32 if values.dtype.itemsize <= 2 and values.dtype.kind != "f" else np.float64
     if stored.curve is not None and rule.kind == "file":
         made[:] = stored.curve(values)
+    elif low == high:
+        np.greater(planes, low, out=made, casting="unsafe")
     elif low == 0:
         np.divide(planes, high, out=made, casting="unsafe", dtype=exact)
     else:
@@ -106,6 +107,10 @@ def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.floa
 
 def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:
     values = stored.values
+    if min(values.shape[:2]) < MIN_SIDE:
+        raise DataError(
+            f"{what}: {values.shape[1]} x {values.shape[0]} pixels; an image needs at least {MIN_SIDE} on each side"
+        )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"{what}: has NaN or infinite values; replace them")
     try:
@@ -126,13 +131,16 @@ def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:
 _REMEDY = "name their range: --range LOW,HIGH or --range data (grey_range in Python)"
 
 
-def _note(stored: Stored, rule: GreyRange) -> str | None:
+def _note(stored: Stored, rule: GreyRange, limits: tuple[float, float]) -> str | None:
     """What was assumed of a file, and what should be said of its use of its range where no other range was named."""
     assumed = stored.assumed if rule.kind == "file" else ""
-    return " ".join(filter(None, (stored.note, assumed, _unused_range(stored, rule)))) or None
+    return " ".join(filter(None, (stored.note, assumed, _unused_range(stored, rule, limits)))) or None
 
 
-def _unused_range(stored: Stored, rule: GreyRange) -> str | None:
+def _unused_range(stored: Stored, rule: GreyRange, limits: tuple[float, float]) -> str | None:
+    if limits[0] == limits[1]:
+        found = "all its values are" if stored.values.max() <= limits[0] else f"at both ends of {rule} its values are"
+        return f"{found} {limits[0]:g}, which is black; whatever is greater is white"
     if stored.full is None or rule.kind not in ("file", "full") or (rule.kind == "file" and stored.named):
         return None
     low, high = stored.full

@@ -1,4 +1,4 @@
-"""JPEG 2000. Pillow reads 8 bits in any colours, imagecodecs more, of which Pillow would keep 8 in colours."""
+"""JPEG 2000. Pillow reads 8 bits in any colours, imagecodecs fewer and more, which Pillow would shift to 8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from madclip.data.readers.pillow import stored_picture
-from madclip.data.readers.protocol import Stored, check_frame, check_size, depth_name, full_range
+from madclip.data.readers.protocol import MAX_CHANNELS, Stored, check_frame, check_size, depth_name, full_range
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,14 +27,18 @@ _SRGB, _GREY = 16, 17
 
 @dataclass(frozen=True)
 class _Size:
-    """The SIZ marker (ISO/IEC 15444-1, A.5.1) and the colour space of the file around it, 0 where none is named."""
+    """The SIZ marker (ISO/IEC 15444-1, A.5.1), and what the boxes of the file around it say of colours.
+
+    `bits` are those of each component, alpha among them; `colours` is 0 where no colour space is named.
+    """
 
     width: int
     height: int
     components: int
-    bits: int
+    bits: tuple[int, ...]
     signed: bool
     colours: int
+    indexed: bool
 
 
 class JPEG2000:
@@ -56,26 +60,39 @@ class JPEG2000:
         check_frame(image, 1)
         size = _size(image.path)
         check_size(image.path, size.width, size.height)
-        if size.bits <= 8 and not size.signed:
+        bits = _depth(image, size)
+        if bits == 8 and not size.signed:
             from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
             with image.path.open("rb") as file, Jpeg2KImageFile(file) as picture:
                 check_size(image.path, *picture.size)
                 return stored_picture(picture, mask=mask)
-        if size.components > 4 or (size.components > 2 and size.colours not in (0, _SRGB)):
-            raise DataError(f"{image}: JPEG 2000 colours of {size.bits} bits that are not RGB; save it as PNG or TIFF")
-        return _deep(image, size, mask=mask)
+        if size.indexed or size.components > 4 or (size.components > 2 and size.colours not in (0, _SRGB)):
+            raise DataError(f"{image}: JPEG 2000 colours of {bits} bits that are not RGB; save it as PNG or TIFF")
+        return _decoded(image, size, bits, mask=mask)
 
 
-def _deep(image: ImageRef, size: _Size, *, mask: bool) -> Stored:
+def _depth(image: ImageRef, size: _Size) -> int:
+    """Bits of grey or colours.
+
+    Raises:
+        DataError: They differ.
+    """
+    alpha = size.components in (2, 4)
+    depths = set(size.bits[: size.components - 1] if alpha else size.bits)
+    if len(depths) > 1:
+        raise DataError(f"{image}: a JPEG 2000 image whose colours have different depths; save it as PNG or TIFF")
+    return depths.pop()
+
+
+def _decoded(image: ImageRef, size: _Size, bits: int, *, mask: bool) -> Stored:
     import imagecodecs
 
     values = np.asarray(imagecodecs.jpeg2k_decode(image.path.read_bytes()))
     opaque = not mask or size.components in (1, 3) or bool(np.ptp(values[..., -1]) == 0)
     if values.ndim == 3:
         values = values[..., 0] if values.shape[2] <= 2 else values[..., :3]
-    full = full_range(values.dtype, size.bits)
-    return Stored(values, full, depth_name(values.dtype, size.bits), opaque=opaque)
+    return Stored(values, full_range(values.dtype, bits), depth_name(values.dtype, bits), opaque=opaque)
 
 
 def _size(path: Path) -> _Size:
@@ -86,8 +103,9 @@ def _size(path: Path) -> _Size:
         raise ValueError("no JPEG 2000 codestream")
     right, bottom, left, top = struct.unpack_from(">4I", head, start + 8)
     (components,) = struct.unpack_from(">H", head, start + 40)
-    depth = max(head[start + 42 + 3 * index] & 0x7F for index in range(min(components, 5))) + 1
+    bits = tuple((head[start + 42 + 3 * index] & 0x7F) + 1 for index in range(min(components, MAX_CHANNELS)))
     box = head.find(b"colr", 0, start)
     named = box >= 0 and head[box + 4] == 1
     colours = struct.unpack_from(">I", head, box + 7)[0] if named else 0
-    return _Size(right - left, bottom - top, components, depth, bool(head[start + 42] & 0x80), colours)
+    signed, indexed = bool(head[start + 42] & 0x80), head.find(b"pclr", 0, start) >= 0
+    return _Size(right - left, bottom - top, components, bits, signed, colours, indexed)
