@@ -82,7 +82,9 @@ def predict_folder(
     writing = PredictionFolder(folder, images, detector=known, output=drawn, overwrite=overwrite, about=facts)
     with writing as made:
         left = made.left
-        for image, result in zip(left, detector.predict_iter(left), strict=True):
+        # Maps are scaled to the images' own size where they are written, and nowhere else.
+        native = drawn.overlays or drawn.maps != "none"
+        for image, result in zip(left, detector.predict_iter(left, native=native), strict=True):
             made.add(image, result)
             progress("predict", len(made.rows), len(made.images))
     return writing.rows
