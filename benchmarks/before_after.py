@@ -1,6 +1,7 @@
 """What a change does to what a user waits for: whole commands of two checkouts, in turn, as ratios of medians of pairs.
 
     python benchmarks/before_after.py BEFORE DATA --pairs 9 --backbone tiny --docs docs/performance.md
+    python benchmarks/before_after.py BEFORE DATA --only predict --only "predict, large JPEGs" --files 1000
 
 BEFORE is another checkout of this repository (`git worktree add ../before COMMIT`), DATA a set with valid/ and test/.
 Both run in the Python that runs this, unless --before-python names another one's. The step rows of `madclip bench
@@ -22,6 +23,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
+from madclip.data.load import load_dataset
 from madclip.files import write_between
 
 if TYPE_CHECKING:
@@ -88,19 +92,52 @@ def fit_cached(side: Side, options: argparse.Namespace) -> Cost:
 
 
 def evaluate(side: Side, options: argparse.Namespace) -> Cost:
-    """`evaluate` with every interval and the report."""
+    """`evaluate` of the test images with every interval and the report."""
+    with_detector(side, options)
     side.afresh("report")
     (side.work / "report").mkdir()
     return side.run("evaluate", "detector", str(options.data), "--report", "report/report.html")
 
 
 def predict(side: Side, options: argparse.Namespace) -> Cost:
-    """`predict` of the test images to a table and overlays."""
+    """`predict` of many files to tables, overlays and raw maps."""
+    with_detector(side, options)
     side.afresh("predictions")
-    return side.run("predict", "detector", str(options.data / "test"), "--out", "predictions")
+    return side.run("predict", "detector", str(files(options, large=False)), "--out", "predictions")
 
 
-def start(side: Side, options: argparse.Namespace) -> Cost:  # noqa: ARG001  (a command like the others)
+def predict_large(side: Side, options: argparse.Namespace) -> Cost:
+    """`predict` of JPEGs of 3,000 x 2,500 pixels to scores alone."""
+    with_detector(side, options)
+    side.afresh("predictions")
+    outputs = ("--out", "predictions", "--maps", "none", "--no-overlays")
+    return side.run("predict", "detector", str(files(options, large=True)), *outputs)
+
+
+def with_detector(side: Side, options: argparse.Namespace) -> None:
+    """Fits a detector where none is there yet, as for a row that is run alone."""
+    if not (side.work / "detector").exists():
+        side.run("fit", str(options.data), "--out", "detector", "--backbone", options.backbone)
+
+
+def files(options: argparse.Namespace, *, large: bool) -> Path:
+    """A folder of as many files as were asked for: copies of the test images, or films made of them."""
+    folder: Path = options.work / ("films" if large else "files")
+    if folder.exists():
+        return folder
+    folder.mkdir()
+    images = [sample.image.path for sample in load_dataset(options.data).test_pool]
+    for number in range(options.files):
+        source = images[number % len(images)]
+        if large:
+            film = Image.open(source).convert("L").resize((3000, 2500), Image.Resampling.BICUBIC)
+            film.save(folder / f"{number:05d}.jpg", quality=90)
+        else:
+            shutil.copyfile(source, folder / f"{number:05d}{source.suffix}")
+    return folder
+
+
+def start(side: Side, _: argparse.Namespace) -> Cost:
     """`--help`: what every command pays."""
     return side.run("fit", "--help")
 
@@ -110,6 +147,7 @@ COMMANDS: dict[str, Callable[[Side, argparse.Namespace], Cost]] = {
     "fit, tokens cached": fit_cached,
     "evaluate": evaluate,
     "predict": predict,
+    "predict, large JPEGs": predict_large,
     "start": start,
 }
 """Whole commands, in the order in which they need one another."""
@@ -129,9 +167,14 @@ def step(name: str) -> Callable[[Side, argparse.Namespace], Cost]:
 
 def table(costs: dict[str, list[tuple[Cost, Cost]]]) -> str:
     """The ratios after/before as a Markdown table; each is the median over the pairs, with the least and the most."""
-    lines = ["| | wall before | after | ratio | processor ratio | memory ratio |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | wall before | after | peak memory before | after | ratio of wall times | of processor times | of memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, pairs in costs.items():
-        cells = [f"{median(before.wall for before, _ in pairs):.3g} s", f"{median(c.wall for _, c in pairs):.3g} s"]
+        sides = [*zip(*pairs, strict=True)]
+        cells = [f"{median(cost.wall for cost in side):.3g} s" for side in sides]
+        cells += [f"{median(cost.peak_mb for cost in side) / 1000:.2f} GB" for side in sides]
         for field in ("wall", "processor", "peak_mb"):
             ratios = sorted(getattr(after, field) / getattr(before, field) for before, after in pairs)
             cells.append(f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
@@ -146,6 +189,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--backbone", default="tiny")
+    parser.add_argument("--files", type=int, default=1000, help="how many images are predicted")
     parser.add_argument("--before-python", default=sys.executable)
     parser.add_argument("--only", action="append", help="a command or a row of bench speed; can be repeated")
     parser.add_argument("--docs", type=Path)
@@ -154,7 +198,7 @@ def main() -> None:
     runs = {name: COMMANDS.get(name) or step(name) for name in options.only or [*COMMANDS]}
     costs: dict[str, list[tuple[Cost, Cost]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        sides = []
+        options.work, sides = Path(folder), []
         for name, checkout, python in (
             ("before", options.before.resolve(), options.before_python),
             ("after", HERE, sys.executable),
@@ -166,7 +210,7 @@ def main() -> None:
                 found = [run(side, options) for side in (sides if number % 2 == 0 else sides[::-1])]
                 before, after = found if number % 2 == 0 else found[::-1]
                 costs.setdefault(name, []).append((before, after))
-                print(f"{number + 1} {name}: {before.wall:.2f} s, {after.wall:.2f} s", file=sys.stderr, flush=True)
+                print(f"{number + 1} {name}: {before}, {after}", file=sys.stderr, flush=True)
             text = table(costs)
     print(text)
     if options.docs:

@@ -17,7 +17,7 @@ from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.fitting import Draws, Run, Setting
-from madclip.prediction import BATCH, Prediction, judged, predict_each, score_batch
+from madclip.prediction import BATCH, CPU_BATCH, Prediction, judged, predict_each, score_batch
 from madclip.recipe import Recipe
 from madclip.released import load_released
 from madclip.state import Fitted, Provenance
@@ -231,16 +231,17 @@ class MadCLIP:
         return results
 
     def predict_iter(
-        self, inputs: Iterable[ImageLike], *, batch_size: int = BATCH, native: bool = True
+        self, inputs: Iterable[ImageLike], *, batch_size: int | None = None, native: bool = True
     ) -> Iterator[Prediction | DataError]:
         """One Prediction, or the error that its file gave, for each input in order; in constant memory.
 
         Args:
             inputs: Files, frames or arrays.
-            batch_size: Images at once.
+            batch_size: Images at once; None takes what suits the device.
             native: False leaves maps as the recipe's square, not brought back to the image's size.
         """
         state = self.state
+        batch_size = batch_size or (CPU_BATCH if self.backbone.device.type == "cpu" and not self.engine else BATCH)
 
         def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
             scores, maps, pooled = self._compute(pixels)

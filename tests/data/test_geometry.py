@@ -29,6 +29,22 @@ def test_pixels_are_resized_as_pillow_does(native):
     assert np.abs(ours.numpy() - expected.transpose(2, 0, 1) / 255).max() <= 1.5 / 255
 
 
+@pytest.mark.parametrize("aspect", ["stretch", "pad"])
+def test_grey_images_are_fitted_as_coloured_ones(aspect):
+    """One plane is scaled for all three; a plane that departs anywhere is scaled on its own."""
+    view = View(24, aspect)
+    planes = np.random.default_rng(0).random((1, 40, 31), np.float32).repeat(3, 0)
+    grey = fit_pixels(planes, view)
+    assert grey.is_contiguous()
+    for changed in range(3):
+        coloured = planes.copy()
+        coloured[changed, -1, -1] = 1 - coloured[changed, -1, -1]
+        fitted = fit_pixels(coloured, view)
+        assert not torch.equal(fitted[changed], grey[changed])
+        for kept in {0, 1, 2} - {changed}:
+            assert torch.equal(fitted[kept], grey[kept])
+
+
 @pytest.mark.parametrize("native", [(256, 256), (90, 300), (512, 200), (33, 57)])
 def test_masks_are_resized_as_pillow_does(native):
     mask = np.random.default_rng(0).random(native) > 0.7

@@ -1,4 +1,4 @@
-"""The gradient of the patch scores, which is written by hand."""
+"""The patch scores against their equation."""
 
 import pytest
 import torch

@@ -31,7 +31,9 @@ def lightness(colours):
 
 def test_colours_are_matplotlibs_and_get_lighter_in_equal_steps():
     ramp = heat(np.linspace(0, 1, 256, dtype=np.float32))
-    assert np.abs(ramp - np.array(colormaps["viridis"].colors) * 255).max() < 1
+    assert np.array_equal(ramp, colormaps["viridis"](np.linspace(0, 1, 256, dtype=np.float32), bytes=True)[:, :3])
+    between = np.random.default_rng(0).random(100_000, np.float32)
+    assert np.array_equal(heat(between), colormaps["viridis"](between, bytes=True)[:, :3])
     steps = np.diff(lightness(ramp[::15]))
     assert (steps > 0).all()
     assert steps.max() / steps.min() < 2
@@ -60,7 +62,8 @@ GROUNDS = np.array([(200, 90, 30), (150, 60, 40), (220, 130, 40), (128, 128, 128
 
 def least_difference(name, monkeypatch):
     """The smallest difference that the upper half of a map makes, over oranges and greys."""
-    monkeypatch.setattr("madclip.heatmap.COLOURS", name)
+    table = np.asarray(colormaps[name](np.arange(256), bytes=True))[:, :3]
+    monkeypatch.setattr("madclip.heatmap.COLOURS", table)
     values = np.concatenate([np.zeros(52), np.linspace(0.5, 1, 51)]).astype(np.float32)
     pixels = np.broadcast_to(np.float32(GROUNDS.T[..., None] / 255), (3, len(GROUNDS), len(values)))
     over = overlay(pixels, np.broadcast_to(values, pixels.shape[1:]))

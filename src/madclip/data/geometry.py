@@ -30,7 +30,9 @@ def fit_pixels(pixels: npt.NDArray[np.float32] | torch.Tensor, view: View) -> to
     if (height, width) == tuple(source.shape[-2:]):
         inner = source
     else:
-        inner = F.interpolate(source[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
+        planes = source[:1] if _is_grey(source) else source
+        inner = F.interpolate(planes[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
+        inner = inner.expand(len(source), -1, -1)
     return _place(inner.clamp(0, 1), top, left, view.size)
 
 
@@ -69,6 +71,11 @@ def _box(height: int, width: int, view: View) -> tuple[int, int, int, int]:
     scale = size / max(height, width)
     inner_height, inner_width = max(1, round(height * scale)), max(1, round(width * scale))
     return (size - inner_height) // 2, (size - inner_width) // 2, inner_height, inner_width
+
+
+def _is_grey(pixels: torch.Tensor) -> bool:
+    """Whether all planes are equal, so that one needs to be scaled; a colour image shows in its first row."""
+    return all(torch.equal(pixels[0, rows], plane[rows]) for rows in (0, slice(None)) for plane in pixels[1:])
 
 
 def _place(inner: torch.Tensor, top: int, left: int, size: int) -> torch.Tensor:

@@ -10,9 +10,6 @@ import torch.nn.functional as F
 
 from madclip.head.losses import dice_loss, focal_loss
 
-_BLOCK = 512
-"""Rows at once, so that what is in between stays in the processor's cache."""
-
 
 class MapTerms(NamedTuple):
     """Dice and focal terms of the maps, each [T]."""
@@ -21,26 +18,22 @@ class MapTerms(NamedTuple):
     focal: torch.Tensor
 
 
-def map_losses(logits: torch.Tensor, masks: torch.Tensor, *, smoothing: float = 0.0) -> MapTerms:
+def map_losses(
+    logits: torch.Tensor, masks: torch.Tensor, *, align_corners: bool = False, smoothing: float = 0.0
+) -> MapTerms:
     """`dice_loss` and `focal_loss` of all taps; on a processor with their gradients in one pass over the pixels.
 
     Args:
-        logits: [T, B, H, W], log-odds of "abnormal".
+        logits: [T, B, rows, columns], log-odds of "abnormal"; interpolated to the size of the masks.
         masks: [B, H, W] bool.
+        align_corners: See `interpolate`.
         smoothing: See `focal_loss`.
     """
     if logits.device.type != "cpu":
-        return MapTerms(dice_loss(logits, masks), focal_loss(logits, masks, smoothing=smoothing))
-    dice, focal = _MapLosses.apply(logits, masks, smoothing)  # type: ignore[no-untyped-call]
+        maps = interpolate(logits, (masks.shape[1], masks.shape[2]), align_corners=align_corners)
+        return MapTerms(dice_loss(maps, masks), focal_loss(maps, masks, smoothing=smoothing))
+    dice, focal = _MapLosses.apply(logits, masks, align_corners, smoothing)  # type: ignore[no-untyped-call]
     return MapTerms(dice, focal)
-
-
-def project(rows: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
-    """Rows [R, M, e] scaled to unit length, on both directions [2, e]: [2, M]."""
-    learning = torch.is_grad_enabled() and rows.requires_grad
-    by_hand = learning and rows.device.type == "cpu"
-    scores: torch.Tensor = (_Project.apply if by_hand else _project)(rows, towards)[0]
-    return scores
 
 
 def interpolate(patches: torch.Tensor, size: tuple[int, int], *, align_corners: bool) -> torch.Tensor:
@@ -67,71 +60,38 @@ def _interpolation(length: int, size: int, align_corners: bool, device: torch.de
         return F.interpolate(unit, size, mode="linear", align_corners=align_corners)[0].mT.float().contiguous()
 
 
-def _project(rows: torch.Tensor, towards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`project`, and the lengths of the rows, [R, M]."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    length = torch.linalg.vector_norm(rows, dim=-1, dtype=wide).clamp_min(1e-12)
-    # Projected before scaled: the same numbers, without a scaled copy of the features.
-    return torch.bmm(rows.expand(2, -1, -1), towards[:, :, None])[..., 0] / length, length
-
-
-class _Project(torch.autograd.Function):
-    """`_project` with its gradient in two passes over the features, which would otherwise take ten."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, towards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scores, length = _project(rows, towards)
-        ctx.save_for_backward(rows, towards, scores, length)
-        ctx.mark_non_differentiable(length)
-        return scores, length
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, towards, scores, length = ctx.saved_tensors
-        # s = r . t / |r|: ds/dr = t / |r| - s r / |r|^2, ds/dt = r / |r|.
-        outward = gradients[0] / length
-        inward = -outward * scores / length
-        if len(rows) == 1:
-            inward = inward.sum(0, keepdim=True)
-        to_rows, scale, weight = torch.empty_like(rows), inward[..., None].to(rows.dtype), outward.to(rows.dtype)
-        for start in range(0, rows.shape[1], _BLOCK):
-            block = slice(start, start + _BLOCK)
-            torch.mul(rows[:, block], scale[:, block], out=to_rows[:, block])
-            for branch in (0, 1):
-                to_rows[branch % len(rows), block].addr_(weight[branch, block], towards[branch])
-        to_towards = torch.bmm(weight[:, None], rows.expand(2, -1, -1))[:, 0]
-        return to_rows, to_towards
-
-
 class _MapLosses(torch.autograd.Function):
     """Both terms with their gradients in one pass over the pixels, which would otherwise take most of a step.
 
-    Image by image, so that what is in between stays in the processor's cache.
+    Image by image, so that what is in between stays in the processor's cache; gradients are kept at the size of the
+    logits, not at that of the masks.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, masks: torch.Tensor, smoothing: float
+        ctx: Any, logits: torch.Tensor, masks: torch.Tensor, align_corners: bool, smoothing: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, columns = (
+            _interpolation(n, m, align_corners, logits.device).to(logits.dtype)
+            for n, m in zip(logits.shape[2:], masks.shape[1:], strict=True)
+        )
         terms = []
-        slopes = torch.empty(2, *logits.shape, dtype=logits.dtype, device=logits.device)
+        slopes = logits.new_empty(2, *logits.shape)
         for image, mask in enumerate(masks):
-            *found, dice_slope, focal_slope = _image_terms(logits[:, image], mask.to(logits.dtype), smoothing)
-            terms.append(torch.stack(found))
-            slopes[0, :, image], slopes[1, :, image] = dice_slope, focal_slope
+            drawn = rows @ logits[:, image] @ columns.mT
+            dice, focal, *gradients = _image_terms(drawn, mask.to(logits.dtype), smoothing)
+            terms.append(torch.stack((dice, focal)))
+            for slope, gradient in zip(slopes, gradients, strict=True):
+                slope[:, image] = rows.mT @ (gradient @ columns)
         ctx.save_for_backward(slopes)
         dice, focal = torch.stack(terms).mean(0)
         return dice, focal
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (slopes,) = ctx.saved_tensors
-        images = slopes.shape[2]
-        to_dice, to_focal = (gradient[:, None, None] / images for gradient in gradients)
-        out = torch.empty_like(slopes[0])
-        for image in range(images):
-            torch.mul(slopes[0, :, image], to_dice, out=out[:, image]).addcmul_(slopes[1, :, image], to_focal)
-        return out, None, None
+        to_dice, to_focal = (gradient[:, None, None, None] / slopes.shape[2] for gradient in gradients)
+        return slopes[0] * to_dice + slopes[1] * to_focal, None, None, None
 
 
 def _image_terms(logits: torch.Tensor, lesion: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, ...]:
@@ -144,12 +104,13 @@ def _image_terms(logits: torch.Tensor, lesion: torch.Tensor, smoothing: float) -
         kept = right * (1 - 2 * smoothing) + 2 * smoothing
         log, missing = kept.log(), 1 - kept
         slope = (2 * missing * log - missing.square() / kept) * (1 - 2 * smoothing) * right * wrong
+        squared = missing.square()
     else:
-        log, missing = F.logsigmoid(true), wrong
-        slope = (2 * right).mul_(log).sub_(wrong).mul_(wrong).mul_(wrong)
-    focal = -(missing.square().mul_(log)).mean((-2, -1))
+        log, squared = F.logsigmoid(true), wrong.square()
+        slope = torch.addcmul(wrong, right, log, value=-2).mul_(squared).neg_()
+    focal = -torch.linalg.vecdot(squared.flatten(1), log.flatten(1)) / lesion.numel()
     # p = p_t on the lesion and 1 - p_t elsewhere, so that sum(p) = sum(1 - p_t) + 2 sum(p_t m) - sum(m).
-    overlap = (right * lesion).sum((-2, -1))
+    overlap = right.flatten(1) @ lesion.flatten()
     total = wrong.sum((-2, -1)) + 2 * overlap + 1
     ratio = (2 * overlap + 1) / total
     # d ratio / dp = (2 m - ratio) / total; d p / d logit = p_t (1 - p_t) whichever the class.

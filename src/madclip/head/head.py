@@ -10,6 +10,7 @@ from torch import nn
 from madclip.errors import RecipeError
 from madclip.head import fused, losses, scoring
 from madclip.head.adapters import DETECTION, SEGMENTATION, Adapters
+from madclip.head.fused_taps import learned_scores
 from madclip.head.prompts import Prompts, fixed_text_features
 
 if TYPE_CHECKING:
@@ -122,9 +123,12 @@ class Head(nn.Module):
             text: [e, 2], from `text`.
         """
         towards = scoring.directions(text, contrast=self.recipe.contrast)
-        # Heads last but one, as they lie in memory.
-        features = (each.movedim(1, 3) for each in self.adapters(tokens))
-        scores = torch.stack([scoring.patch_scores(each, towards) for each in features]).unbind(-2)
+        if torch.is_grad_enabled() and tokens[0].device.type == "cpu" and not tokens[0].requires_grad:
+            scores = learned_scores(self.adapters, tokens, towards)
+        else:
+            # Heads last but one, as they lie in memory.
+            features = (each.movedim(1, 3) for each in self.adapters(tokens))
+            scores = torch.stack([scoring.patch_scores(each, towards) for each in features]).movedim(-2, 0)
         return Scores(scores[DETECTION], scores[SEGMENTATION if self.recipe.separate_heads else DETECTION])
 
     def map_logits(self, scores: torch.Tensor) -> torch.Tensor:
@@ -177,4 +181,6 @@ class Head(nn.Module):
         if masks is None:
             return Terms(image, torch.zeros_like(image), torch.zeros_like(image))
         chosen = scores.segmentation if masked is None else scores.segmentation[:, masked]
-        return Terms(image, *fused.map_losses(self.map_logits(chosen), masks, smoothing=recipe.smoothing))
+        logits = scoring.patch_logits(chosen, self.grid)
+        maps = fused.map_losses(logits, masks, align_corners=recipe.align_corners, smoothing=recipe.smoothing)
+        return Terms(image, *maps)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from madclip.head import fused
-
-if TYPE_CHECKING:
-    import torch
 
 
 def directions(text: torch.Tensor, *, contrast: bool = True) -> torch.Tensor:
@@ -35,9 +32,18 @@ def patch_scores(features: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
         [..., 2]: S_n, S_ab.
     """
     rows = features.reshape(len(features), -1, features.shape[-1])
-    scores = fused.project(rows, towards.to(features.dtype))
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    length = torch.linalg.vector_norm(rows, dim=-1, dtype=wide).clamp_min(1e-12)
+    # Projected before scaled: the same numbers, without a scaled copy of the features.
+    scores = torch.bmm(rows.expand(2, -1, -1), towards.to(rows.dtype)[:, :, None])[..., 0] / length
     found: torch.Tensor = scores.mT.reshape(*features.shape[1:-1], 2)
     return found
+
+
+def patch_logits(scores: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Log-odds of "abnormal" of every patch, S_ab - S_n: [T, B, G, 2] -> [T, B, rows, columns]."""
+    logits: torch.Tensor = (scores[..., 1] - scores[..., 0]).float().contiguous().unflatten(2, grid)
+    return logits
 
 
 def map_logits(
@@ -54,8 +60,7 @@ def map_logits(
     Returns:
         [T, B, height, width].
     """
-    difference = (scores[..., 1] - scores[..., 0]).float().contiguous().unflatten(2, grid)
-    return fused.interpolate(difference, size, align_corners=align_corners)
+    return fused.interpolate(patch_logits(scores, grid), size, align_corners=align_corners)
 
 
 def anomaly_map(logits: torch.Tensor) -> torch.Tensor:

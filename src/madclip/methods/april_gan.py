@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from madclip.head.prompts import fixed_text_features
-from madclip.head.scoring import map_logits
+from madclip.head.scoring import map_logits, patch_logits
 from madclip.methods.base import Baseline
 from madclip.methods.learning import Adam, Learning, optimise
 from madclip.methods.text import (
@@ -51,12 +51,12 @@ class AprilGAN(Baseline):
         self.weights = linear_weights(
             tokens.shape[1], self.backbone.spec.embed_dim, tokens.shape[3], generator=generator
         )
-        grid, size = self.backbone.grid, self.backbone.image_size
+        grid = self.backbone.grid
 
         def loss_of(rows: torch.Tensor) -> torch.Tensor:
             scores = text_scores(project(tokens[rows], self.weights), self.text)
             if bool(masked.any()):
-                return map_loss(map_logits(scores, grid, size), masks[rows], masked[rows])
+                return map_loss(patch_logits(scores, grid), masks[rows], masked[rows])
             share = abnormal_share(scores).mean(-1).clamp(1e-6, 1 - 1e-6)
             return F.binary_cross_entropy(share, labels[rows].float().expand_as(share))
 

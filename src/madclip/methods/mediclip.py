@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from madclip.head.prompts import Prompts
-from madclip.head.scoring import map_logits
+from madclip.head.scoring import map_logits, patch_logits
 from madclip.methods.april_gan import project
 from madclip.methods.base import Baseline
 from madclip.methods.learning import Adam, Learning, optimise
@@ -58,23 +58,23 @@ class MediCLIP(Baseline):
         everywhere = torch.ones(len(masks), dtype=torch.bool)
 
         def loss_of(rows: torch.Tensor) -> torch.Tensor:
-            logits = self._logits(tokens[rows].float(), prompts(self.backbone).cpu())
-            return map_loss(logits[None], masks[rows], everywhere[rows])
+            scores = self._scores(tokens[rows].float(), prompts(self.backbone).cpu())
+            return map_loss(patch_logits(scores, self.backbone.grid), masks[rows], everywhere[rows])
 
         optimise([self.weights, *prompts.parameters()], len(masks), loss_of, Adam(EPOCHS), run)
         self.weights.requires_grad_(False)
         with torch.no_grad():
             self.text = prompts(self.backbone).cpu()
 
-    def _logits(self, tokens: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Log-odds of "abnormal" at every pixel, means of the taps' scores: [B, T, G, d], [e, 2] -> [B, S, S]."""
-        scores = text_scores(project(tokens, self.weights), text).mean(0, keepdim=True)
-        return map_logits(scores, self.backbone.grid, self.backbone.image_size)[0]
+    def _scores(self, tokens: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Scores of the patches against both texts, mean of the taps: [B, T, G, d], [e, 2] -> [1, B, G, 2]."""
+        return text_scores(project(tokens, self.weights), text).mean(0, keepdim=True)
 
     @torch.inference_mode()
     def score(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Baseline.score`."""
-        maps = self._logits(self.image_tokens(pixels), self.text).sigmoid()
+        scores = self._scores(self.image_tokens(pixels), self.text)
+        maps = map_logits(scores, self.backbone.grid, self.backbone.image_size)[0].sigmoid()
         return maps.amax((1, 2)), maps
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from madclip.head.prompts import fixed_text_features
-from madclip.head.scoring import map_logits
+from madclip.head.scoring import patch_logits
 from madclip.methods.base import Baseline
 from madclip.methods.learning import Adam, Learning, optimise
 from madclip.methods.text import (
@@ -61,13 +61,13 @@ class MVFA(Baseline):
         pixels = torch.stack([shot.pixels for shot in shots])
         labels = torch.tensor([shot.label for shot in shots])
         masks, masked = shot_masks(shots)
-        grid, size = self.backbone.grid, self.backbone.image_size
+        grid = self.backbone.grid
 
         def loss_of(rows: torch.Tensor) -> torch.Tensor:
             features = self.features(pixels[rows])
             share = abnormal_share(text_scores(features.detection, self.text)).mean(-1).clamp(1e-6, 1 - 1e-6)
             image = F.binary_cross_entropy(share, labels[rows].float().expand_as(share), reduction="none").mean(1)
-            maps = map_logits(text_scores(features.segmentation, self.text), grid, size)
+            maps = patch_logits(text_scores(features.segmentation, self.text), grid)
             return image.sum() + map_loss(maps, masks[rows], masked[rows])
 
         optimise([self.down, self.up], len(shots), loss_of, Adam(EPOCHS), run)

@@ -49,7 +49,7 @@ def shot_masks(shots: Sequence[Shot]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def map_loss(logits: torch.Tensor, masks: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-    """Dice and focal terms summed over taps, of the images that have masks: logits [T, B, S, S] -> []."""
+    """Dice and focal terms summed over taps, of the images that have masks: logits [T, B, rows, columns] -> []."""
     if not bool(masked.any()):
         return logits.sum() * 0
     return torch.stack(tuple(map_losses(logits[:, masked], masks[masked]))).sum()

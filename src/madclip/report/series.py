@@ -105,6 +105,16 @@ class SeriesResults:
             )
 
 
+def start_of_series(count: int, images: Sequence[ImageRef], series: Sequence[Series]) -> int:
+    """How many of `count` finished images stay where a series that was begun is begun anew: its map needs them all."""
+    if not 0 < count < len(images):
+        return count
+    for one in series:
+        if images[count] in one.images[1:]:
+            return count - one.images.index(images[count])
+    return count
+
+
 def series_row(series: Series, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What is said of a series from what is said of its images: the highest score counts.
 

@@ -142,7 +142,8 @@ def training_step(
     """One step on a batch of pairs (shot, variant) [M, 2]; its loss terms, summed over taps."""
     device = next(head.parameters()).device
     shots, variants = pairs.unbind(1)
-    tokens = torch.stack([data.tokens[i][v] for i, v in pairs.tolist()]).to(device)
+    # Tap by tap in memory, as the head reads them.
+    tokens = torch.stack([data.tokens[i][v] for i, v in pairs.tolist()], 1).to(device).transpose(0, 1)
     masked = data.masked[shots].nonzero()[:, 0]
     masks = data.masks[shots[masked], variants[masked]].to(device) if len(masked) else None
     which = None if len(masked) == len(shots) else masked.to(device)

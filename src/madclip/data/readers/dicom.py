@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+_RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _MAX_BYTES = 2**30
@@ -223,7 +224,9 @@ def _decoded(image: ImageRef, dataset: Dataset, index: int) -> npt.NDArray[Any]:
             if stated not in (None, (dataset.Columns, dataset.Rows)):  # a decoder would believe it
                 raise DataError(f"{image}: its pixels are of another size than its header states")
         # Bits above those that are stored are looked at (`dicom_values`), not cut off: what they hold may be the image.
-        return np.asarray(pixel_array(dataset, index=index, correct_unused_bits=False))
+        # Of the decoders of RLE only pydicom's own raises errors that can be caught where a file is damaged.
+        plugin = "pydicom" if syntax == _RLE else ""
+        return np.asarray(pixel_array(dataset, index=index, decoding_plugin=plugin, correct_unused_bits=False))
     except unreadable() as error:
         raise DataError(f"{image}: damaged or unsupported DICOM pixels ({type(error).__name__})") from None
 
