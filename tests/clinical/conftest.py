@@ -17,8 +17,12 @@ REQUIRED = os.environ.get("MADCLIP_REQUIRE", "").split(",")
 
 
 def tool(name, *places):
-    """The path of a program; without it the test is skipped, or fails where the program is required."""
-    found = shutil.which(name) or next((place for place in places if Path(place).is_file()), None)
+    """The path of a program, also of one that pip put beside Python; without it the test is skipped.
+
+    It fails where the program is required.
+    """
+    known = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    found = shutil.which(name, path=known) or next((place for place in places if Path(place).is_file()), None)
     if found is None:
         (pytest.fail if name.lower() in REQUIRED else pytest.skip)(f"{name} is not installed")
     return found

@@ -12,7 +12,7 @@ from clinical.conftest import tool
 from data.scanner import slices
 from madclip.clinical.geometry import affine_of, even_runs
 from madclip.clinical.nifti import has_shear, write_heatmap
-from madclip.data.series import facts_of, sorted_series
+from madclip.data.series import Place, facts_of, sorted_series
 
 
 def series_in(folder):
@@ -62,6 +62,17 @@ def test_runs_hold_every_slice_once(tmp_path):
         for number, place in enumerate(part):
             there = (affine @ [0, 0, number, 1])[:3]
             np.testing.assert_allclose(there, np.array(place.corner) * [-1, -1, 1], atol=0.03)
+
+
+def test_small_steps_that_add_up_are_not_even():
+    heights = np.cumsum([0.0, 1.0, *[0.96] * 50, *[1.04] * 50])  # each within 5 %, and 2 mm off in the middle
+    places = [Place((0.0, 0.0, height), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 1.0)) for height in heights]
+    runs = even_runs(places)
+    assert [number for run in runs for number in run] == list(range(102))
+    for run in runs:
+        affine = affine_of(places[run.start : run.stop])
+        for number, place in enumerate(places[run.start : run.stop]):
+            assert abs((affine @ [0, 0, number, 1])[2] - place.height) < 0.06
 
 
 def test_a_leaning_stack_keeps_its_shear(tmp_path):

@@ -1,8 +1,8 @@
 """DICOM results: valid by dciodvfy, read alike by highdicom and dcmqi, kept byte for byte by a real archive."""
 
-import io
 import json
 import subprocess
+import urllib.request
 
 import highdicom
 import numpy as np
@@ -23,7 +23,10 @@ from madclip.clinical.objects import (
     report,
     segmentation,
 )
+from madclip.data.series import facts_of, sorted_series
 from madclip.errors import DataError
+from madclip.prediction import Prediction
+from madclip.report.dicom import DicomWriter
 
 ORIGIN = Origin("ab" * 32, "1.2.3", 0.5, "Brain")
 SHAPE = (6, 12, 16)
@@ -174,12 +177,15 @@ def test_an_archive_keeps_them_byte_for_byte(tmp_path, sources, regions, orthanc
     ]
     kept = [pydicom.dcmread(written(one, tmp_path / f"{number}.dcm")) for number, one in enumerate(made)]
     client.store_instances(kept)
+    server = orthanc.removesuffix("/dicom-web")
     for number, one in enumerate(kept):
+        asked = urllib.request.Request(f"{server}/tools/lookup", data=one.SOPInstanceUID.encode())
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            (place,) = [found["Path"] for found in json.load(answer) if found["Type"] == "Instance"]
+        with urllib.request.urlopen(f"{server}{place}/file", timeout=20) as answer:
+            assert answer.read() == (tmp_path / f"{number}.dcm").read_bytes()
         back = client.retrieve_instance(one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPInstanceUID)
-        buffer = io.BytesIO()
-        back.save_as(buffer, enforce_file_format=True)
-        again = pydicom.dcmread(io.BytesIO(buffer.getvalue()))
-        assert again == pydicom.dcmread(tmp_path / f"{number}.dcm")
+        assert back == one
     found = client.search_for_series(search_filters={"StudyInstanceUID": sources[0].StudyInstanceUID})
     assert {one["0020000E"]["Value"][0] for one in found} == {one.SeriesInstanceUID for one in kept}
 
@@ -194,6 +200,8 @@ def test_predict_writes_them(tmp_path, madclip_run, small_detector, dciodvfy):
     assert madclip_run(*command, "--out", out) == 0
     rows = [json.loads(line) for line in (out / "series.jsonl").read_text().splitlines()]
     assert sorted(len(row["dicom"]) for row in rows) == [3, 4]
+    (film_row,) = (row for row in rows if len(row["dicom"]) == 3)
+    assert film_row["notes"][-1].startswith("no map: the images do not say where they lie")
     for path in sorted((out / "dicom").glob("*.dcm")):
         assert dciodvfy(path) == []
     first = {path.name: pydicom.dcmread(path).SOPInstanceUID for path in (out / "dicom").glob("*.dcm")}
@@ -203,3 +211,86 @@ def test_predict_writes_them(tmp_path, madclip_run, small_detector, dciodvfy):
     nifti(tmp_path / "a.nii.gz")
     refused = ["predict", small_detector, tmp_path / "a.nii.gz", "--dicom", "film", "--out", tmp_path / "no"]
     assert madclip_run(*refused) == 2
+
+
+@pytest.mark.parametrize(
+    ("ways", "expected"),
+    [
+        ([1, 0, 0, 0, 1, 0], ["L", "P"]),  # axial, seen from the feet
+        ([0, 1, 0, 0, 0, -1], ["P", "F"]),  # sagittal
+        ([1, 0, 0, 0, 0, -1], ["L", "F"]),  # coronal, seen from the front
+        ([-1, 0, 0, 0, -0.94, 0.34], ["R", "A"]),  # turned and tilted
+        (None, ""),  # nothing says it, and nothing is made up
+    ],
+)
+def test_a_picture_says_which_way_the_patient_lies(tmp_path, sources, ways, expected, dciodvfy):
+    source = sources[0]
+    if ways is None:
+        del source.ImageOrientationPatient
+    else:
+        source.ImageOrientationPatient = ways
+    path = written(picture(source, np.zeros((12, 16, 3), np.uint8), ORIGIN), tmp_path / "picture.dcm")
+    assert pydicom.dcmread(path).PatientOrientation == expected
+    assert dciodvfy(path) == []
+
+
+def multiframe(path, order):
+    """Five frames 3 mm apart as one enhanced CT, in an order of their own."""
+    single = slices(path.parent / "single", [3.0 * n for n in range(5)], **ENHANCED)
+    headers = headers_for([pydicom.dcmread(one) for one in single])
+    for header in headers:
+        header.SeriesNumber, header.Manufacturer = 1, "maker"
+    uids = {f"{name}_instance_uid": pydicom.uid.generate_uid() for name in ("series", "sop")}
+    make = highdicom.legacy.LegacyConvertedEnhancedCTImage
+    return written(make([headers[n] for n in order], series_number=2, instance_number=1, **uids), path)
+
+
+ENHANCED = {f"{what}Date": "20200101" for what in ("Content", "Acquisition", "Series")}
+ENHANCED |= {f"{what}Time": "101010" for what in ("Content", "Acquisition", "Series")}
+ENHANCED |= {
+    "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+    "KVP": 120,
+    "PatientPosition": "HFS",
+    "AcquisitionNumber": 1,
+}
+ENHANCED |= {"RescaleSlope": 1, "RescaleIntercept": 0, "SliceThickness": 3, "BurnedInAnnotation": "NO"}
+
+
+def results_of(folder, paths, maps, kinds):
+    """What is written of the one series that files make, by the maps of its images as they lie in the patient."""
+    (series,) = sorted_series(facts_of(path) for path in paths)
+    (folder / "out").mkdir()
+    writer = DicomWriter(folder / "out", kinds, ORIGIN)
+    writer.write(0, series, maps, [Prediction(float(heat.max()), heat, heat.shape) for heat in maps])
+    return [pydicom.dcmread(folder / "out" / name) for name in writer.names(0)], writer.refused(0)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 1, 3]])
+def test_frames_of_one_file_keep_their_places(tmp_path, order):
+    maps = np.zeros((5, 12, 16), np.float32)
+    for number in range(5):  # the slice at 3 * n mm has n + 1 marked pixels, the first of 0.9
+        maps[number, 2, : number + 1] = 0.9 - 0.05 * np.arange(number + 1)
+    made, refused = results_of(tmp_path, [multiframe(tmp_path / "m.dcm", order)], maps, ("seg", "map"))
+    assert (len(made), refused) == (2, [])
+    for one in made:
+        frames = zip(one.PerFrameFunctionalGroupsSequence, one.pixel_array, strict=True)
+        marked = {float(f.PlanePositionSequence[0].ImagePositionPatient[2]): int((p > 0).sum()) for f, p in frames}
+        assert marked == {0.0: 1, 3.0: 2, 6.0: 3, 9.0: 4, 12.0: 5}
+
+
+def test_each_radiograph_of_a_series_has_its_map(tmp_path, dciodvfy):
+    paths = []
+    for number in range(3):
+        made = dicom(np.zeros((40, 30), np.uint16), PatientOrientation=["L", "F"], Modality="DX", InstanceNumber=number)
+        made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+        paths.append(save(made, tmp_path / f"{number}.dcm"))
+    maps = np.stack([np.full((40, 30), value, np.float32) for value in (0.2, 0.4, 0.6)])
+    made, refused = results_of(tmp_path, paths, maps, ("seg", "map"))
+    assert [int(one.pixel_array.max()) for one in made] == [51, 102, 153]
+    referred = [one.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID for one in made]
+    assert referred == [pydicom.dcmread(path).SOPInstanceUID for path in paths]
+    assert len({one.SOPInstanceUID for one in made}) == 3
+    (said,) = refused
+    assert said.startswith("no map: the images do not say where they lie")
+    for path in (tmp_path / "out/dicom").glob("*.dcm"):
+        assert dciodvfy(path) == []

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 """From (left, posterior, superior), as DICOM has it, to (right, anterior, superior), as NIfTI has it."""
 _STRAIGHT = 0.02
-"""Millimetres by which slices may lie beside the line of the others."""
+"""Millimetres by which slices may always lie beside their evenly spaced places; else by `EVEN` of a step."""
 
 
 def even_runs(places: Sequence[Place]) -> list[range]:
@@ -35,14 +35,16 @@ def even_runs(places: Sequence[Place]) -> list[range]:
 
 
 def _goes_on(places: Sequence[Place]) -> bool:
+    """Whether the last of some slices goes on with the stretch that the others are."""
+    before, last = places[-2:]
+    if last.spacing != before.spacing or last.height - before.height < SAME_PLACE:
+        return False
+    if not np.allclose([last.row, last.column], [places[0].row, places[0].column], atol=1e-3):
+        return False
     corners = np.array([place.corner for place in places])
-    steps = np.diff(corners, axis=0)
-    if places[-1].spacing != places[-2].spacing or places[-1].height - places[-2].height < SAME_PLACE:
-        return False
-    if not np.allclose([places[-1].row, places[-1].column], [places[-2].row, places[-2].column], atol=1e-3):
-        return False
-    length = np.linalg.norm(steps[0])
-    return bool(np.abs(steps[-1] - steps[0]).max() <= max(_STRAIGHT, EVEN * length))
+    step = (corners[-1] - corners[0]) / (len(places) - 1)
+    even = corners[0] + np.arange(len(places))[:, None] * step  # where the affine of all puts them: small steps add up
+    return bool(np.abs(corners - even).max() <= max(_STRAIGHT, EVEN * float(np.linalg.norm(step))))
 
 
 def affine_of(places: Sequence[Place], thickness: float = 1.0) -> npt.NDArray[np.float64]:

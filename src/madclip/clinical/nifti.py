@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,10 +45,12 @@ def write_heatmap(path: Path, maps: npt.NDArray[np.float32], affine: npt.NDArray
     image.header.set_xyzt_units("mm")
     image.header["cal_min"], image.header["cal_max"] = 0, 1
     image.header["descrip"] = b"madclip anomaly map; research use only"
-    plain = BytesIO()
-    image.to_stream(plain)
-    with new_file(path) as partial:
-        partial.write_bytes(gzip.compress(plain.getvalue(), 6, mtime=0))
+    with (
+        new_file(path) as partial,
+        partial.open("wb") as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+    ):
+        image.to_stream(packed)
 
 
 def has_shear(affine: npt.NDArray[np.float64]) -> bool:

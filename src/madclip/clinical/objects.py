@@ -74,8 +74,8 @@ def segmentation(sources: Sequence[Dataset], regions: npt.NDArray[np.bool_], ori
     """The region above the threshold as a binary DICOM SEG, a frame for each slice, empty ones too.
 
     Args:
-        sources: The slices' headers in order, or that of one multi-frame image.
-        regions: [N, H, W].
+        sources: The slices' headers in any order, or that of one multi-frame image.
+        regions: [N, H, W], in the order of the slices, or in that of the frames in their file.
         origin: What made them.
 
     Raises:
@@ -97,7 +97,7 @@ def fractional(source: Dataset, heat: npt.NDArray[np.float32], origin: Origin) -
 
 
 def parametric_map(sources: Sequence[Dataset], maps: npt.NDArray[np.float32], origin: Origin) -> Dataset:
-    """The heat maps [N, H, W] of slices that lie in a patient as a float32 Parametric Map.
+    """The heat maps [N, H, W] of slices that lie in a patient as a float32 Parametric Map; order as in `segmentation`.
 
     Raises:
         DataError: The sources do not say where they lie, as radiographs.
@@ -131,6 +131,7 @@ def picture(source: Dataset, overlay: npt.NDArray[np.uint8], origin: Origin) -> 
     """A picture [H, W, 3] of a heat map over its image as a Secondary Capture."""
     highdicom = _highdicom()
     common = _common("picture", [source], origin, overlay)
+    orientation = _orientation(source)
     found = _built(
         highdicom.sc.SCImage.from_ref_dataset,
         source,
@@ -143,10 +144,15 @@ def picture(source: Dataset, overlay: npt.NDArray[np.uint8], origin: Origin) -> 
         sop_instance_uid=common["sop_instance_uid"],
         instance_number=1,
         manufacturer=MANUFACTURER,
-        patient_orientation=_orientation(source),
+        patient_orientation=orientation or ("L", "F"),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
     )
-    found.BurnedInAnnotation = "NO"
+    if orientation is None:
+        found.PatientOrientation = None  # highdicom insists on one; empty says that nobody knows
+    if source.get("BurnedInAnnotation"):
+        found.BurnedInAnnotation = (
+            source.BurnedInAnnotation
+        )  # nothing is drawn that names a patient, but it may be below
     return _described(found, [source], "anomaly overlay")
 
 
@@ -276,21 +282,22 @@ def _segmented(sources: Sequence[Dataset], values: npt.NDArray[Any], origin: Ori
     )
 
 
-def _orientation(source: Dataset) -> tuple[str, str]:
-    """The directions in which rows and columns of an image run, such as `("L", "P")`."""
+def _orientation(source: Dataset) -> tuple[str, str] | None:
+    """The directions in which rows and columns of an image run, such as `("L", "P")`; None where nothing says it."""
     stated = source.get("PatientOrientation")
     if stated and len(stated) == 2:
         return str(stated[0]), str(stated[1])
     ways = source.get("ImageOrientationPatient")
     if not ways or len(ways) != 6:
-        return "L", "F"
-    from nibabel.orientations import aff2axcodes
+        return None
+    row, column = np.array([float(value) for value in ways]).reshape(2, 3)
+    return _letter(row), _letter(column)
 
-    rows, columns = (np.array([float(value) for value in part]) for part in (ways[:3], ways[3:]))
-    affine = np.eye(4)
-    affine[:3, :3] = np.diag([-1.0, -1.0, 1.0]) @ np.stack([rows, columns, np.cross(rows, columns)], axis=1)
-    row, column, _ = aff2axcodes(affine, (("R", "L"), ("P", "A"), ("F", "H")))  # type: ignore[no-untyped-call]
-    return row, column
+
+def _letter(way: npt.NDArray[np.float64]) -> str:
+    """The end of the patient that a direction (left, posterior, superior) points at most."""
+    axis = int(np.abs(way).argmax())
+    return ("RL", "AP", "FH")[axis][int(way[axis] > 0)]
 
 
 def _check_places(sources: Sequence[Dataset]) -> None:

@@ -21,7 +21,7 @@ from madclip.clinical.objects import (
 from madclip.data.readers import read_image
 from madclip.data.readers.dicom import read_header
 from madclip.errors import DataError, RecipeError
-from madclip.files import new_file
+from madclip.files import new_file, write_whole
 from madclip.heatmap import overlay
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class DicomWriter:
     def write(
         self, number: int, series: Series, maps: npt.NDArray[np.float32], found: Sequence[Prediction | DataError]
     ) -> None:
-        """Writes what can be said of a series; an object that it cannot have is left out.
+        """Writes what can be said of a series; for an object that it cannot have, a line that says why.
 
         Args:
             number: The place of the series in the run.
@@ -86,14 +86,19 @@ class DicomWriter:
         if not scored:
             return
         worst = max(scored)[1]
-        (self.folder / FOLDER).mkdir(exist_ok=True)
+        folder = self.folder / FOLDER
+        folder.mkdir(exist_ok=True)
         for kind in self.kinds:
+            start = f"{number:03d}_{kind}"
             try:
                 made = self._made(kind, series, sources, maps, found, worst)
-            except DataError:  # the row of the series says which objects there are
+            except DataError as error:
+                write_whole(folder / f"{start}.txt", f"no {kind}: {error}\n")
                 continue
-            with new_file(self.folder / FOLDER / f"{number:03d}_{kind}.dcm") as partial:
-                made.save_as(partial, enforce_file_format=True)
+            for part, one in enumerate(made):
+                name = f"{start}.dcm" if len(made) == 1 else f"{start}_{part:03d}.dcm"
+                with new_file(folder / name) as partial:
+                    one.save_as(partial, enforce_file_format=True)
 
     def _made(
         self,
@@ -103,22 +108,29 @@ class DicomWriter:
         maps: npt.NDArray[np.float32],
         found: Sequence[Prediction | DataError],
         worst: int,
-    ) -> Dataset:
-        if kind == "seg" and series.places is None and len(maps) == 1:
-            return fractional(sources[0], maps[0], self.origin)
-        if kind == "seg":
-            return segmentation(sources, maps >= self.origin.threshold, self.origin)
-        if kind == "map":
-            return parametric_map(sources, maps, self.origin)
-        source = sources[worst if len(sources) == len(maps) else 0]
+    ) -> list[Dataset]:
+        """The objects of one kind: one, or one for each of several radiographs."""
+        if kind == "seg" and series.places is None and len(sources) == len(maps):
+            return [fractional(source, heat, self.origin) for source, heat in zip(sources, maps, strict=True)]
+        if kind in ("seg", "map"):
+            placed = maps[np.argsort([image.frame or 0 for image in series.images])] if len(sources) == 1 else maps
+            if kind == "map":
+                return [parametric_map(sources, placed, self.origin)]
+            return [segmentation(sources, placed >= self.origin.threshold, self.origin)]
         if kind == "picture":
             pixels = read_image(series.images[worst], self.grey_range).pixels
-            return picture(source, np.asarray(overlay(pixels, maps[worst])), self.origin)
-        return report(sources, _finding(found, worst), self.origin)
+            source = sources[worst if len(sources) == len(maps) else 0]
+            return [picture(source, np.asarray(overlay(pixels, maps[worst])), self.origin)]
+        return [report(sources, _finding(found, worst), self.origin)]
 
     def names(self, number: int) -> list[str]:
         """The objects that there are of a series, below the folder of the predictions."""
         return sorted(f"{FOLDER}/{path.name}" for path in (self.folder / FOLDER).glob(f"{number:03d}_*.dcm"))
+
+    def refused(self, number: int) -> list[str]:
+        """Why there is no object of some kinds, a line each."""
+        paths = sorted((self.folder / FOLDER).glob(f"{number:03d}_*.txt"))
+        return [path.read_text(encoding="utf-8").strip() for path in paths]
 
 
 def dicom_writer(detector: MadCLIP, known: str, folder: Path, output: Output) -> DicomWriter | None:

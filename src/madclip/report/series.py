@@ -67,7 +67,7 @@ class SeriesResults:
             if number is not None:
                 said.setdefault(number, []).append(row)
         lines = [
-            json.dumps(series_row(one, said[number]) | self._written(number), ensure_ascii=False)
+            json.dumps(series_row(one, said[number], self._refused(number)) | self._written(number), ensure_ascii=False)
             for number, one in enumerate(self.series)
         ]
         write_whole(self.folder / SERIES, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
@@ -75,6 +75,9 @@ class SeriesResults:
     def _written(self, number: int) -> dict[str, list[str]]:
         maps = sorted(f"{VOLUMES}/{path.name}" for path in (self.folder / VOLUMES).glob(f"{number:03d}*.nii.gz"))
         return {"map": maps, "dicom": self.dicom.names(number) if self.dicom else []}
+
+    def _refused(self, number: int) -> list[str]:
+        return self.dicom.refused(number) if self.dicom else []
 
     def _write(self, number: int, one: Series) -> None:
         """The heat map of a series: one file, or one for each evenly spaced stretch of slices."""
@@ -115,15 +118,20 @@ def start_of_series(count: int, images: Sequence[ImageRef], series: Sequence[Ser
     return count
 
 
-def series_row(series: Series, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def series_row(series: Series, rows: Sequence[dict[str, Any]], refused: Sequence[str] = ()) -> dict[str, Any]:
     """What is said of a series from what is said of its images: the highest score counts.
 
     There is no decision: a threshold for one image is passed by chance somewhere among many.
+
+    Args:
+        series: Which images belong together.
+        rows: One for each of them.
+        refused: What could not be written of the series, and why.
     """
     scored = [row for row in rows if row["error"] is None]
     first = series.images[0]
     name = str(first.path if len({image.path for image in series.images}) == 1 else first.path.parent)
-    extra = {"images": len(rows), "failed": len(rows) - len(scored), "notes": list(series.notes)}
+    extra = {"images": len(rows), "failed": len(rows) - len(scored), "notes": [*series.notes, *refused]}
     if not scored:
         return Row(name, error=f"none of {len(rows)} images could be scored").to_dict() | extra | {"highest": None}
     worst = max(range(len(rows)), key=lambda place: -1 if rows[place]["score"] is None else rows[place]["score"])
