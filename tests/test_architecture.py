@@ -22,7 +22,7 @@ FLOORS = (
     {"training"},
     {"state", "prediction"},
     {"storage", "fitting"},
-    {"released"},
+    {"released", "estimator"},
     {"detector"},
     {"methods", "evaluation", "export", "clinical"},
     {"report"},

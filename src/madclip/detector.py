@@ -16,6 +16,7 @@ from madclip.data.load import scan_dataset
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError, RecipeError
+from madclip.estimator import Estimator
 from madclip.fitting import Draws, Run, Setting
 from madclip.prediction import BATCH, CPU_BATCH, Prediction, judged, predict_each, score_batch
 from madclip.recipe import Recipe
@@ -36,10 +37,11 @@ DEFAULT_BACKBONE = "tiny"
 DEFAULT_OBJECTIVE = "medical image"
 
 
-class MadCLIP:
+class MadCLIP(Estimator):
     """A few-shot anomaly detector on a frozen CLIP.
 
-    The constructor only stores its arguments; the backbone is loaded where it is first needed.
+    The constructor only stores its arguments; the backbone is loaded where it is first needed. `clone` and
+    `cross_val_score` of scikit-learn take it as they take their own estimators.
 
     Args:
         recipe: A preset's name (`madclip`, `paper`, `released`) or a Recipe.

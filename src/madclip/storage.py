@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _FACTS, _WEIGHTS, _CARD = "detector.json", "head.safetensors", "README.md"
+PARTS = (_FACTS, _WEIGHTS, _CARD)
+"""The files of a detector."""
 _ENGINES = "engines"
 """Exports that lie with a detector; they go when another takes its place."""
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -50,9 +52,7 @@ def check_target(folder: Path) -> None:
     """
     if folder.name in ("", ".."):
         raise DataError(f"{folder}: give another folder, by its own name")
-    if folder.exists() and not (
-        folder.is_dir() and {p.name for p in folder.iterdir()} <= {_FACTS, _WEIGHTS, _CARD, _ENGINES}
-    ):
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {*PARTS, _ENGINES}):
         raise DataError(f"{folder}: not empty and not a detector; choose another folder")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():

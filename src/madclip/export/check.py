@@ -112,7 +112,7 @@ def require(found: Agreement, precision: str) -> None:
         if exact
         else f"at most {allowed} of {found.images} may, for a share of {DECISIONS:.0%}"
     )
-    advice = "please report this" if exact else "choose another precision"
+    advice = "please report this" if exact else "choose another precision; fp32 computes as the detector does"
     raise CheckpointError(
         f"the {precision} model disagrees with the detector and was not written: on {found.images} images scores "
         f"differ by up to {found.score:.2g}, maps by up to {found.map:.2g}, and {found.changed:.1%} of decisions "
