@@ -87,6 +87,23 @@ def test_exported_model_equals_the_detector_for_any_batch(engine, detector, smal
 
 
 @pytest.mark.slow
+def test_int8_weights_overflow_on_no_processor(detector, small_data, tmp_path, traced_once):
+    """Without VNNI two products of 8 bits are added in 16: 2 x 255 x 64 fits, 2 x 255 x 127 does not."""
+    ov = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    pixels = check_images(in_float32(detector), small_data).pixels
+    engines.write_model(in_float32(detector), "openvino", "int8", pixels, tmp_path)
+    weights = [
+        node.get_data()
+        for node in ov.Core().read_model(tmp_path / "model.xml").get_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.i8
+    ]
+    assert len(weights) > 5
+    assert 32 < max(np.abs(values.astype(int)).max() for values in weights) <= 64
+    assert 2 * 255 * 64 <= np.iinfo(np.int16).max < 2 * 255 * 127
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])
 def test_int8_is_calibrated_and_checked(engine, detector, small_data, tmp_path, traced_once, monkeypatch, capfd):
     monkeypatch.setattr(engines, "require", lambda *_: None)  # of random weights, whose scores lie close together
