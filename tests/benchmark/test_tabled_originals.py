@@ -9,9 +9,12 @@ import pydicom
 import pytest
 from originals import MINIATURES
 from PIL import Image
+from pydicom.data import get_testdata_file
 
+from data.scanner import dicom, save
 from madclip.benchmark.prepare import adni, chest, chexpert, nih, prepare
 from madclip.benchmark.prepare.layout import Original
+from madclip.benchmark.prepare.volumes import open_volume
 from madclip.benchmark.registry import registered
 from madclip.errors import DataError
 
@@ -83,22 +86,34 @@ def test_chest_writes_what_the_files_show(download, tmp_path):
 
 
 def test_chest_of_twelve_bits_is_scaled(tmp_path):
-    path = tmp_path / "x.dcm"
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = "1.2", "1.3"
-    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 3, 1, 0
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.PixelData = np.array([100, 1100, 2100], np.uint16).tobytes()
-    dataset.save_as(path, enforce_file_format=True)
+    values = np.tile(np.array([100, 1100, 2100], np.uint16), (9, 3))
+    path = save(dicom(values, BitsStored=12), tmp_path / "x.dcm")
     # (1100 - 100) / 2000 * 255 = 127.5, rounded to even.
-    assert chest.read_dicom(path).tolist() == [[0, 128, 255]]
-    dataset.Rows = dataset.Columns = 60000
-    dataset.save_as(path, enforce_file_format=True)
-    with pytest.raises(DataError, match=r"x\.dcm: 3600000000 pixels are more"):
+    assert chest.read_dicom(path)[0, :3].tolist() == [0, 128, 255]
+    save(dicom(values, Rows=60000, Columns=60000), path)
+    with pytest.raises(DataError, match=r"x\.dcm: 60000 x 60000 pixels"):
         chest.read_dicom(path)
+
+
+def test_chest_of_seven_bits_and_of_a_palette(tmp_path):
+    values = np.tile(np.array([0, 27, 127], np.uint8), (9, 3))
+    seven = save(dicom(values, BitsStored=7, PhotometricInterpretation="MONOCHROME1"), tmp_path / "x.dcm")
+    assert chest.read_dicom(seven)[0, :3].tolist() == [255, round(100 / 127 * 255), 0]
+    with pytest.raises(DataError, match="in colours is no radiograph"):
+        chest.read_dicom(Path(get_testdata_file("examples_palette.dcm")))
+
+
+def test_volumes_that_would_be_read_wrong_are_refused(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4))
+    nibabel.save(image, tmp_path / "complex.nii")
+    with pytest.raises(DataError, match="magnitude"):
+        open_volume(tmp_path / "complex.nii")
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nibabel.save(image, tmp_path / "codes.nii")
+    with pytest.raises(DataError, match="codes are 0"):
+        open_volume(tmp_path / "codes.nii")
 
 
 def test_nih_tests_on_the_published_list(download):
@@ -193,7 +208,7 @@ def test_a_volume_of_adni_that_does_not_say_how_it_lies(tmp_path):
     image = nibabel.Nifti1Image(np.ones((4, 4, 4), np.int16), None)
     image.set_sform(np.diag([1, 1, 0, 1]), 1)
     nibabel.save(image, path)
-    with pytest.raises(DataError, match=r"x_I1\.nii: its affine does not say which way is up"):
+    with pytest.raises(DataError, match=r"x_I1\.nii: its orientation in the header is no orientation"):
         adni._height(path)
 
 

@@ -10,9 +10,12 @@ import numpy as np
 
 from madclip.benchmark.prepare.layout import VALID_PER_CLASS, Original
 from madclip.benchmark.prepare.tables import find_table, read_rows
-from madclip.benchmark.prepare.volumes import to_grey
 from madclip.benchmark.registry import registered
-from madclip.errors import DataError, MissingExtraError
+from madclip.data.readers.formats import read_stored
+from madclip.data.readers.images import to_pixels
+from madclip.data.ref import ImageRef
+from madclip.errors import DataError
+from madclip.grey_range import parse_grey_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +31,6 @@ RULE = (
 )
 TABLE = "stage_2_detailed_class_info.csv"
 CLASSES = {"Normal": 0, "Lung Opacity": 1, "No Lung Opacity / Not Normal": 1}
-MOST_PIXELS = 8192 * 8192
 
 
 def read_originals(source: Path, seed: int) -> list[Original]:
@@ -86,19 +88,9 @@ def read_dicom(path: Path) -> npt.NDArray[np.uint8]:
         DataError: Not a single grey image, too large, or damaged.
         MissingExtraError: pydicom is not installed.
     """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise MissingExtraError.of("DICOM files need pydicom", "originals") from error
-    try:
-        dataset = pydicom.dcmread(path)
-        pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames", 1) or 1)
-        values = dataset.pixel_array if pixels <= MOST_PIXELS else None
-    except Exception as error:  # whatever pydicom makes of a damaged file
-        raise DataError(f"{path}: not a DICOM image ({' '.join(str(error).split())[:120]})") from error
-    if values is None:
-        raise DataError(f"{path}: {pixels} pixels are more than {MOST_PIXELS}")
-    if values.ndim != 2:
-        raise DataError(f"{path}: an image of shape {values.shape} is not grey")
-    grey = values if values.dtype == np.uint8 else to_grey(values.astype(np.float32))
-    return 255 - grey if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else grey
+    stored = read_stored(ImageRef(path))
+    if stored.values.ndim != 2:
+        raise DataError(f"{path}: an image in colours is no radiograph")
+    rule = "full" if stored.values.dtype == np.uint8 else "data"
+    pixels = to_pixels(stored, parse_grey_range(rule), str(path))[0]
+    return np.asarray((pixels * 255).round(), np.uint8)

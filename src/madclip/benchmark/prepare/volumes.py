@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from madclip.data.readers.nifti import check_volume
 from madclip.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -15,26 +16,26 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-MOST_VOXELS = 2048 * 2048 * 2048
+MOST_BYTES = 2**35
 
 
 def open_volume(path: Path) -> Any:
     """A NIfTI image whose values are read later.
 
     Raises:
-        DataError: It cannot be read, or has other than three axes.
+        DataError: It cannot be read, or is no volume as `check_volume` asks for.
         MissingExtraError: nibabel is not installed.
     """
     try:
         import nibabel
     except ImportError as error:
-        raise MissingExtraError.of("NIfTI volumes need nibabel", "originals") from error
+        raise MissingExtraError.of("NIfTI volumes need nibabel", "dicom") from error
     try:
         image: Any = nibabel.load(path)
     except Exception as error:  # whatever nibabel makes of a damaged file
         raise DataError(f"{path}: not a NIfTI volume ({' '.join(str(error).split())[:120]})") from error
-    if len(image.shape) != 3 or not 0 < np.prod(image.shape, dtype=np.float64) <= MOST_VOXELS:
-        raise DataError(f"{path}: a volume of shape {image.shape} has not three axes, or is too large")
+    if len(check_volume(path, image, MOST_BYTES)) != len(image.shape):
+        raise DataError(f"{path}: a volume of shape {image.shape} has not three axes")
     return image
 
 

@@ -209,7 +209,7 @@ def _opened(path: Path, size: int, changed: int) -> Volume:  # noqa: ARG001  (a 
         raise MissingExtraError.of("NIfTI volumes", "dicom") from None
     try:
         image: Any = nibabel.load(path, mmap=True)
-        shape = _checked(path, image)
+        shape = check_volume(path, image)
         voxels = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
         if voxels.dtype.names:
             voxels = np.stack([voxels[name] for name in ("R", "G", "B")], axis=-1)
@@ -221,8 +221,17 @@ def _opened(path: Path, size: int, changed: int) -> Volume:  # noqa: ARG001  (a 
         raise DataError(f"{path}: a damaged NIfTI volume ({type(error).__name__})") from None
 
 
-def _checked(path: Path, image: Any) -> tuple[int, ...]:
-    """The three sides of a volume, where it is one that can be read and shown."""
+def check_volume(path: Path, image: Any, most: int = MAX_BYTES) -> tuple[int, ...]:
+    """The three sides of a volume, where it is one that can be read and shown.
+
+    Args:
+        path: Its file.
+        image: What nibabel made of it.
+        most: The greatest size in bytes.
+
+    Raises:
+        DataError: It has other than three axes, other than real values or colours, no orientation, or is too large.
+    """
     shape = tuple(int(side) for side in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -234,8 +243,8 @@ def _checked(path: Path, image: Any) -> tuple[int, ...]:
     if len(shape) < 3 or min(shape) < 1:
         raise DataError(f"{path}: no volume, its shape is {' x '.join(map(str, shape)) or 'empty'}")
     dtype = image.get_data_dtype()
-    if np.prod(shape, dtype=object) * dtype.itemsize > MAX_BYTES:
-        raise DataError(f"{path}: a volume of more than {MAX_BYTES // 2**20} MB is not read; crop it")
+    if np.prod(shape, dtype=object) * dtype.itemsize > most:
+        raise DataError(f"{path}: a volume of more than {most // 2**20} MB is not read; crop it")
     if dtype.kind not in "iuf" and dtype.names != ("R", "G", "B"):
         raise DataError(f"{path}: voxels of type {dtype} are not read; save their magnitude as float32")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
