@@ -2,6 +2,7 @@
 #   make demo   runs the main job on images that it makes itself, and names the pictures that come out
 #   make test   runs lint, types and all tests
 # For whoever changes it:
+#   make tools     Debian's programs that tests ask for a second opinion (as root); without them those tests are skipped
 #   make quick     lint, types and the tests that take seconds
 #   make soak      what takes long by nature, in full; `make test` runs a seeded twentieth of it
 #   make coverage  all tests with branch coverage
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test quick soak coverage newest lint types docs wheel clean
+.PHONY: demo test tools quick soak coverage newest lint types docs wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/madclip demo --out demo
@@ -21,6 +22,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory lint types
 	$(BIN)/pytest
+
+tools:
+	apt-get -o DPkg::Lock::Timeout=300 install --yes --quiet --no-install-recommends orthanc orthanc-dicomweb dicom3tools
 
 quick: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory lint types
