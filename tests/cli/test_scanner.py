@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -116,6 +117,11 @@ def test_a_volume_becomes_slices_and_a_heat_map_on_it(tmp_path, madclip, small):
     assert first["highest"] == max(range(9), key=lambda place: rows[place]["score"])
     assert first["decision"] is None
     assert "no threshold" in first["note"]
+    page = (out / "series.html").read_text()
+    assert "not for diagnosis" in page
+    assert page.count("<polyline") == 2
+    assert f"highest score {first['score']:.3f}" in page
+    assert all((out / source).is_file() for source in re.findall(r'(?:src|href)="([^"]+)"', page))
     assert (first["map"], second["map"]) == (["volumes/000.nii.gz"], ["volumes/001.nii.gz"])
     for number, name in ((0, "scan4"), (1, "scan5")):
         image, heat = nibabel.load(data / f"{name}.nii.gz"), nibabel.load(out / f"volumes/00{number}.nii.gz")

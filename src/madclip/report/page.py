@@ -55,7 +55,7 @@ def render_page(
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style, script = (_part(name) for name in ("predictions.css", "predictions.js"))
+    style, script = (page_part(name) for name in ("predictions.css", "predictions.js"))
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["score"] is None, -(rows[i]["score"] or 0.0)))
     said = Counter(answer(row) for row in rows)
     ramp = heat(np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(4, 0))
@@ -72,7 +72,7 @@ def render_page(
         }
         for i in order
     ]
-    return environment.from_string(_part("predictions.html")).render(
+    return environment.from_string(page_part("predictions.html")).render(
         facts={
             **(about or {}),
             **({"Folder": common} if common else {}),
@@ -83,8 +83,8 @@ def render_page(
         ramp=data_uri(ramp, lossless=True),
         style=Markup(style),  # noqa: S704  (files of this package)
         script=Markup(script),  # noqa: S704
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style_hash=source_hash(style),
+        script_hash=source_hash(script),
     )
 
 
@@ -117,9 +117,11 @@ def thumbnail_of(overlay_path: str | None) -> str | None:
     return f"thumbnails/{overlay_path.removeprefix('overlays/').removesuffix('.png')}.jpg"
 
 
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
+    """A style, script or template of this room."""
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
-def _hash(text: str) -> str:
+def source_hash(text: str) -> str:
+    """What a content security policy knows a style or script by."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import numpy as np
 from PIL import Image
 
+from madclip import __version__
 from madclip.data.inputs import Inputs
 from madclip.data.readers import is_scanner_file, read_image
 from madclip.data.ref import as_ref
@@ -24,6 +25,7 @@ from madclip.report.dicom import dicom_writer
 from madclip.report.page import thumbnail_of, write_page
 from madclip.report.plan import RUN, Output, Plan, detector_fingerprint, read_plan
 from madclip.report.series import SERIES, VOLUMES, SeriesResults, start_of_series
+from madclip.report.study import PAGE as STUDY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 JSONL, CSV, PAGE = "predictions.jsonl", "predictions.csv", "index.html"
 PARTIAL = f"{JSONL}.partial"
 """Rows of a run that is not finished."""
-FILES = (RUN, JSONL, CSV, PAGE, SERIES, PARTIAL, f"{CSV}.partial")
+FILES = (RUN, JSONL, CSV, PAGE, SERIES, STUDY, PARTIAL, f"{CSV}.partial")
 FOLDERS = ("overlays", "maps", "thumbnails", VOLUMES, "dicom")
 THUMBNAIL = 192
 """Longer side of a thumbnail, pixels."""
@@ -100,7 +102,7 @@ def predict_folder(
             made.add(image, result)
             whole.add(image, result)
             progress("predict", len(made.rows), len(made.images))
-        whole.write_table(made.rows)
+        whole.write_tables(made.rows, facts | {"Version": __version__, "Detector's digest": known[:16]})
     return writing.rows
 
 
@@ -257,7 +259,9 @@ class PredictionFolder:
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: cannot write there (it is a file; name a folder for the predictions)")
         ours = [
-            name for name in (RUN, JSONL, CSV, PAGE, SERIES, PARTIAL, f"{CSV}.partial") if (self.folder / name).exists()
+            name
+            for name in (RUN, JSONL, CSV, PAGE, SERIES, STUDY, PARTIAL, f"{CSV}.partial")
+            if (self.folder / name).exists()
         ]
         if not ours:
             raise DataError(f"{self.folder}: exists and holds no predictions; name a new folder")

@@ -13,6 +13,7 @@ from madclip.data.readers.nifti import PLANES, is_nifti, open_volume
 from madclip.errors import DataError
 from madclip.files import write_whole
 from madclip.prediction import Row
+from madclip.report.study import write_study_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +56,8 @@ class SeriesResults:
             self._write(number, one)
             self._found = []
 
-    def write_table(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes a row for each series from the rows of its images, in the order of the run."""
+    def write_tables(self, rows: Sequence[dict[str, Any]], about: dict[str, str]) -> None:
+        """Writes a row for each series from the rows of its images, in the order of the run, and a page to look at."""
         if not self.series:
             return
         said: dict[int, list[dict[str, Any]]] = {}
@@ -66,10 +67,12 @@ class SeriesResults:
             number = known.get((row["image"], row["frame"], row["axis"]))
             if number is not None:
                 said.setdefault(number, []).append(row)
-        lines = [
-            json.dumps(series_row(one, said[number], self._refused(number)) | self._written(number), ensure_ascii=False)
+        made = [
+            series_row(one, said[number], self._refused(number)) | self._written(number)
             for number, one in enumerate(self.series)
         ]
+        write_study_page(self.folder, made, [said[number] for number in range(len(made))], about)
+        lines = [json.dumps(row, ensure_ascii=False) for row in made]
         write_whole(self.folder / SERIES, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
 
     def _written(self, number: int) -> dict[str, list[str]]:
