@@ -16,7 +16,7 @@ from madclip.data.inputs import expand_inputs
 from madclip.data.load import load_dataset
 from madclip.data.readers import frames_of
 from madclip.data.ref import ImageRef
-from madclip.data.samples import Reading, said_of_patients
+from madclip.data.samples import Reading, said_of_patients, said_of_volumes
 from madclip.errors import DataError, RecipeError
 
 rng = np.random.default_rng(11)
@@ -221,6 +221,7 @@ def test_a_label_map_says_which_slices_are_abnormal(tmp_path):
     assert found.left == 2
     assert {sample.group for sample in found.samples} == {f"patient {found.samples[0].volume}"}
     assert "each volume or series counts as one" in said_of_patients(found)
+    assert said_of_volumes(found) == "11 slices of 1 volume or series; 2 slices not taken"
     (sample,) = (sample for sample in found.samples if sample.image.frame == 5)
     expected = lesions(5)[::-1, ::-1, 5].T > 0
     np.testing.assert_array_equal(read_mask(sample.mask), expected)

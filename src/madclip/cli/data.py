@@ -126,6 +126,7 @@ def check(
 def _told(report: CheckReport) -> list[str]:
     """What is in the data set, in lines for people."""
     lines = [f"{report.root}: layout {report.layout}", f"  {report.patients}"]
+    lines += [f"  {report.volumes}"] if report.volumes else []
     lines += [
         f"  {split}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
         for split, counts in report.counts.items()

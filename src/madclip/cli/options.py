@@ -181,9 +181,13 @@ def read_dataset(data: Path, reading: Reading, *, force: bool, stop: bool = True
 
 def said_of_data(dataset: Dataset) -> dict[str, str]:
     """What people should know of a data set: how many patients were found and from what, and what was not used."""
-    from madclip.data.samples import said_of_patients, said_of_unused
+    from madclip.data.samples import said_of_patients, said_of_unused, said_of_volumes
 
-    said = {"patients": said_of_patients(dataset), "unused": said_of_unused(dataset)}
+    said = {
+        "patients": said_of_patients(dataset),
+        "volumes": said_of_volumes(dataset),
+        "unused": said_of_unused(dataset),
+    }
     return {what: line for what, line in said.items() if line}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from madclip.data.load import AUTO, scan_dataset
 from madclip.data.readers import read_image, read_many, read_mask
-from madclip.data.samples import UNUSED, Dataset, Reading, Sample, said_of_patients
+from madclip.data.samples import UNUSED, Dataset, Reading, Sample, said_of_patients, said_of_volumes
 from madclip.data.unseen import LostLesions, lost_lesions
 from madclip.errors import DataError
 from madclip.grey_range import parse_grey_range
@@ -82,6 +82,7 @@ class CheckReport:
         depths: Readable images by kind of value ("8-bit", "16-bit", "float").
         problems: Errors first.
         patients: One line on how many patients are known and from what.
+        volumes: One line on how many images are slices of volumes; empty where none is.
         passed_over: Number of hidden files and folders, and those of tools, that were not looked into.
     """
 
@@ -93,6 +94,7 @@ class CheckReport:
     depths: dict[str, int]
     problems: tuple[Problem, ...]
     patients: str = ""
+    volumes: str = ""
     passed_over: int = 0
 
     @property
@@ -156,6 +158,7 @@ def check_dataset(
             [*_problems(files, guessed=dataset.patients_guessed), *_met(dataset, found), *_unused(dataset)]
         ),
         patients=said_of_patients(dataset),
+        volumes=said_of_volumes(dataset),
         passed_over=dataset.passed_over,
     )
 

@@ -243,6 +243,16 @@ def said_of_patients(dataset: Dataset) -> str:
     return f"{_counted(len(dataset.patients), 'patient')}, from {source}{rest}"
 
 
+def said_of_volumes(dataset: Dataset) -> str:
+    """One line on how many images are slices of volumes or series, or an empty string where none is."""
+    slices = [sample for sample in dataset.samples if sample.volume is not None]
+    if not slices:
+        return ""
+    left = f"; {_counted(dataset.left, 'slice')} not taken" if dataset.left else ""
+    within = len({sample.volume for sample in slices})
+    return f"{_counted(len(slices), 'slice')} of {within:,} {'volume' if within == 1 else 'volumes'} or series{left}"
+
+
 def said_of_unused(dataset: Dataset) -> str:
     """One line on what lies in the data set and is not used, or an empty string where there is nothing."""
     counts = Counter(one.kind for one in dataset.unused)
@@ -250,7 +260,6 @@ def said_of_unused(dataset: Dataset) -> str:
     said = f"{_counted(sum(counts.values()), 'file or folder')} not used: {', '.join(parts)}" if parts else ""
     hints = [f"{dataset.name(one.path)}: {one.hint}" for one in dataset.unused if one.hint]
     counted = [f"{dataset.passed_over} hidden or of a tool, passed over"] if dataset.passed_over else []
-    counted += [f"{_counted(dataset.left, 'slice')} of volumes not taken"] if dataset.left else []
     said = "; ".join([*([said] if said else []), *counted])
     return " (".join([said, "; ".join(hints)]) + ")" if hints else said
 
