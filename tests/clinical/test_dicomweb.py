@@ -2,6 +2,8 @@
 
 import json
 import socket
+import ssl
+import subprocess
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,9 +12,10 @@ import numpy as np
 import pydicom
 import pytest
 from dicomweb_client.api import DICOMwebClient
-from pydicom.uid import generate_uid
+from pydicom.uid import JPEG2000Lossless, generate_uid
 
-from data.scanner import slices
+from clinical.conftest import tool
+from data.scanner import dicom, save, slices
 from madclip.clinical import dicomweb
 from madclip.clinical.dicomweb import Address, fetch, store
 from madclip.errors import DataError
@@ -88,12 +91,14 @@ LISTED = json.dumps([{"00080018": {"vr": "UI", "Value": ["1.2.3.4"]}}]).encode()
 
 
 @contextmanager
-def archive(answer):
-    """A server that gives one answer to every search, and another one to what is retrieved."""
+def archive(answer, listed=LISTED, heard=None, context=None):
+    """A server that gives one answer to every search, and another one to what is retrieved; `heard` gets headers."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            found = LISTED if "instances" in self.path else answer
+            if heard is not None:
+                heard.append(self.headers)
+            found = listed if "instances" in self.path else answer
             if found == "hang":
                 waiting.wait(20)
                 return
@@ -101,7 +106,7 @@ def archive(answer):
             self.send_response(status)
             kind = (
                 "application/dicom+json"
-                if body == LISTED
+                if body == listed
                 else 'multipart/related; type="application/dicom"; boundary=B'
             )
             self.send_header("Content-Type", kind)
@@ -114,6 +119,9 @@ def archive(answer):
 
     waiting = threading.Event()
     server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # whoever asked has gone
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -138,15 +146,81 @@ PART = b"--B\r\nContent-Type: application/dicom\r\n\r\n"
         (PART + b"half", "cannot be reached|is not DICOM|sent 0 of 1"),
     ],
 )
-def test_an_archive_that_fails_gives_one_line_in_time(tmp_path, monkeypatch, answer, said):
+def test_an_archive_that_fails_gives_one_line_in_time(tmp_path, monkeypatch, caplog, answer, said):
     monkeypatch.setattr(dicomweb, "TIMEOUT", (1.0, 1.0))
     with archive(answer) as root, pytest.raises(DataError, match=said) as caught:
         fetch(Address(root, "1.2.3"), tmp_path / "got")
     assert "ZZCANARY" not in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert caplog.records == []
 
 
 def test_credentials_are_never_sent_in_the_clear(tmp_path, monkeypatch):
     monkeypatch.setenv("MADCLIP_DICOMWEB_TOKEN", "secret")
     with pytest.raises(DataError, match="https only"):
         fetch(Address("http://archive.example", "1.2.3"), tmp_path / "got")
+
+
+@pytest.mark.parametrize("listing", [True, False])
+def test_an_answer_without_end_is_cut_off(tmp_path, monkeypatch, listing):
+    monkeypatch.setattr(dicomweb, "MAX_ANSWER", 2**16)
+    monkeypatch.setattr(dicomweb, "MAX_INSTANCE", 2**20)
+    endless = b"[" + b" " * 2**22 if listing else PART + bytes(2**22)
+    listed, said = endless if listing else LISTED, "more than is fetched at once"
+    with archive(endless, listed=listed) as root, pytest.raises(DataError, match=said):
+        fetch(Address(root, "1.2.3"), tmp_path / "got")
+    assert not list(tmp_path.rglob("*.dcm"))
+
+
+def test_what_is_compressed_comes_as_it_is_kept(tmp_path, orthanc):
+    made = dicom(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64), StudyInstanceUID=generate_uid())
+    made.compress(JPEG2000Lossless, generate_instance_uid=False)
+    DICOMwebClient(orthanc).store_instances([pydicom.dcmread(save(made, tmp_path / "sent.dcm"))])
+    (path,) = fetch(Address(orthanc, made.StudyInstanceUID), tmp_path / "got")
+    got = pydicom.dcmread(path)
+    assert got.file_meta.TransferSyntaxUID == JPEG2000Lossless
+    assert got.PixelData == pydicom.dcmread(tmp_path / "sent.dcm").PixelData
+
+
+@pytest.mark.parametrize(
+    ("given", "safe", "sent"),
+    [
+        ({}, True, "Basic bmV0OnJj"),  # net:rc of the netrc file
+        ({}, False, None),
+        ({"USER": "me", "PASSWORD": "x"}, True, "Basic bWU6eA=="),
+        ({"TOKEN": "secret"}, True, "Bearer secret"),  # and not what netrc says
+    ],
+)
+def test_who_we_are_is_said_once_and_never_in_the_clear(tmp_path, monkeypatch, given, safe, sent):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login net password rc")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name, value in given.items():
+        monkeypatch.setenv(f"MADCLIP_DICOMWEB_{name}", value)
+    monkeypatch.setattr(dicomweb, "_safe", lambda _: safe)
+    heard = []
+    with archive(b"--B--", heard=heard) as root, pytest.raises(DataError):
+        fetch(Address(root, "1.2.3"), tmp_path / "got")
+    assert heard[0].get("Authorization") == sent
+
+
+def test_a_ca_file_counts_whatever_else_is_set(tmp_path, monkeypatch):
+    trusted, other = tmp_path / "ours.pem", tmp_path / "other.pem"
+    for path in (trusted, other):
+        named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        key = ["-newkey", "rsa:2048", "-nodes", "-keyout", path.with_suffix(".key"), "-out", path]
+        subprocess.run([tool("openssl"), "req", "-x509", *named, *key], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(trusted, trusted.with_suffix(".key"))
+    with archive(b"--B--", context=context) as root:
+        address = Address(root.replace("http://127.0.0.1", "https://localhost"), "1.2.3")
+        for authority, bundle, said in [
+            (trusted, other, "not DICOM|sent 0 of 1"),
+            (other, trusted, "cannot be reached"),
+        ]:
+            monkeypatch.setenv("MADCLIP_DICOMWEB_CA", str(authority))
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+            with pytest.raises(DataError, match=said):
+                fetch(address, tmp_path / "got")
+    monkeypatch.setenv("MADCLIP_DICOMWEB_CA", str(tmp_path / "none.pem"))
+    with pytest.raises(DataError, match="MADCLIP_DICOMWEB_CA names a file that does not exist"):
+        fetch(address, tmp_path / "got")

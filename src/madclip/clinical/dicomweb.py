@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -14,14 +16,17 @@ from madclip.files import new_file
 from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
 SCHEME = "dicomweb+"
 MAX_BYTES, MAX_INSTANCES = 20 * 2**30, 20_000
 """A study of more is not fetched."""
+MAX_INSTANCE, MAX_ANSWER = 2**29, 2**26
+"""Bytes of one instance, and of any other answer, which are held in memory."""
 TIMEOUT = (10.0, 120.0)
 """Seconds to wait for a connection, and for the next bytes."""
+_AS_STORED = (("application/dicom", "*"),)
+"""In whatever syntax it is kept: some archives answer 500 to who wants what is compressed in another."""
 _PATH = re.compile(r"(?P<root>/.*?)?/studies/(?P<study>[0-9.]{1,64})(?:/series/(?P<series>[0-9.]{1,64}))?/?")
 _USER, _PASSWORD, _TOKEN, _CA = (f"MADCLIP_DICOMWEB_{name}" for name in ("USER", "PASSWORD", "TOKEN", "CA"))
 
@@ -70,16 +75,17 @@ def fetch(address: Address, folder: Path, progress: Progress = silent) -> list[P
     Raises:
         DataError: The archive does not answer, refuses, answers half, or holds more than is fetched.
     """
-    client = _client(address.root)
+    client, watch = _client(address.root)
     with _told(address.root):
         expected = len(client.search_for_instances(address.study, address.series, limit=MAX_INSTANCES + 1))
         if not 0 < expected <= MAX_INSTANCES:
             raise DataError(f"{address.root}: has {'no' if not expected else 'too many'} instances of this study")
         if address.series:
-            instances = client.iter_series(address.study, address.series)
+            instances = client.iter_series(address.study, address.series, media_types=_AS_STORED)
         else:
-            instances = client.iter_study(address.study)
+            instances = client.iter_study(address.study, media_types=_AS_STORED)
         folder.mkdir(parents=True, exist_ok=True)
+        watch.expect(MAX_INSTANCE)
         paths, total = [], 0
         for number, instance in enumerate(instances):
             path = folder / f"{number:06d}.dcm"
@@ -90,6 +96,7 @@ def fetch(address: Address, folder: Path, progress: Progress = silent) -> list[P
             if total > MAX_BYTES or number >= expected:
                 raise DataError(f"{address.root}: sends more than it listed, or than is fetched of one study")
             progress("fetch", number + 1, expected)
+            watch.expect(MAX_INSTANCE)
     if len(paths) != expected:
         raise DataError(f"{address.root}: sent {len(paths)} of {expected} instances; try again")
     return paths
@@ -103,10 +110,11 @@ def store(root: str, paths: Iterable[Path]) -> int:
     """
     from pydicom import dcmread
 
-    client = _client(root)
+    client, watch = _client(root)
     count = 0
     with _told(root):
         for path in paths:
+            watch.expect(MAX_ANSWER)
             answer = client.store_instances([dcmread(path)])
             if answer.get("FailedSOPSequence"):
                 raise DataError(f"{root}: did not take {path.name}")
@@ -140,7 +148,32 @@ class _told:  # noqa: N801  (reads as a statement)
             raise DataError(f"{self.root}: what the archive sent is not DICOM ({type(error).__name__})") from None
 
 
-def _client(root: str) -> Any:
+class _Watch:
+    """Ends an answer that is larger than its kind can be while it arrives, before it fills the memory."""
+
+    def __init__(self, root: str) -> None:
+        self.root, self.left = root, MAX_ANSWER
+
+    def expect(self, most: int) -> None:
+        """Begins to count anew: so many bytes may come, inflated where they are compressed."""
+        self.left = most
+
+    def __call__(self, response: Any, **_: Any) -> None:
+        """What requests calls for each answer before its body is read."""
+        read = response.iter_content
+
+        def watched(*arguments: Any, **options: Any) -> Iterator[bytes]:
+            for chunk in read(*arguments, **options):
+                self.left -= len(chunk)
+                if self.left < 0:
+                    response.close()
+                    raise DataError(f"{self.root}: sends more than is fetched at once")
+                yield chunk
+
+        response.iter_content = watched
+
+
+def _client(root: str) -> tuple[Any, _Watch]:
     try:
         import requests
         from dicomweb_client.api import DICOMwebClient
@@ -150,27 +183,47 @@ def _client(root: str) -> Any:
     from madclip.data.readers.dicom import import_pydicom
 
     import_pydicom()
+    logging.getLogger("retrying").setLevel(logging.CRITICAL)  # it prints errors, with addresses, before we say them
+    authority = os.environ.get(_CA)
+    if authority and not Path(authority).exists():
+        raise DataError(f"{_CA} names a file that does not exist: {authority}")
+    fixed = {"timeout": TIMEOUT} | ({"verify": authority} if authority else {})
 
-    class Timed(HTTPAdapter):
-        """Never waits without end."""
+    class Fixed(HTTPAdapter):
+        """Never waits without end, and trusts whom it is told to, where requests prefers REQUESTS_CA_BUNDLE."""
 
         def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override]
-            return super().send(request, **options | {"timeout": TIMEOUT})
+            return super().send(request, **options | fixed)
 
-    session = requests.Session()
+    session, watch = requests.Session(), _Watch(root)
     for scheme in ("http://", "https://"):
-        session.mount(scheme, Timed(max_retries=0))
-    session.verify = os.environ.get(_CA) or True
-    token, user = os.environ.get(_TOKEN), os.environ.get(_USER)
-    if (token or user) and not _safe(root):
-        raise DataError(f"{root}: credentials are sent over https only")
-    if token:
-        session.headers["Authorization"] = f"Bearer {token}"
-    elif user:
-        session.auth = (user, os.environ.get(_PASSWORD, ""))
+        session.mount(scheme, Fixed(max_retries=0))
+    session.hooks["response"].append(watch)
+    session.auth = _signed(root)
     client = DICOMwebClient(root, session=session)
     client.set_http_retry_params(retry=False)
-    return client
+    return client, watch
+
+
+def _signed(root: str) -> Any:
+    """How requests are signed: by token, by name and password, else (None) by netrc; not where others can listen.
+
+    Raises:
+        DataError: There are credentials for an archive to which others can listen.
+    """
+    token, user = os.environ.get(_TOKEN), os.environ.get(_USER)
+    safe = _safe(root)
+    if (token or user) and not safe:
+        raise DataError(f"{root}: credentials are sent over https only")
+
+    def sign(request: Any) -> Any:
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    if token or not safe:
+        return sign  # with something to sign, requests does not look into netrc
+    return (user, os.environ.get(_PASSWORD, "")) if user else None
 
 
 def _safe(root: str) -> bool:
