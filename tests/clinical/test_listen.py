@@ -6,11 +6,13 @@ import time
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from data.scanner import slices
+from madclip.clinical import listen
 from madclip.clinical.listen import Peer, Spool, handle, send_to, serve
+from madclip.clinical.objects import Finding, Origin, headers_for, picture, report
 from madclip.errors import DataError, RecipeError
 
 
@@ -113,7 +115,7 @@ def test_nothing_is_lost_when_a_process_ends_or_an_archive_is_away(tmp_path, stu
     def away(paths):
         raise DataError("127.0.0.1:1: does not take results")
 
-    again = Spool(spool.folder, 0.0)
+    again = Spool(spool.folder, 0.0, retry=0.0)
     assert "not sent yet" in handle(again, predict, away)[-1]
     assert "not sent yet" in handle(again, predict, away)[-1]
     assert len(predict.studies) == 1
@@ -137,6 +139,113 @@ def test_a_study_that_cannot_be_predicted_does_not_stop_the_next(tmp_path, study
     assert len(calls) == 2
     assert "could not be predicted" in said[0]
     assert not any("1.2" in line or "ZZCANARY" in line for line in said)
+
+
+def test_a_study_that_failed_is_kept_and_tried_again_when_it_is_sent_again(tmp_path, study):
+    spool, predict = Spool(tmp_path / "spool", 0.0), Reading()
+
+    def refuse(folder, out):
+        raise DataError(f"{folder}: no image")
+
+    spool.take("1.2", "a", study[0].read_bytes())
+    (said,) = handle(spool, refuse, lambda _: None)
+    (failed,) = (spool.folder / "failed").iterdir()
+    assert said.endswith(f"could not be predicted; see failed/{failed.name}")
+    assert (failed / "failed.txt").read_text() == "the study: no image\n"
+    assert [path.read_bytes() for path in failed.glob("*.dcm")] == [study[0].read_bytes()]
+    spool.take("1.2", "a", study[0].read_bytes())
+    assert "1 instances predicted" in handle(spool, predict, lambda _: None)[0]
+
+
+def test_more_of_a_study_after_a_crash_stands_beside_it(tmp_path, study):
+    spool, predict = Spool(tmp_path / "spool", 0.0), Reading()
+    spool.take("1.2", "a", study[0].read_bytes())
+    spool.complete(time.time())  # and the program ends before there are results
+    spool.take("1.2", "b", study[1].read_bytes())
+    assert len(handle(Spool(spool.folder, 0.0), predict, lambda _: None)) == 4
+    assert [len(one) for one in predict.studies] == [1, 1]
+
+
+def test_what_is_no_fault_of_a_study_is_tried_again_but_not_for_ever(tmp_path, study):
+    spool = Spool(tmp_path / "spool", 0.0, retry=0.0)
+    spool.take("1.2", "a", study[0].read_bytes())
+    ends = [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()]
+
+    def fail(folder, out):
+        raise ends[0]
+
+    for _ in range(2):
+        assert handle(spool, fail, lambda _: None)[0].endswith(f"{type(ends.pop(0)).__name__}; tried again later")
+    with pytest.raises(KeyboardInterrupt):  # the third ends the program, as one that is killed
+        handle(spool, fail, lambda _: None)
+    again = Spool(spool.folder, 0.0)
+    assert handle(again, fail, lambda _: None) == []  # not at once
+    again.retry = 0.0
+    assert "given up after 3 times" in handle(again, fail, lambda _: None)[0]
+    assert handle(again, fail, lambda _: None) == []
+
+
+def test_an_archive_that_is_away_is_not_asked_again_at_once(tmp_path, study):
+    spool, asked = Spool(tmp_path / "spool", 0.0), []
+
+    def away(paths):
+        asked.append(paths)
+        raise DataError("away")
+
+    for uid in ("1.2", "1.3", "1.4"):
+        spool.take(uid, uid, study[0].read_bytes())
+    assert len(handle(spool, Reading(), away)) == 4  # three are predicted, and one of them was offered
+    assert handle(spool, Reading(), away) == []
+    spool.send_again = 0.0
+    handle(spool, Reading(), away)
+    assert len({paths[0].parent for paths in asked}) == 2  # the one that was refused is at the end of the queue
+
+
+def test_results_of_ours_that_come_back_are_not_predicted(service, tmp_path, study):
+    spool, port = service
+    sources = headers_for([pydicom.dcmread(path) for path in study])
+    origin, folder = Origin("ab" * 32, "1", 0.5), tmp_path / "ours"
+    folder.mkdir()
+    pictures = [picture(sources[0], np.zeros((12, 16, 3), np.uint8), origin), report(sources, FINDING, origin)]
+    for number, one in enumerate(pictures):
+        one.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    assert send(port, sorted(folder.iterdir())) == [0, 0]
+    assert handle(spool, Reading(), lambda _: None) == []
+
+
+FINDING = Finding(0.5, None, None, "No threshold.")
+
+
+def test_an_instance_larger_than_any_ends_the_association(service, study, monkeypatch):
+    spool, port = service
+    monkeypatch.setattr(listen, "MAX_INSTANCE", 100_000)
+    large = pydicom.dcmread(study[0])
+    large.Rows = large.Columns = 1000
+    large.PixelData = bytes(2_000_000)
+    large.save_as(study[0])
+    entity = AE(ae_title="SCANNER")
+    entity.add_requested_context(large.SOPClassUID)
+    association = entity.associate("127.0.0.1", port, ae_title="MADCLIP")
+    status = association.send_c_store(large)
+    assert "Status" not in status
+    assert not association.is_established
+    assert handle(spool, Reading(), lambda _: None) == []
+    assert send(port, study[1:]) == [0, 0]
+
+
+@pytest.mark.parametrize("answer", [0xB000, 0xB007])
+def test_an_archive_that_prefers_another_syntax_or_warns_takes_results(study, answer):
+    kept, port = [], free_port()
+    entity = AE(ae_title="ARCHIVE")
+    entity.add_supported_context(CTImageStorage, [JPEG2000Lossless, ExplicitVRLittleEndian])
+    handlers = [(evt.EVT_C_STORE, lambda event: kept.append(event.encoded_dataset(include_meta=False)) or answer)]
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        send_to(Peer.parse(f"127.0.0.1:{port}:ARCHIVE"), "MADCLIP", study)
+    finally:
+        server.shutdown()
+    assert len(kept) == 3
+    assert all(path.read_bytes().endswith(data) for path, data in zip(study, kept, strict=True))
 
 
 def test_results_are_sent_by_c_store(tmp_path, study):

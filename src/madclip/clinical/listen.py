@@ -6,6 +6,7 @@ What arrived, what is predicted and what is still to be sent lies on disk, so th
     working/STUDY-N/               a study that is complete, while it is predicted
     outgoing/STUDY-N/              its results, until whoever is to have them has taken them
     results/STUDY-N/               its results
+    failed/STUDY-N/                a study that could not be predicted, with the reason in failed.txt
     handled.jsonl                  digests of the instances of each study that was handled
 """
 
@@ -19,8 +20,10 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from madclip.clinical.objects import MANUFACTURER
 from madclip.errors import DataError, MadCLIPError, MissingExtraError, RecipeError
 from madclip.files import new_file, write_whole
 
@@ -30,7 +33,17 @@ if TYPE_CHECKING:
 
 SUCCESS, FULL, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 """Answers to C-STORE: taken, no room, no DICOM."""
-MAX_INSTANCE = 2**30
+TAKEN = (SUCCESS, 0xB000, 0xB006, 0xB007)
+"""Answers to a C-STORE of ours that say that the object is kept, some with a warning."""
+MAX_INSTANCE = 2**29
+"""Bytes of an instance, which is held in memory while it arrives."""
+RETRY = 60.0
+"""Seconds until a study that failed for an outer reason, or whose results were not taken, is tried again."""
+TRIES = 3
+"""So often a study is begun that ends the program, or fails by what is no fault of its files."""
+_FOLDERS = ("incoming", "working", "outgoing", "results", "failed")
+_BEGUN = ".begun"
+"""A byte for each time that a study was begun."""
 _TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 
 
@@ -67,49 +80,73 @@ class Spool:
     Args:
         folder: Made where it is missing; only its owner may read it.
         quiet: Seconds without a new instance after which a study is complete.
+        retry: Seconds as in `RETRY`.
     """
 
-    def __init__(self, folder: Path, quiet: float) -> None:
-        self.folder, self.quiet = folder, quiet
-        for name in ("incoming", "working", "outgoing", "results"):
+    def __init__(self, folder: Path, quiet: float, retry: float = RETRY) -> None:
+        self.folder, self.quiet, self.retry = folder, quiet, retry
+        for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.Lock()
+        self._known = self._handled()
+        self.send_again = 0.0
 
-    def take(self, study: str, instance: str, content: bytes) -> None:
-        """Keeps an instance that has arrived; one that is there already is replaced by itself."""
+    def take(self, study: str, instance: str, *parts: bytes) -> None:
+        """Keeps an instance that has arrived, in parts; one that is there already is replaced by itself."""
         with self._lock:
             folder = self.folder / "incoming" / _name(study)
             folder.mkdir(exist_ok=True, mode=0o700)
             with new_file(folder / f"{_name(instance)}.dcm", 0o600) as partial, partial.open("wb") as file:
-                file.write(content)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             os.utime(folder)
 
     def complete(self, now: float) -> list[Path]:
-        """Moves studies to which nothing was added for a while to `working`; gives those and what was left there.
+        """Moves studies to which nothing was added for a while to `working`; gives those and what is to be tried again.
 
         A study of which every instance was handled before is removed instead.
         """
         with self._lock:
-            known = self._handled()
             for folder in sorted((self.folder / "incoming").iterdir()):
                 if now - folder.stat().st_mtime < self.quiet:
                     continue
-                if _instances(folder) <= known.get(folder.name, set()):
+                if _instances(folder) <= self._known.get(folder.name, set()):
                     shutil.rmtree(folder)
                     continue
-                number = 1 + sum(1 for _ in (self.folder / "results").glob(f"{folder.name}-*"))
-                folder.rename(self.folder / "working" / f"{folder.name}-{number}")
-        return sorted((self.folder / "working").iterdir())
+                folder.rename(self.folder / "working" / self._free_name(folder.name))
+        return [study for study in sorted((self.folder / "working").iterdir()) if self._is_due(study, now)]
+
+    def _free_name(self, study: str) -> str:
+        """A name that no other part of the study has, wherever it is."""
+        taken = {path.name for name in _FOLDERS for path in (self.folder / name).glob(f"{study}-*")}
+        return next(name for number in count(1) if (name := f"{study}-{number}") not in taken)
+
+    def _is_due(self, study: Path, now: float) -> bool:
+        tries = study / _BEGUN
+        return not tries.is_file() or now - tries.stat().st_mtime >= self.retry
+
+    def begin(self, study: Path) -> int:
+        """Notes that a study is begun; says how often it was, this time included: a crash is counted like this."""
+        with (study / _BEGUN).open("ab") as file:
+            file.write(b".")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def fail(self, study: Path, reason: str) -> None:
+        """Puts a study aside; it is not known as handled, so that it is tried anew when it is sent again."""
+        write_whole(study / "failed.txt", f"{reason}\n", 0o600)
+        study.rename(self.folder / "failed" / study.name)
 
     def done(self, study: Path) -> None:
         """Forgets a study whose results are on disk, but for the digests of its instances."""
-        line = json.dumps({"study": study.name.rpartition("-")[0], "instances": sorted(_instances(study))})
+        name, instances = study.name.rpartition("-")[0], _instances(study)
         with (self.folder / "handled.jsonl").open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+            file.write(json.dumps({"study": name, "instances": sorted(instances)}) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self._known.setdefault(name, set()).update(instances)
         shutil.rmtree(study)
 
     def _handled(self) -> dict[str, set[str]]:
@@ -154,28 +191,44 @@ def serve(spool: Spool, titles: Sequence[str], title: str, address: tuple[str, i
     for context in AllStoragePresentationContexts:
         entity.add_supported_context(context.abstract_syntax, _syntaxes())
     entity.add_supported_context(Verification)
+    handlers = [(evt.EVT_C_STORE, _stored, [spool]), (evt.EVT_DATA_RECV, _arriving)]
     try:
-        return entity.start_server(address, block=False, evt_handlers=[(evt.EVT_C_STORE, _stored, [spool])])
+        return entity.start_server(address, block=False, evt_handlers=handlers)
     except OSError as error:
         raise DataError(f"{address[0]}:{address[1]}: cannot listen there ({error.strerror or error})") from None
 
 
 def _stored(event: Any, spool: Spool) -> int:
-    """The answer to one C-STORE, given when the instance is safely on disk."""
+    """The answer to one C-STORE, given when the instance is safely on disk.
+
+    Results of ours that an archive sends on to us are taken and forgotten: to predict them would never end.
+    """
+    from pynetdicom.dsutils import encode_file_meta
+
     from madclip.data.readers.dicom import unreadable
 
-    if event.request.DataSet.getbuffer().nbytes > MAX_INSTANCE:
-        return FULL
+    event.assoc.arrived = 0
     try:
-        content = event.encoded_dataset()
+        data = event.request.DataSet.getvalue()
+        head = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
         study, instance = str(event.dataset.StudyInstanceUID), str(event.request.AffectedSOPInstanceUID)
+        ours = event.dataset.get("Manufacturer") == MANUFACTURER
     except unreadable():
         return NOT_UNDERSTOOD
+    if ours:
+        return SUCCESS
     try:
-        spool.take(study, instance, content)
+        spool.take(study, instance, head, data)
     except OSError:
         return FULL
     return SUCCESS
+
+
+def _arriving(event: Any) -> None:
+    """Ends an association whose instance is larger than any is taken, before it fills the memory."""
+    event.assoc.arrived = getattr(event.assoc, "arrived", 0) + len(event.data)
+    if event.assoc.arrived > MAX_INSTANCE:
+        event.assoc.abort()
 
 
 def handle(spool: Spool, predict: Callable[[Path, Path], None], send: Callable[[Sequence[Path]], None]) -> list[str]:
@@ -186,38 +239,55 @@ def handle(spool: Spool, predict: Callable[[Path, Path], None], send: Callable[[
         predict: Predicts the folder of a study into another folder.
         send: Sends DICOM objects on; it raises where they are not taken, and is asked again later.
     """
-    said = []
-    for study in spool.complete(time.time()):
-        out = spool.folder / "results" / study.name
-        count = len(_instances(study))
-        try:
-            shutil.rmtree(out, ignore_errors=True)  # of a run that was killed
-            predict(study, out)
-        except MadCLIPError as error:
-            out.mkdir(parents=True, exist_ok=True)
-            write_whole(out / "failed.txt", f"{str(error).replace(str(study), 'the study')}\n", 0o600)
-            said.append(f"study {study.name}: {count} instances, could not be predicted")
-        else:
-            objects = sorted((out / "dicom").glob("*.dcm"))
-            waiting = spool.folder / "outgoing" / study.name
-            if objects:
-                shutil.rmtree(waiting, ignore_errors=True)
-                shutil.copytree(out / "dicom", waiting)
-            said.append(f"study {study.name}: {count} instances predicted, {len(objects)} objects to send")
-        spool.done(study)
-    for waiting in sorted((spool.folder / "outgoing").iterdir()):
+    said = [_predicted(spool, study, predict) for study in spool.complete(time.time())]
+    return said + _sent(spool, send)
+
+
+def _predicted(spool: Spool, study: Path, predict: Callable[[Path, Path], None]) -> str:
+    """Predicts one study, or puts it aside; says which in a line."""
+    name, instances = study.name, len(_instances(study))
+    out, waiting = spool.folder / "results" / name, spool.folder / "outgoing" / name
+    tries = spool.begin(study)
+    if tries > TRIES:
+        spool.fail(study, f"begun {TRIES} times, and ended the program or failed each time")
+        return f"study {name}: {instances} instances, given up after {TRIES} times; see failed/{name}"
+    try:
+        shutil.rmtree(out, ignore_errors=True)  # of a run that was killed
+        predict(study, out)
+        objects = sorted((out / "dicom").glob("*.dcm"))
+        if objects:
+            shutil.rmtree(waiting, ignore_errors=True)
+            waiting.mkdir(mode=0o700)
+            for path in objects:
+                shutil.copy(path, waiting)
+    except MadCLIPError as error:
+        spool.fail(study, str(error).replace(str(study), "the study"))
+        return f"study {name}: {instances} instances, could not be predicted; see failed/{name}"
+    except Exception as error:  # noqa: BLE001  (a full disk or a fault of ours: the next study is not held up by it)
+        return f"study {name}: {instances} instances, {type(error).__name__}; tried again later"
+    spool.done(study)
+    return f"study {name}: {instances} instances predicted, {len(objects)} objects to send"
+
+
+def _sent(spool: Spool, send: Callable[[Sequence[Path]], None]) -> list[str]:
+    """Sends what waits, the oldest first; what is not taken goes to the end, and all wait a while with it."""
+    said: list[str] = []
+    if time.monotonic() < spool.send_again:
+        return said
+    for waiting in sorted((spool.folder / "outgoing").iterdir(), key=lambda path: path.stat().st_mtime):
         try:
             send(sorted(waiting.glob("*.dcm")))
         except MadCLIPError as error:
-            said.append(f"study {waiting.name}: not sent yet: {error}")
-            continue
+            os.utime(waiting)
+            spool.send_again = time.monotonic() + spool.retry
+            return [*said, f"study {waiting.name}: not sent yet: {error}"]
         shutil.rmtree(waiting)
         said.append(f"study {waiting.name}: sent")
     return said
 
 
 def send_to(peer: Peer, title: str, paths: Sequence[Path]) -> None:
-    """Sends DICOM objects by C-STORE.
+    """Sends DICOM objects by C-STORE, each in the syntax of its file.
 
     Raises:
         DataError: The peer does not answer, refuses, or does not take one of them.
@@ -228,8 +298,8 @@ def send_to(peer: Peer, title: str, paths: Sequence[Path]) -> None:
     sources = [dcmread(path) for path in paths]
     entity: Any = AE(ae_title=title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 60
-    for uid in {str(source.SOPClassUID) for source in sources}:
-        entity.add_requested_context(uid, _syntaxes())
+    for kind, syntax in {(str(one.SOPClassUID), str(one.file_meta.TransferSyntaxUID)) for one in sources}:
+        entity.add_requested_context(kind, syntax)
     called = f"{peer.host}:{peer.port}"
     association = entity.associate(peer.host, peer.port, ae_title=peer.title)
     if not association.is_established:
@@ -237,7 +307,7 @@ def send_to(peer: Peer, title: str, paths: Sequence[Path]) -> None:
     try:
         for source in sources:
             status = association.send_c_store(source)
-            if not status or status.Status != SUCCESS:
+            if not status or status.Status not in TAKEN:
                 raise DataError(f"{called}: did not take a result")
     except (ValueError, RuntimeError) as error:
         raise DataError(f"{called}: did not take a result ({type(error).__name__})") from None
