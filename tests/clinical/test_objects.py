@@ -3,6 +3,7 @@
 import json
 import subprocess
 import urllib.request
+import warnings
 
 import highdicom
 import numpy as np
@@ -294,3 +295,32 @@ def test_each_radiograph_of_a_series_has_its_map(tmp_path, dciodvfy):
     assert said.startswith("no map: the images do not say where they lie")
     for path in (tmp_path / "out/dicom").glob("*.dcm"):
         assert dciodvfy(path) == []
+
+
+@pytest.mark.parametrize("value", [CANARY, f"{CANARY}=\\bad\x07", "z" * 80 + CANARY])
+def test_no_warning_and_no_error_quotes_the_patient(tmp_path, sources, regions, value, caplog):
+    for source in sources:
+        for name in PATIENT:
+            source.add_new(name, pydicom.datadict.dictionary_VR(name), value)
+    caplog.clear()  # of what pydicom says where this test sets such values
+    heat = regions * np.float32(0.7)
+    makers = [
+        lambda: segmentation(sources, regions, ORIGIN),
+        lambda: parametric_map(sources, heat, ORIGIN),
+        lambda: picture(sources[2], np.zeros((12, 16, 3), np.uint8), ORIGIN),
+        lambda: report(sources, Finding(0.7, 0.6, None, "Sure."), ORIGIN),
+        lambda: fractional(sources[0], heat[0], ORIGIN),
+    ]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for make in makers:
+            try:
+                written(make(), tmp_path / "made.dcm")
+            except DataError as error:
+                assert CANARY not in f"{error} {error.__cause__}"  # noqa: PT017
+    assert [str(one.message) for one in said if CANARY in str(one.message)] == []
+    assert CANARY not in caplog.text
+
+
+PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName")
+PATIENT += ("StudyID", "StudyDate", "StudyTime", "StudyDescription", "PatientAge", "PatientComments", "Laterality")

@@ -7,6 +7,7 @@ and has a UID of what it holds: the same result has the same UID, and anything e
 from __future__ import annotations
 
 import hashlib
+import warnings
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,8 @@ def report(sources: Sequence[Dataset], finding: Finding, origin: Origin) -> Data
     common = _common("report", sources, origin, np.frombuffer(text, np.uint8))
     for name in ("manufacturer_model_name", "software_versions", "device_serial_number"):
         common.pop(name)
-    return _described(sr.ComprehensiveSR(evidence=sources, content=content[0], **common), sources, "anomaly report")
+    made = _built(sr.ComprehensiveSR, evidence=sources, content=content[0], **common)
+    return _described(made, sources, "anomaly report")
 
 
 def headers_for(sources: Sequence[Dataset]) -> list[Dataset]:
@@ -309,7 +311,9 @@ def _check_places(sources: Sequence[Dataset]) -> None:
 def _built(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """What highdicom makes, or one line where the sources lack what it needs; its own words may quote them."""
     try:
-        return make(*arguments, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote names of patients
+            return make(*arguments, **options)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"the images' headers lack what such an object needs ({type(error).__name__})") from None
 
