@@ -40,8 +40,8 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="The images: files, folders, quoted patterns such as 'scans/*.png', or a study of an archive, "
-            "dicomweb+https://HOST/dicom-web/studies/UID."
+            help="The images: files, folders, quoted patterns such as 'scans/*.png', ZIP archives, a DICOMDIR, or a "
+            "study of an archive, dicomweb+https://HOST/dicom-web/studies/UID."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder that tables, overlays and maps are written to.")],
@@ -77,8 +77,8 @@ def predict(
     """Score images and draw a heatmap of each.
 
     What is found goes into tables, predictions.jsonl and predictions.csv, and onto a page to look at, index.html, with
-    overlays/ and maps/ beside them. A run that was stopped goes on with the same command. A study of an archive is
-    fetched into a folder beside the predictions.
+    overlays/ and maps/ beside them. A run that was stopped goes on with the same command. A study of an archive
+    is fetched, and a ZIP archive unpacked, into a folder beside the predictions.
     """
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
@@ -89,7 +89,7 @@ def predict(
 
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     with shown_progress() as progress:
-        local = [_fetched(one, out, progress) for one in inputs]
+        local = [_at_hand(one, out, progress) for one in inputs]
     found = expand_inputs(local, axis or model.recipe.axis)
     computed = use_engine(model, detector, engine)
     for said in filter(None, (found.said(), model.provenance.uncalibrated)):
@@ -127,17 +127,22 @@ def predict(
         raise typer.Exit(2)
 
 
-def _fetched(named: str, out: Path, progress: Progress) -> str:
-    """An input as it was named, or the folder beside the predictions that a study of an archive was fetched into."""
+def _at_hand(named: str, out: Path, progress: Progress) -> str:
+    """An input as it was named, or the folder beside the predictions into which it was fetched or unpacked."""
     from madclip.clinical.dicomweb import SCHEME, Address, fetch
+    from madclip.data.zips import is_zip, unpack
 
-    if not named.startswith(SCHEME):
+    remote = named.startswith(SCHEME)
+    if not remote and not is_zip(Path(named)):
         return named
-    address = Address.parse(named)
-    folder = out.with_name(f"{out.name}.study-{sha256(named.encode()).hexdigest()[:12]}")
+    state = "" if remote else str(Path(named).stat().st_mtime_ns)
+    folder = out.with_name(f"{out.name}.study-{sha256(f'{named} {state}'.encode()).hexdigest()[:12]}")
     if not folder.is_dir():
         with new_folder(folder) as partial:
-            fetch(address, partial, progress)
+            if remote:
+                fetch(Address.parse(named), partial, progress)
+            else:
+                unpack(Path(named), partial)
     return str(folder)
 
 

@@ -57,7 +57,7 @@ def expand_inputs(inputs: Sequence[str | Path], axis: str = "axial") -> Inputs:
     A file that is named is taken whatever it is. In folders and patterns the content decides where the suffix is not
     that of an image; hidden files, those of tools, DICOM objects without an image, and masks (in folders such as
     `masks/`, or `NAME_mask` beside `NAME`) are passed over and counted. Links to folders are followed. A file that
-    holds several images stands for all of them; FILE#N names one.
+    holds several images stands for all of them; FILE#N names one. A DICOMDIR stands for the folder that it lies in.
 
     Args:
         inputs: What the user named.
@@ -136,6 +136,8 @@ def _frames(
 def _expand(entry: str | Path, passed: dict[Path, str]) -> tuple[list[Path], str]:
     """The files that an entry stands for, and what to say where there are none."""
     path = Path(entry)
+    if path.is_file() and path.name.upper() == "DICOMDIR":
+        path = path.parent  # a medium's index: its files say themselves what they are
     if path.is_file():
         return [path], ""
     if path.is_dir():
