@@ -40,17 +40,27 @@ def dciodvfy():
     return errors
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="session")
-def orthanc(tmp_path_factory):
-    """The address of a real archive with DICOMweb."""
+def orthanc(archive_at):
+    """The address of a real archive's DICOMweb."""
+    return f"http://127.0.0.1:{archive_at[0]}/dicom-web"
+
+
+@pytest.fixture(scope="session")
+def archive_at(tmp_path_factory):
+    """The ports of a real archive: for REST and DICOMweb, and for DIMSE, where its title is ORTHANC."""
     program = tool("Orthanc", "/usr/sbin/Orthanc")
     plugin = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
     if not plugin.is_file():
         (pytest.fail if "orthanc" in REQUIRED else pytest.skip)("Orthanc has no DICOMweb plug-in")
     folder = tmp_path_factory.mktemp("orthanc")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, dicom_port = free_port(), free_port()
     settings = {
         "StorageDirectory": str(folder),
         "IndexDirectory": str(folder),
@@ -58,7 +68,10 @@ def orthanc(tmp_path_factory):
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
         "HttpPort": port,
-        "DicomServerEnabled": False,
+        "DicomPort": dicom_port,
+        "DicomAet": "ORTHANC",
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
@@ -72,7 +85,7 @@ def orthanc(tmp_path_factory):
             except OSError:
                 assert server.poll() is None, (folder / "log").read_text()
                 time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/dicom-web"
+        yield port, dicom_port
     finally:
         server.terminate()
         server.wait(20)

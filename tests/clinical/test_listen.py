@@ -1,7 +1,12 @@
 """The storage service: what arrives is predicted once and sent on, whoever is away meanwhile."""
 
+import json
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
+from contextlib import contextmanager
 
 import numpy as np
 import pydicom
@@ -9,17 +14,12 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
+from clinical.conftest import free_port
 from data.scanner import slices
 from madclip.clinical import listen
 from madclip.clinical.listen import Peer, Spool, handle, send_to, serve
 from madclip.clinical.objects import Finding, Origin, headers_for, picture, report
 from madclip.errors import DataError, RecipeError
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def send(port, paths, calling="SCANNER", called="MADCLIP"):
@@ -285,3 +285,58 @@ def test_who_may_send_must_be_named(tmp_path):
         taken.listen()
         with pytest.raises(DataError, match="cannot listen"):
             serve(spool, ["A"], "MADCLIP", taken.getsockname())
+
+
+@contextmanager
+def listening(detector, port, spool, peer, log):
+    """`madclip listen` in a process of its own, which is killed at the end."""
+    command = ["listen", detector, "--port", port, "--from", "ORTHANC", "--out", spool, "--to", peer, "--quiet", 1]
+    options = ["--region", "0.01", "--device", "cpu"]
+    program = [sys.executable, "-c", "from madclip.cli import main; main()"]
+    with log.open("wb") as file:
+        process = subprocess.Popen([*program, *map(str, [*command, *options])], stdout=file, stderr=file)
+    try:
+        until(lambda: b"listening at" in log.read_bytes())
+        yield
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def until(true, seconds=90):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def test_an_archive_sends_a_study_and_gets_results(tmp_path, small_detector, archive_at, study):
+    from dicomweb_client.api import DICOMwebClient
+
+    rest, dimse = archive_at
+    server, port, spool = f"http://127.0.0.1:{rest}", free_port(), tmp_path / "spool"
+    scans = [pydicom.dcmread(path) for path in study]
+    DICOMwebClient(f"{server}/dicom-web").store_instances(scans)
+
+    def ask(path, body=None, method=None):
+        data = None if body is None else body.encode()
+        request = urllib.request.Request(f"{server}/{path}", data=data, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    (found,) = ask("tools/lookup", scans[0].StudyInstanceUID)
+    ask("modalities/ours", json.dumps({"AET": "MADCLIP", "Host": "127.0.0.1", "Port": port}), "PUT")
+
+    def series():
+        return sorted(one["MainDicomTags"]["Modality"] for one in ask(f"studies/{found['ID']}/series"))
+
+    for log in (tmp_path / "first", tmp_path / "second"):  # the process is killed between the two
+        with listening(small_detector, port, spool, f"127.0.0.1:{dimse}:ORTHANC", log):
+            ask("modalities/ours/store", json.dumps(ask(f"studies/{found['ID']}")["Series"]))
+            until(lambda: series() == ["CT", "SEG", "SR"])
+            until(lambda: not list((spool / "incoming").iterdir()) and not list((spool / "outgoing").iterdir()))
+        assert len(list((spool / "results").iterdir())) == 1
+        assert b"ZZCANARY" not in log.read_bytes()
+        assert (b"3 instances predicted" in log.read_bytes()) == (log.name == "first")
+    assert not list((spool / "failed").iterdir())
+    assert not [path for path in spool.rglob("*") if "ZZCANARY" in path.name or scans[0].StudyInstanceUID in path.name]
