@@ -82,7 +82,7 @@ def expand_inputs(inputs: Sequence[str | Path], axis: str = "axial") -> Inputs:
             found.setdefault(_key(path), path)
         if not paths:
             empty[str(entry)] = reason
-    named = {_key(Path(entry)) for entry in inputs}
+    named = {_key(Path(entry)) for entry in inputs if not _is_index(Path(entry))}
     images, series = _frames([found[key] for key in sorted(found)], named, axis, passed)
     known = set(images)
     images += [one for one in single.values() if one not in known]
@@ -92,6 +92,10 @@ def expand_inputs(inputs: Sequence[str | Path], axis: str = "axial") -> Inputs:
     taken = {_key(image.path) for image in images}
     counts = Counter(reason for path, reason in passed.items() if _key(path) not in taken)
     return Inputs(tuple(images), dict(counts.most_common()), tuple(empty), tuple(series))
+
+
+def _is_index(path: Path) -> bool:
+    return path.name.upper() == "DICOMDIR" and path.is_file()
 
 
 def _key(path: Path) -> str:
@@ -136,7 +140,7 @@ def _frames(
 def _expand(entry: str | Path, passed: dict[Path, str]) -> tuple[list[Path], str]:
     """The files that an entry stands for, and what to say where there are none."""
     path = Path(entry)
-    if path.is_file() and path.name.upper() == "DICOMDIR":
+    if _is_index(path):
         path = path.parent  # a medium's index: its files say themselves what they are
     if path.is_file():
         return [path], ""
