@@ -18,7 +18,7 @@ from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.estimator import Estimator
 from madclip.fitting import Draws, Run, Setting
-from madclip.prediction import BATCH, CPU_BATCH, Prediction, judged, predict_each, score_batch
+from madclip.prediction import BATCH, Prediction, judged, predict_each, score_batch, usual_batch
 from madclip.recipe import Recipe
 from madclip.released import load_released
 from madclip.state import Fitted, Provenance
@@ -243,7 +243,7 @@ class MadCLIP(Estimator):
             native: False leaves maps as the recipe's square, not brought back to the image's size.
         """
         state = self.state
-        batch_size = batch_size or (CPU_BATCH if self.backbone.device.type == "cpu" and not self.engine else BATCH)
+        batch_size = batch_size or (BATCH if self.engine else usual_batch(self.backbone.device))
 
         def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
             scores, maps, pooled = self._compute(pixels)

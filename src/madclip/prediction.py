@@ -303,6 +303,11 @@ def score_batch(
     return scores, torch.stack([torch.from_numpy(restore_map(one, size, view)) for one in maps])
 
 
+def usual_batch(device: torch.device) -> int:
+    """How many images are computed at once: few on a processor, whose caches they are to fit."""
+    return CPU_BATCH if device.type == "cpu" else BATCH
+
+
 def check_finite(what: str, *computed: torch.Tensor) -> None:
     """Refuse pixels, scores, maps or pooled tokens with NaN or infinity: some engines turn them into harmless numbers.
 

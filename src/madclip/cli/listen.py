@@ -42,10 +42,11 @@ def listen(
     backbone: SavedBackbone = None,
     device: Device = "auto",
 ) -> None:
-    """Take studies from scanners and archives, predict each, and send the results on.
+    """Predict studies that scanners and archives send.
 
-    Only the AE titles that are named may send. Each study is handled once, also after a restart; what could not be sent
-    waits on disk and is tried again. It runs until Ctrl-C.
+    A DICOM storage service: each study is predicted when it is complete, and its results are sent on. Only AE titles
+    that are named may send. Each study is handled once, also after a restart; what could not be sent waits on disk and
+    is tried again. It runs until Ctrl-C.
     """
     from madclip.clinical.listen import Spool, handle, serve
     from madclip.data.inputs import expand_inputs

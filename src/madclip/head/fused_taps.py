@@ -96,7 +96,8 @@ class _TapScores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         tokens, down, up, towards, before, hidden, features, lengths, scores = ctx.saved_tensors
-        branches, width, embed_dim = len(up), tokens.shape[1], towards.shape[1]
+        branches, embed_dim = len(up), towards.shape[1]
+        width = before.shape[1] // branches  # of the layer between, which need not be that of the tokens
         # s = r . t / |r|: ds/dr = t / |r| - s r / |r|^2, ds/dt = r / |r|.
         outward = gradients[0] / lengths
         inward = -outward * scores / lengths
@@ -122,7 +123,7 @@ class _TapScores(torch.autograd.Function):
                 to_hidden = _before_norm(to_hidden, before[block], width)
             ctx.layers.deactivate(to_hidden, before[block])
             _add_product(to_down, to_hidden.mT, tokens[block])
-        shape = branches, -1, width
+        shape = branches, -1, tokens.shape[1]
         return None, to_down.view(shape), to_up.unflatten(1, (-1, embed_dim)), to_towards.to(towards.dtype), None
 
 

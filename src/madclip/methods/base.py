@@ -16,7 +16,7 @@ from madclip.data.samples import Dataset, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.fitting import MAX_SEED
 from madclip.methods.learning import Learning
-from madclip.prediction import BATCH, predict_each
+from madclip.prediction import predict_each, usual_batch
 from madclip.progress import Progress, silent
 from madclip.recipe import Recipe
 from madclip.state import Provenance
@@ -127,7 +127,7 @@ class Baseline(ABC):
         """Pixels [B, 3, S, S] in 0..1 -> image scores [B] and maps [B, S, S] in 0..1, float32 on the CPU."""
 
     def predict_iter(
-        self, inputs: Iterable[ImageLike], *, batch_size: int = BATCH, native: bool = True
+        self, inputs: Iterable[ImageLike], *, batch_size: int | None = None, native: bool = True
     ) -> Iterator[Prediction | DataError]:
         """As `MadCLIP.predict_iter`.
 
@@ -140,7 +140,9 @@ class Baseline(ABC):
         def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
             return (*self.score(pixels), [True] * len(pixels))
 
-        return predict_each(inputs, self.recipe.view, score, batch_size=batch_size, native=native)
+        return predict_each(
+            inputs, self.recipe.view, score, batch_size=batch_size or usual_batch(self.backbone.device), native=native
+        )
 
     def shot_tokens(self, shots: Sequence[Shot], run: Learning) -> torch.Tensor:
         """Patch tokens of the shots at the taps, [N, T, G, d] float32 on the CPU."""
