@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from madclip.errors import DataError
-from madclip.files import digest, first_line, new_file, new_folder, write_between, write_whole
+from madclip.files import digest, first_line, new_file, new_folder, until_changed, write_between, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -192,6 +193,30 @@ def test_digest_is_sha_256(tmp_path: Path) -> None:
     content = os.urandom(300_001)
     (tmp_path / "a").write_bytes(content)
     assert digest(tmp_path / "a") == sha256(content).hexdigest()
+
+
+def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    asked = []
+
+    @until_changed(1)
+    def read(path: Path) -> str:
+        """What it holds."""
+        asked.append(path.name)
+        return path.read_text()
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("a")
+    other.write_text("b")
+    assert [read(one), read(one), read(other), read(one)] == ["a", "a", "b", "a"]
+    assert asked == ["one", "other", "one"]
+    one.write_text("longer")
+    assert read(one) == "longer"
+    assert read.__doc__ == "What it holds."
+    asked.clear()
+    one.write_text("once for all threads")
+    with ThreadPoolExecutor(4) as threads:
+        assert {*threads.map(read, [one] * 20)} == {"once for all threads"}
+    assert asked == ["one"]
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,19 @@ import hashlib
 import os
 import secrets
 import shutil
+import threading
 from contextlib import contextmanager
 from errno import ENOTEMPTY
-from typing import TYPE_CHECKING
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, TypeVar
 
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -106,6 +110,30 @@ def digest(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def until_changed(count: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Remembers what a function of a path gave, of the last `count` files and as long as size and time stay the same.
+
+    Threads that ask for one file at a time have it read once.
+    """
+
+    def remembering(function: Callable[[Path], T]) -> Callable[[Path], T]:
+        lock = threading.Lock()
+
+        @lru_cache(maxsize=count)
+        def known(path: Path, size: int, changed: int) -> T:  # noqa: ARG001  (they tell one state from the next)
+            return function(path)
+
+        @wraps(function)
+        def remembered(path: Path) -> T:
+            state = path.stat()
+            with lock:
+                return known(path, state.st_size, state.st_mtime_ns)
+
+        return remembered
+
+    return remembering
 
 
 def first_line(error: BaseException) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from madclip.files import digest, until_changed
 
 
 @dataclass(frozen=True, order=True)
@@ -45,22 +46,17 @@ class ImageRef:
             OSError: The file cannot be read.
         """
         if self.frame is None:
-            return str(_hashed(self.path).hexdigest())
-        state = self.path.stat()
-        found = _hashed_once(self.path, state.st_size, state.st_mtime_ns).copy()
+            return digest(self.path)
+        found = _hashed(self.path).copy()
         found.update(self.mark.encode())
         return str(found.hexdigest())
 
 
+@until_changed(8)
 def _hashed(path: Path) -> Any:
+    """The hash of a file that holds many images, to which each adds its mark."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256")
-
-
-@lru_cache(maxsize=8)
-def _hashed_once(path: Path, size: int, changed: int) -> Any:  # noqa: ARG001  (a file that has changed is read again)
-    """A file that holds many images is read once for all of them."""
-    return _hashed(path)
 
 
 def as_ref(image: ImageRef | Path | str) -> ImageRef:

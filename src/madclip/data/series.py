@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from madclip.data.readers.dicom import count_frames, read_header, unreadable
+from madclip.data.readers.dicom import DICOM, count_frames, read_header, unreadable
 from madclip.data.readers.dicom_values import of_frame, spacing_of
 from madclip.data.readers.formats import reader_of
 from madclip.data.ref import ImageRef
@@ -108,7 +108,7 @@ def facts_of(path: Path) -> Facts | None:
     Raises:
         DataError: The header cannot be read.
     """
-    if reader_of(path).name != "DICOM":
+    if not isinstance(reader_of(path), DICOM):
         return None
     header = read_header(path)
     try:

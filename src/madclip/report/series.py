@@ -9,7 +9,8 @@ import numpy as np
 
 from madclip.clinical.geometry import affine_of, even_runs
 from madclip.clinical.nifti import write_heatmap
-from madclip.data.readers.nifti import PLANES, is_nifti, open_volume
+from madclip.data.readers.formats import is_nifti
+from madclip.data.readers.nifti import PLANES, open_volume
 from madclip.errors import DataError
 from madclip.files import write_whole
 from madclip.prediction import Row

@@ -5,9 +5,7 @@ Nothing of a header but what an image needs is kept, and no error of pydicom's i
 
 from __future__ import annotations
 
-import threading
 import zlib
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from madclip.data.readers.protocol import (
     numbered,
 )
 from madclip.errors import DataError, MissingExtraError
+from madclip.files import until_changed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +42,6 @@ _MAX_INFLATED = 2**29
 """Bytes that a deflated data set may inflate to."""
 _FEWEST_BYTES = 10
 """No frame takes less of a file: so many frames fit in it at most."""
-_lock = threading.Lock()
 
 
 class DICOM:
@@ -77,9 +75,8 @@ class DICOM:
 
 
 def _read(image: ImageRef, *, mask: bool) -> Stored:
-    path, state = image.path, image.path.stat()
-    with _lock:  # the frames of a file are read by several threads, and each would parse it
-        header = _whole(path, state.st_size, state.st_mtime_ns)
+    path = image.path
+    header = _whole(path)
     _check_pixels(path, header)
     if header.get("SOPClassUID") in _SEGMENTATIONS and not mask:
         raise DataError(f"{path}: a DICOM segmentation, which is a mask and no image")
@@ -120,9 +117,10 @@ def read_header(path: Path) -> Dataset:
     return _parse(path, stop_before_pixels=True)
 
 
-@lru_cache(maxsize=2)
-def _whole(path: Path, size: int, changed: int) -> Dataset:  # noqa: ARG001  (a file that has changed is read again)
-    if size > _MAX_BYTES:
+@until_changed(2)
+def _whole(path: Path) -> Dataset:
+    """A file with its pixels, whose frames are read by several threads."""
+    if path.stat().st_size > _MAX_BYTES:
         raise DataError(f"{path}: a DICOM file of more than {_MAX_BYTES // 2**20} MB is not read; split it into frames")
     return _parse(path, stop_before_pixels=False)
 

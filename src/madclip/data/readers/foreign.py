@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from madclip.data.readers.nifti import magic_word
 
-from madclip.data.readers.protocol import inflated
-
-_PAIRS = {348: (344, b"ni1\0"), 540: (4, b"ni2\0")}
-"""Where the magic word of a header without voxels stands, by the length of the header that the file begins with."""
 _SIGNATURES = (
     (0, b"%PDF", "a PDF; export its pictures as PNG"),
     (4, b"ftyphei", "a HEIC photograph; save it as JPEG or PNG"),
@@ -24,15 +20,6 @@ _SIGNATURES = (
 
 def foreign_format(head: bytes) -> str | None:
     """What a file is that no reader recognises and what to do with it, or None where that is not known either."""
-    if _is_header_of_pair(inflated(head)):
+    if magic_word(head) == b"ni":
         return "half of a NIfTI pair (.hdr and .img); save the volume as one file, .nii.gz"
     return next((words for offset, magic, words in _SIGNATURES if head[offset:].startswith(magic)), None)
-
-
-def _is_header_of_pair(head: bytes) -> bool:
-    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
-    for order in orders:
-        at, magic = _PAIRS.get(int.from_bytes(head[:4], order), (0, b"\0"))
-        if at and head[at : at + 4] == magic:
-            return True
-    return False

@@ -61,6 +61,15 @@ def holds_image(path: Path) -> bool:
     return any(reader.recognises(head, path) for reader in READERS)
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a file is a NIfTI volume.
+
+    Raises:
+        DataError: As `reader_of` does.
+    """
+    return isinstance(reader_of(path), NIfTI)
+
+
 def is_scanner_file(path: Path) -> bool:
     """Whether a file is of a format that scanners write, whose names and headers often name a patient."""
     try:

@@ -7,16 +7,16 @@ the head, from the back to the front, and from the patient's left to the right.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from madclip.data.readers.protocol import UNREADABLE, Stored, check_size, depth_name, full_range, inflated
 from madclip.data.ref import ImageRef
 from madclip.errors import DataError, MissingExtraError
+from madclip.files import until_changed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +32,8 @@ MAX_BYTES = 2**30
 USUAL = (0.5, 99.5)
 """Percentiles of the volume that become black and white where a file names no range of grey values."""
 ASSUMED = "The file names no range of grey values: black and white are the 0.5th and 99.5th percentiles of the volume."
-_HEADERS = {348: ((344, b"n+1\0"),), 540: ((4, b"n+2\0"),)}
-"""Where the magic word stands, by the length of the header that the file begins with."""
-_lock = threading.Lock()
+_WORDS = {348: (344, b"1\0"), 540: (4, b"2\0")}
+"""Where the magic word stands and how it ends, by the length of the header that the file begins with."""
 
 
 class NIfTI:
@@ -45,10 +44,7 @@ class NIfTI:
 
     def recognises(self, head: bytes, path: Path) -> bool:  # noqa: ARG002  (the protocol's)
         """By the header, inflated where the file is compressed."""
-        head = inflated(head)
-        orders: tuple[Any, ...] = ("little", "big")
-        lengths = [int.from_bytes(head[:4], order) for order in orders]
-        return any(head[at : at + 4] == magic for length in lengths for at, magic in _HEADERS.get(length, ()))
+        return magic_word(head) == b"n+"
 
     def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:
         """All slices across an axis; a volume of one slice has one name all the same."""
@@ -88,7 +84,21 @@ class NIfTI:
         )
 
 
-@dataclass(frozen=True)
+def magic_word(head: bytes) -> bytes:
+    """How the first bytes of a file say NIfTI: `n+` where voxels follow, `ni` where they are in another file.
+
+    Empty where it is no NIfTI.
+    """
+    head = inflated(head)
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        at, ending = _WORDS.get(int.from_bytes(head[:4], order), (0, b""))
+        if ending and head[at + 2 : at + 4] == ending:
+            return head[at : at + 2]
+    return b""
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """One opened volume.
 
@@ -184,9 +194,8 @@ class Volume:
     def _meant(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return voxels if self.plain else np.multiply(voxels, self.slope, dtype=np.float64) + self.intercept
 
-    __hash__ = object.__hash__
 
-
+@until_changed(2)
 def open_volume(path: Path) -> Volume:
     """A volume, as it was opened last where the file has not changed since.
 
@@ -194,13 +203,6 @@ def open_volume(path: Path) -> Volume:
         DataError: It is damaged, too large, has more than three axes, complex values, or no orientation.
         MissingExtraError: nibabel is not installed.
     """
-    state = path.stat()
-    with _lock:  # several threads read slices of one file, and each would inflate it
-        return _opened(path, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=2)
-def _opened(path: Path, size: int, changed: int) -> Volume:  # noqa: ARG001  (a file that has changed is read again)
     try:
         import nibabel
         from nibabel.filebasedimages import ImageFileError
@@ -274,9 +276,3 @@ def _note(image: Any) -> str:
     if not np.allclose(zooms, header.get_zooms()[:3], rtol=1e-2):
         said.append("The voxel sizes in its header differ from those of its orientation, which were used.")
     return " ".join(said)
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file is a NIfTI volume."""
-    with path.open("rb") as file:
-        return NIfTI().recognises(file.read(1024), path)
