@@ -17,7 +17,12 @@ from pynetdicom import AE
 
 from data.scanner import dicom, save, slices
 from data.test_nifti import nifti
+from madclip.data.readers import nifti as nifti_reader
 from madclip.data.series import facts_of, sorted_series
+from madclip.detector import MadCLIP
+from madclip.errors import DataError
+from madclip.evaluation.protocol import evaluate
+from madclip.export.images import check_images
 from madclip.report.predictions import PredictionFolder
 
 CANARY = "ZZCANARY"
@@ -210,6 +215,41 @@ def test_a_detector_keeps_its_axis(tmp_path, madclip, small, axis):
     rows = json.loads(result.out)["predictions"]
     assert {row["axis"] for row in rows} == {"coronal" if axis == "coronal" else None}
     assert len(rows) == (9 if axis == "coronal" else 40)
+
+
+@pytest.mark.slow
+def test_volumes_given_as_a_path_are_cut_as_the_detector_learned(tmp_path, small_recipe, small_backbone, monkeypatch):
+    """In Python as on the command line: fit, calibrate, evaluate, refit and export's images."""
+    for name in ("normal/a", "normal/b", "abnormal/c", "abnormal/d"):
+        voxels = np.stack([scan(ord(name[-1]) + k, name[0] == "a").T for k in range(5)], axis=1).astype(np.int16)
+        nifti(tmp_path / f"{name}.nii.gz", voxels)
+        if name[0] == "a":
+            nifti(tmp_path / f"masks/{name[-1]}.nii.gz", (voxels > 3000).astype(np.uint8))
+    read, planes = nifti_reader.NIfTI.read, set()
+    monkeypatch.setattr(nifti_reader.NIfTI, "read", lambda *a, **k: (planes.add(a[1].axis), read(*a, **k))[1])
+    detector = MadCLIP(small_recipe.replace(axis="coronal"), backbone=small_backbone, objective="Brain")
+    detector.fit(tmp_path, shots=2, folds=0)
+    detector.refit(tmp_path, shots=2, folds=0)
+    detector.calibrate(tmp_path)
+    with pytest.raises(DataError, match="has seen all 20 test images"):
+        evaluate(detector, tmp_path)
+    check_images(detector, tmp_path)
+    assert planes == {"coronal"}
+
+
+def test_what_cannot_be_written_is_told_before_a_folder_is_made(tmp_path, madclip, small, small_data):
+    slices(tmp_path / "study", [0.0, 4.0], [scan(n, n == 1) for n in range(2)], BitsStored=12)
+    detector, out = tmp_path / "detector", tmp_path / "out"
+    assert madclip("fit", small_data, "--out", detector, "--shots", 2, "--folds", 0, *small).code == 0
+    wrong = madclip("predict", detector, tmp_path / "study", "--out", out, "--dicom", "seg,drawing")
+    assert wrong.code == 2
+    assert "'drawing': choose among seg, map, picture, report" in wrong.err
+    wrong = madclip("predict", detector, tmp_path / "study", "--out", out, "--dicom", "seg")
+    assert wrong.code == 2
+    assert "--region 0.5" in wrong.err
+    assert not out.exists()
+    assert madclip("predict", detector, tmp_path / "study", "--out", out, "--dicom", "seg", "--region", 0).code == 0
+    assert (out / "dicom/000_seg.dcm").is_file()
 
 
 def test_a_service_predicts_what_arrives(tmp_path, start, small_detector):

@@ -28,6 +28,12 @@ def test_a_study_in_a_zip(tmp_path):
     assert unpack(made, tmp_path / "out") == 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.dcm", "000001.dcm", "000002.dcm"]
     assert not (tmp_path.parent / "ZZCANARY").exists()
+    # An image that an archive hangs on is an image still.
+    both = tmp_path / "image.dcm"
+    both.write_bytes(paths[0].read_bytes() + made.read_bytes())
+    assert zipfile.is_zipfile(both)
+    assert not is_zip(both)
+    assert not is_zip(tmp_path)
     (series,) = expand_inputs([tmp_path / "out"]).series
     assert [image.path.name for image in series.images] == ["000001.dcm", "000002.dcm", "000000.dcm"]
 

@@ -9,12 +9,12 @@ import typer
 
 from madclip.cli.console import note
 from madclip.errors import DataError, RecipeError
+from madclip.recipe import Axis
 
 if TYPE_CHECKING:
     from madclip.data.samples import Dataset, Reading
     from madclip.recipe import Recipe
 
-Axis = Literal["axial", "coronal", "sagittal", "0", "1", "2"]
 Preset = Literal["madclip", "paper", "released"]
 Select = Literal["last", "val", "test-best"]
 

@@ -11,7 +11,6 @@ import typer
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
     AbnormalNames,
-    Axis,
     Data,
     Detector,
     Device,
@@ -30,6 +29,7 @@ from madclip.cli.options import (
 )
 from madclip.cli.outputs import check_page
 from madclip.files import new_folder
+from madclip.recipe import Axis
 
 if TYPE_CHECKING:
     from madclip.progress import Progress
@@ -87,6 +87,7 @@ def predict(
     from madclip.report.plan import Output
     from madclip.report.predictions import predict_folder
 
+    output = Output(maps=maps, overlays=overlays, dicom=parse_kinds(dicom), region=region)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     with shown_progress() as progress:
         local = [_at_hand(one, out, progress) for one in inputs]
@@ -99,7 +100,7 @@ def predict(
             model,
             found,
             out,
-            output=Output(maps=maps, overlays=overlays, dicom=parse_kinds(dicom), region=region),
+            output=output,
             overwrite=overwrite,
             engine=computed,
             about={"Detector": detector.name},

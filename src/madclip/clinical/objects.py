@@ -151,9 +151,8 @@ def picture(source: Dataset, overlay: npt.NDArray[np.uint8], origin: Origin) -> 
     if orientation is None:
         found.PatientOrientation = None  # highdicom insists on one; empty says that nobody knows
     if source.get("BurnedInAnnotation"):
-        found.BurnedInAnnotation = (
-            source.BurnedInAnnotation
-        )  # nothing is drawn that names a patient, but it may be below
+        # Nothing is drawn that names a patient, but what is below may name one.
+        found.BurnedInAnnotation = source.BurnedInAnnotation
     return _described(found, [source], "anomaly overlay")
 
 

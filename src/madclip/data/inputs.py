@@ -46,7 +46,7 @@ class Inputs:
         counts = ", ".join(f"{number:,} {reason}" for reason, number in self.passed_over.items())
         parts = [f"passed over: {counts}"] if counts else []
         parts += [f"no image in {', '.join(self.empty)}"] if self.empty else []
-        for number, one in enumerate(self.series, 1):
+        for number, one in enumerate(self.series):
             parts += [f"series {number} of {len(one.images)} images: {' '.join(one.notes)}"] if one.notes else []
         return "; ".join(parts)
 

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 MAX_FILES, MAX_BYTES, MAX_RATIO = 50_000, 20 * 2**30, 200
 """An archive of more files, of more bytes, or with a file that is compressed to less than this part is refused."""
+_MAGIC = (b"PK\3\4", b"PK\5\6")
+"""How an archive begins, and one that holds nothing."""
 _SMALL = 2**20
 """Files of so many bytes may be compressed as much as they can: an empty mask is."""
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is a ZIP archive, by its content."""
+    """Whether a file is a ZIP archive, by its first bytes: an image that an archive hangs on is an image."""
     try:
-        return path.is_file() and zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            return file.read(4) in _MAGIC
     except OSError:
         return False
 

@@ -85,7 +85,7 @@ class DicomWriter:
         scored = [(one.score, place) for place, one in enumerate(found) if not isinstance(one, DataError)]
         if not scored:
             return
-        worst = max(scored)[1]
+        worst = max(scored, key=lambda one: one[0])[1]  # the first of equals, as in the table
         folder = self.folder / FOLDER
         folder.mkdir(exist_ok=True)
         for kind in self.kinds:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,11 @@ import numpy as np
 from madclip.files import write_whole
 from madclip.heatmap import heat
 from madclip.report import figures
+from madclip.report.templates import computed, template
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from madclip.evaluation.result import EvaluationResult, GalleryItem
     from madclip.metrics.image import Estimate
 
@@ -82,12 +83,8 @@ def render_report(
     date: datetime | None = None,
 ) -> str:
     """The page as text; arguments as in `write_report`."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    template = environment.from_string(resources.files(__package__).joinpath("template.html").read_text("utf-8"))
     drawn = {
         "ROC curve": figures.curve(result, "roc"),
         "Precision and recall": figures.curve(result, "pr"),
@@ -97,7 +94,7 @@ def render_report(
     shown = [item.map for item in result.gallery if item.map is not None]
     span = (min(float(m.min()) for m in shown), max(float(m.max()) for m in shown)) if shown else None
     ramp = figures.data_uri(heat(np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(8, 0)))
-    return template.render(
+    return template("template.html", number=number).render(
         title=title,
         result=result,
         measured=measured(result, detector, date),
@@ -135,7 +132,7 @@ def measured(result: EvaluationResult, detector: str | None, date: datetime | No
     return {
         "Data set": str(known.get("data", "not recorded")),
         "Detector": ", ".join(said) or "not recorded",
-        "Measured": str(when) if when else f"{(date or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+        "Measured": str(when) if when else computed(date),
     }
 
 

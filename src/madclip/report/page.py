@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections import Counter
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +13,11 @@ from madclip.data.readers import is_scanner_file
 from madclip.files import write_whole
 from madclip.heatmap import heat
 from madclip.report.figures import data_uri
+from madclip.report.templates import computed, page_part, source_hash, template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
 ANSWERS = ("anomalous", "uncertain", "normal")
 
@@ -51,10 +49,8 @@ def render_page(
     rows: Sequence[dict[str, Any]], about: dict[str, str] | None = None, *, date: datetime | None = None
 ) -> str:
     """The page as text; arguments as in `write_page`."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style, script = (page_part(name) for name in ("predictions.css", "predictions.js"))
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["score"] is None, -(rows[i]["score"] or 0.0)))
     said = Counter(answer(row) for row in rows)
@@ -72,11 +68,11 @@ def render_page(
         }
         for i in order
     ]
-    return environment.from_string(page_part("predictions.html")).render(
+    return template("predictions.html").render(
         facts={
             **(about or {}),
             **({"Folder": common} if common else {}),
-            "Computed": f"{(date or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+            "Computed": computed(date),
         },
         items=items,
         counts={word: said[word] for word in (*ANSWERS, "no threshold", "failed") if said[word]},
@@ -115,13 +111,3 @@ def thumbnail_of(overlay_path: str | None) -> str | None:
     if overlay_path is None:
         return None
     return f"thumbnails/{overlay_path.removeprefix('overlays/').removesuffix('.png')}.jpg"
-
-
-def page_part(name: str) -> str:
-    """A style, script or template of this room."""
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
-
-
-def source_hash(text: str) -> str:
-    """What a content security policy knows a style or script by."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -21,6 +21,7 @@ from madclip.files import new_file
 from madclip.heatmap import overlay
 from madclip.prediction import Row
 from madclip.progress import silent
+from madclip.report.dicom import FOLDER as DICOM
 from madclip.report.dicom import dicom_writer
 from madclip.report.page import thumbnail_of, write_page
 from madclip.report.plan import RUN, Output, Plan, detector_fingerprint, read_plan
@@ -45,7 +46,7 @@ JSONL, CSV, PAGE = "predictions.jsonl", "predictions.csv", "index.html"
 PARTIAL = f"{JSONL}.partial"
 """Rows of a run that is not finished."""
 FILES = (RUN, JSONL, CSV, PAGE, SERIES, STUDY, PARTIAL, f"{CSV}.partial")
-FOLDERS = ("overlays", "maps", "thumbnails", VOLUMES, "dicom")
+FOLDERS = ("overlays", "maps", "thumbnails", VOLUMES, DICOM)
 THUMBNAIL = 192
 """Longer side of a thumbnail, pixels."""
 _ROW = [field.name for field in fields(Row)]
@@ -90,12 +91,13 @@ def predict_folder(
     facts = {**(about or {}), "Objective": detector.objective, "Backbone": detector.backbone.spec.id, "Engine": engine}
     drawn = replace(output or Output(), grey_range=detector.recipe.grey_range)
     found = images if isinstance(images, Inputs) else Inputs(tuple(map(as_ref, images)), {})
+    objects = dicom_writer(detector, known, folder, drawn)
     writing = PredictionFolder(
         folder, found.images, detector=known, output=drawn, overwrite=overwrite, about=facts, series=found.series
     )
     with writing as made:
         left = made.left
-        whole = SeriesResults(folder, found.series, dicom_writer(detector, known, folder, drawn))
+        whole = SeriesResults(folder, found.series, objects)
         # Maps are scaled to the images' own size where they are written, and nowhere else.
         native = drawn.overlays or drawn.maps != "none" or bool(found.series)
         for image, result in zip(left, detector.predict_iter(left, native=native), strict=True):
@@ -258,11 +260,7 @@ class PredictionFolder:
             return
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: cannot write there (it is a file; name a folder for the predictions)")
-        ours = [
-            name
-            for name in (RUN, JSONL, CSV, PAGE, SERIES, STUDY, PARTIAL, f"{CSV}.partial")
-            if (self.folder / name).exists()
-        ]
+        ours = [name for name in FILES if (self.folder / name).exists()]
         if not ours:
             raise DataError(f"{self.folder}: exists and holds no predictions; name a new folder")
         if not self.overwrite:

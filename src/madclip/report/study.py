@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from madclip.files import write_whole
-from madclip.report.page import page_part, source_hash, thumbnail_of
+from madclip.report.page import thumbnail_of
+from madclip.report.templates import computed, page_part, source_hash, template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
 PAGE = "series.html"
@@ -39,13 +40,11 @@ def write_study_page(
     Raises:
         OSError: The page cannot be written there.
     """
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style = page_part("study.css")
-    text = environment.from_string(page_part("study.html")).render(
-        facts={**about, "Computed": f"{(date or datetime.now(UTC)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"},
+    text = template("study.html").render(
+        facts={**about, "Computed": computed(date)},
         series=[_shown(number, row, rows) for number, (row, rows) in enumerate(zip(series, images, strict=True))],
         style=Markup(style),  # noqa: S704  (a file of this package)
         style_hash=source_hash(style),
