@@ -14,7 +14,7 @@ from madclip import fitting, storage
 from madclip.backbones.load import open_backbone
 from madclip.data.load import scan_dataset
 from madclip.data.ref import ImageRef
-from madclip.data.samples import Dataset, Sample
+from madclip.data.samples import Dataset, Reading, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.estimator import Estimator
 from madclip.fitting import Draws, Run, Setting
@@ -128,7 +128,7 @@ class MadCLIP(Estimator):
         """
         draws = Draws(seed, folds, operating_point, run.select, resume=run.resume)
         setting = Setting(self.recipe, self.backbone, self.objective)
-        drawn = fitting.draw(labelled_images(data, labels, masks), shots, draws)
+        drawn = fitting.draw(labelled_images(data, labels, masks, self.recipe.axis), shots, draws)
         self.fitted, self.engine = fitting.fit(setting, drawn, draws, run), None
         return self
 
@@ -167,7 +167,8 @@ class MadCLIP(Estimator):
         """
         before, draws = self.state, Draws(seed, folds, operating_point)
         setting = Setting(self.recipe, self.backbone, self.objective)
-        drawn = fitting.draw_again(labelled_images(data, labels, masks), shots, draws, before.provenance)
+        given = labelled_images(data, labels, masks, self.recipe.axis)
+        drawn = fitting.draw_again(given, shots, draws, before.provenance)
         self.fitted, self.engine = fitting.refit(setting, before, drawn, draws, run), None
         return self
 
@@ -184,7 +185,8 @@ class MadCLIP(Estimator):
             DataError: An image cannot be read, or the operating point needs a class that is missing.
         """
         before = self.state
-        samples = (data if isinstance(data, Dataset) else scan_dataset(data)).samples
+        reading = Reading(axis=self.recipe.axis)
+        samples = (data if isinstance(data, Dataset) else scan_dataset(data, reading)).samples
         scores = [prediction.score for prediction in self.predict([sample.image for sample in samples])]
         self.fitted = fitting.calibrated_further(before, samples, scores, operating_point)
         return self

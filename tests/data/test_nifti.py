@@ -239,6 +239,12 @@ def test_which_slices_are_taken(tmp_path):
     every = load_dataset(tmp_path, Reading(slices="2:9:3"))
     assert [s.image.frame for s in every.normal] == [8, 2, 5, 8]
     assert [s.image.frame for s in every.abnormal] == [2, 5]
+    with pytest.raises(DataError, match="no normal images among 0"):
+        load_dataset(tmp_path, Reading(slices="5:0"))
+    for rule in (":4", "3:", "::4", ":"):  # one volume is normal, and all its slices are its class
+        wanted = [*range(13)][slice(*(int(part) if part else None for part in rule.split(":")))]
+        found = load_dataset(tmp_path, Reading(slices=rule)).normal
+        assert [s.image.frame for s in found if s.image.path.name == "a.nii.gz"] == wanted, rule
     assert len(load_dataset(tmp_path, Reading(axis="coronal")).samples) > 11
     for wrong in ("", "0", "a", "1:2:3:4", "1:2:0"):
         with pytest.raises(RecipeError, match="START:STOP:STEP"):
@@ -292,6 +298,29 @@ def test_patients_of_dicom_files_come_from_their_headers(tmp_path):
     save(dicom(np.zeros((12, 12), np.uint16), PatientID=""), tmp_path / "normal/x.dcm")
     with pytest.raises(DataError, match="not all images have a patient's id"):
         load_dataset(tmp_path, Reading(patients="header"))
+
+
+def test_headers_know_patients_better_than_names_do_and_a_manifest_better_than_headers(tmp_path):
+    for number in range(8):
+        kind, patient = ("normal", "abnormal")[number // 4], number // 2
+        path = tmp_path / kind / f"p{patient + 10}_slice{number % 2}.dcm"
+        save(dicom(np.full((12, 12), number, np.uint16), PatientID=f"ZZ{patient % 2}"), path)
+    assert load_dataset(tmp_path).patients_from == "headers"
+    assert len(load_dataset(tmp_path).patients) == 2
+    named = load_dataset(tmp_path, Reading(patients="^(p[0-9]+)_"))
+    assert named.patients == {"p10", "p11", "p12", "p13"}
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name},{n}" for n, path in enumerate(tmp_path.rglob("*.dcm"))]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,label,patient", *rows]))
+    assert load_dataset(tmp_path / "manifest.csv").patients == {str(n) for n in range(8)}
+
+
+def test_a_slice_is_named_with_its_plane(tmp_path):
+    nifti(tmp_path / "normal/a.nii.gz")
+    nifti(tmp_path / "abnormal/b.nii.gz")
+    nifti(tmp_path / "masks/b.nii.gz", lesions(5))
+    found = load_dataset(tmp_path, Reading(axis="coronal", slices="1"))
+    assert found.name(found.normal[0].image) == "abnormal/b.nii.gz#coronal0"
+    assert load_dataset(tmp_path).name(ImageRef(tmp_path / "normal/a.nii.gz", 3)) == "normal/a.nii.gz#3"
 
 
 def test_inputs_are_volumes_and_series(tmp_path):

@@ -217,7 +217,7 @@ class Dataset:
         """An image or a path as it is shown: relative to the root where it lies below it."""
         ref = as_ref(image)
         below = ref.path.relative_to(self.root) if ref.path.is_relative_to(self.root) else ref.path
-        return below.as_posix() if ref.frame is None else f"{below.as_posix()}#{ref.frame}"
+        return f"{below.as_posix()}{ref.mark}"
 
 
 def in_order(samples: Iterable[Sample]) -> tuple[Sample, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from madclip.data.readers import frames_of, read_mask
-from madclip.data.readers.formats import read_stored, reader_of
+from madclip.data.readers.formats import is_nifti, read_stored
 from madclip.data.readers.nifti import open_volume
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample, in_order
@@ -68,10 +68,12 @@ def _expanded(sample: Sample, reading: Reading) -> Expanded:
         return Expanded([sample])
     try:
         facts = facts_of(path)
-        images = frames_of(path, reading.axis) if frame is None else (sample.image,)
+        named = (facts.images if facts else frames_of(path, reading.axis)) if frame is None else (sample.image,)
     except DataError:  # it is told where the image is read
+        named = ()
+    if not named:
         return Expanded([sample])
-    several = images != (sample.image,)
+    several = named != (sample.image,)
     if facts:
         volume = facts.series
     elif several or frame is not None:
@@ -80,9 +82,9 @@ def _expanded(sample: Sample, reading: Reading) -> Expanded:
         return Expanded([sample])
     made = Expanded([replace(sample, volume=volume)], facts.patient if facts else None)
     if several:
-        made.samples, made.left = _slices(made.samples[0], images, reading)
+        made.samples, made.left = _slices(made.samples[0], named, reading)
     elif sample.mask is not None and sample.mask.frame is None and frame is not None:
-        made.samples = [replace(made.samples[0], mask=_masks(sample, images)[0])]
+        made.samples = [replace(made.samples[0], mask=_masks(sample, named)[0])]
     return made
 
 
@@ -114,7 +116,7 @@ def _masks(sample: Sample, images: Sequence[ImageRef]) -> list[ImageRef | None]:
     path = sample.mask.path
     if sample.mask.frame is not None:
         raise DataError(f"{sample.mask}: one slice of a label map for a whole volume ({sample.image}); name none")
-    if reader_of(path).name == "NIfTI" and reader_of(sample.image.path).name == "NIfTI":
+    if is_nifti(path) and is_nifti(sample.image.path):
         _check_alike(path, sample.image.path)
         return [ImageRef(path, image.frame, image.axis) for image in images]
     found = frames_of(path)
@@ -142,8 +144,8 @@ def _chosen(numbers: Sequence[int], rule: str) -> Sequence[int]:
     if ":" not in rule:
         places = np.linspace(0, len(numbers) - 1, min(int(rule), len(numbers))).round().astype(int)
         return [numbers[place] for place in places]
-    start, stop, step = ([*map(int, [part or "0" for part in rule.split(":")]), 1])[:3]
-    wanted = range(start, stop or 1 + max(numbers, default=0), step or 1)
+    within = slice(*(int(part) if part else None for part in rule.split(":")))
+    wanted = range(*within.indices(1 + max(numbers, default=0)))
     return [number for number in numbers if number in wanted]
 
 
@@ -155,13 +157,16 @@ def _is_flat(image: ImageRef) -> bool:
 
 def _with_patients(dataset: Dataset, ids: Sequence[str | None], reading: Reading) -> Dataset:
     """Patients by the headers, where they are asked for or nobody said otherwise; else each volume counts as one."""
-    if reading.patients not in ("auto", "header") or (dataset.patients and reading.patients == "auto"):
+    said = dataset.patients and not dataset.patients_guessed
+    if reading.patients not in ("auto", "header") or (said and reading.patients == "auto"):
         return dataset
     named = len({*ids} - {None})
     if all(ids) and (named > 1 or reading.patients == "header"):
         of, source, note = ids, "headers", "PatientID"
     elif reading.patients == "header":
         raise DataError(f"{dataset.root}: not all images have a patient's id in their header; name another rule")
+    elif dataset.patients:  # guessed, and no header says better
+        return dataset
     else:
         of = [sample.volume for sample in dataset.samples]
         source, note = "volumes", "(each volume or series counts as one)"

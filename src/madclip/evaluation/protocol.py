@@ -14,7 +14,7 @@ import torch
 from madclip.data.geometry import fit_mask, restore_map
 from madclip.data.load import load_dataset, read_sample_mask
 from madclip.data.readers import is_scanner_file, read_image, read_mask
-from madclip.data.samples import Dataset, Sample
+from madclip.data.samples import Dataset, Reading, Sample
 from madclip.errors import DataError
 from madclip.evaluation.measure import Uncalibrated, evaluate_scores
 from madclip.evaluation.result import EvaluationResult, ImageRow
@@ -98,7 +98,7 @@ def evaluate(
     Raises:
         DataError: There is nothing to evaluate, or the detector has seen all of it.
     """
-    dataset = data if isinstance(data, Dataset) else load_dataset(data)
+    dataset = data if isinstance(data, Dataset) else load_dataset(data, Reading(axis=detector.recipe.axis))
     samples, warnings = unseen(detector.provenance, dataset, same_patient=same_patient)
     warnings += _marks(detector, objective)
     # Maps wait on the disk, as the backbone's square: metrics need all scores before the first map.

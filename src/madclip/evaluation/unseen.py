@@ -35,18 +35,15 @@ def unseen(provenance: Provenance, dataset: Dataset, *, same_patient: bool) -> t
         raise DataError(f"{dataset.root}: no test images (no test/ folder, and all images belong to other splits)")
     uses = _uses(provenance)
     left: list[Sample] = []
-    related: list[str] = []
-    seen: dict[str, list[str]] = {}
+    related: list[int] = []
+    seen: dict[str, list[int]] = {}
     for number, sample in enumerate(pool):
-        # Names of scanner files often are a patient's, and what is said here goes into reports.
-        scanner = is_scanner_file(sample.image.path)
-        name = f"test image {number}" if scanner else dataset.name(sample.image)
         use = uses.get(_identity(sample)) if uses else None
         if use is not None:
-            seen.setdefault(use, []).append(name)
+            seen.setdefault(use, []).append(number)
             continue
         if provenance.saw_group(sample):
-            related.append(name)
+            related.append(number)
             if not same_patient:
                 continue
         left.append(sample)
@@ -55,8 +52,18 @@ def unseen(provenance: Provenance, dataset: Dataset, *, same_patient: bool) -> t
             f"{dataset.root}: the detector has seen all {len(pool)} test images or others of the same patients; "
             "evaluate on others"
         )
-    said = [listed(f"{len(seen[use])} test images {use} and were left out", seen[use]) for use in sorted(seen)]
-    return left, [*said, *_of_patients(provenance, left, related, same_patient=same_patient)]
+    said = [
+        listed(f"{len(seen[use])} test images {use} and were left out", _names(dataset, seen[use]))
+        for use in sorted(seen)
+    ]
+    return left, [*said, *_of_patients(provenance, left, _names(dataset, related), same_patient=same_patient)]
+
+
+def _names(dataset: Dataset, numbers: Sequence[int]) -> list[str]:
+    """Test images as they may be named in a report: names of scanner files often are a patient's."""
+    pool = dataset.test_pool
+    images = [(number, pool[number].image) for number in numbers]
+    return [f"test image {number}" if is_scanner_file(image.path) else dataset.name(image) for number, image in images]
 
 
 def _identity(sample: Sample) -> str:

@@ -58,7 +58,7 @@ def check_images(detector: MadCLIP, data: Path | None) -> CheckImages:
     """
     if data is None:
         return phantoms(detector)
-    files = {image: image.digest() for image in expand_inputs([data]).images}
+    files = {image: image.digest() for image in expand_inputs([data], detector.recipe.axis).images}
     known = detector.provenance.shots
     shots = [file for file, digest in files.items() if digest in known]
     pixels = [_fitted(detector, file) for file in shots]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from madclip.backbones.load import open_backbone
 from madclip.backbones.spec import Backbone
 from madclip.data.load import load_dataset
-from madclip.data.samples import Dataset, Sample
+from madclip.data.samples import Dataset, Reading, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.fitting import MAX_SEED
 from madclip.methods.learning import Learning
@@ -105,7 +105,7 @@ class Baseline(ABC):
         """
         if not 0 <= seed <= MAX_SEED:
             raise RecipeError(f"seed {seed}: give a whole number from 0 to {MAX_SEED}")
-        data = load_dataset(data) if isinstance(data, (str, Path)) else data
+        data = load_dataset(data, Reading(axis=self.recipe.axis)) if isinstance(data, (str, Path)) else data
         samples = draw_samples(data, shots, seed) if isinstance(data, Dataset) else data
         drawn = [read_shot(sample, self.recipe.view) for sample in samples]
         provenance = Provenance.of(drawn, seed, method=self.name, uncalibrated=UNCALIBRATED)

@@ -13,7 +13,7 @@ from madclip.data.arrays import ImageLike, read_pixels, read_region
 from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.load import load_dataset, read_sample
 from madclip.data.ref import ImageRef
-from madclip.data.samples import Dataset, Sample
+from madclip.data.samples import Dataset, Reading, Sample
 from madclip.data.shots import draw_shots
 from madclip.data.unseen import LostLesions, lost_lesions
 from madclip.errors import DataError
@@ -62,8 +62,11 @@ def labelled_images(
     data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
     labels: Sequence[int] | None,
     masks: Sequence[ImageLike | None] | None,
+    axis: str = "axial",
 ) -> Dataset | Chosen:
     """What `fit` was given, told apart: a data set to draw from, samples, or images with labels and masks.
+
+    Volumes in a folder or manifest are cut into slices along `axis`.
 
     Raises:
         DataError: Labels are missing, superfluous, or not as many as images.
@@ -72,7 +75,7 @@ def labelled_images(
     if labelled and not (labels is None and masks is None):
         raise DataError("labels and masks go with images given directly; a data set brings its own")
     if isinstance(data, (str, Path)):
-        return load_dataset(data)
+        return load_dataset(data, Reading(axis=axis))
     if isinstance(data, Dataset):
         return data
     if labels is None:
