@@ -35,7 +35,7 @@ BATCH, CPU_BATCH = 16, 4
 READERS = 2
 """Threads that decode images while others are computed."""
 
-_SHARED = ("score", "threshold", "decision", "probability", "p_value", "verdict", "familiar", "note")
+SHARED = ("score", "threshold", "decision", "probability", "p_value", "verdict", "familiar", "note")
 """What a row takes from a prediction as it is."""
 
 Scored: TypeAlias = "tuple[torch.Tensor, torch.Tensor, Sequence[bool]]"
@@ -168,7 +168,7 @@ class Row:
         ref = as_ref(image)
         if isinstance(result, DataError):
             return cls(str(ref.path), ref.frame, ref.axis or None, error=str(result))
-        said = {name: getattr(result, name) for name in _SHARED}
+        said = {name: getattr(result, name) for name in SHARED}
         return cls(str(ref.path), ref.frame, ref.axis or None, **said)
 
     def to_dict(self) -> dict[str, Any]:
@@ -306,6 +306,17 @@ def score_batch(
 def usual_batch(device: torch.device) -> int:
     """How many images are computed at once: few on a processor, whose caches they are to fit."""
     return CPU_BATCH if device.type == "cpu" else BATCH
+
+
+def raised(result: Prediction | DataError) -> Prediction:
+    """A prediction as it is.
+
+    Raises:
+        DataError: It is an error.
+    """
+    if isinstance(result, DataError):
+        raise result
+    return result
 
 
 def check_finite(what: str, *computed: torch.Tensor) -> None:

@@ -167,6 +167,7 @@ class Fitted:
         calibration: What the shots say about scores; None where no shot could be held out.
         familiarity: The out-of-distribution check; None with fewer than three shots of different patients.
         history: Mean loss terms of every epoch.
+        series: What whole normal volumes and series say of the highest score in one; None where none was calibrated on.
         text: Text features of the head, [e, 2].
     """
 
@@ -176,6 +177,7 @@ class Fitted:
     calibration: Calibration | None = None
     familiarity: Familiarity | None = None
     history: History = field(default_factory=list)
+    series: Calibration | None = None
     text: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

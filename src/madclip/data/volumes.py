@@ -16,7 +16,7 @@ from madclip.data.series import facts_of
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 MARGIN = 1
@@ -60,6 +60,20 @@ def with_volumes(dataset: Dataset, reading: Reading) -> Dataset:
     samples = in_order(sample for one in found for sample in one.samples)
     known = replace(dataset, samples=samples, left=sum(one.left for one in found))
     return _with_patients(known, [patients[sample.image] for sample in samples], reading)
+
+
+def normal_volumes(samples: Iterable[Sample]) -> list[tuple[ImageRef, ...]]:
+    """All images of each normal volume or series among samples: what a whole one is, whichever slices were taken."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.volume is not None:
+            groups.setdefault(sample.volume, []).append(sample)
+    return [_whole(group) for group in groups.values() if not any(sample.label for sample in group)]
+
+
+def _whole(group: Sequence[Sample]) -> tuple[ImageRef, ...]:
+    images = (image for one in group for image in frames_of(one.image.path, one.image.axis or "axial"))
+    return tuple(dict.fromkeys(images))
 
 
 def _expanded(sample: Sample, reading: Reading) -> Expanded:
