@@ -21,6 +21,7 @@ from madclip.data.readers.protocol import (
     full_range,
     numbered,
 )
+from madclip.data.readers.segmentations import SEGMENTATIONS, drawn_on, marked
 from madclip.errors import DataError, MissingExtraError
 from madclip.files import until_changed
 
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom.dataset import Dataset
 
+    from madclip.data.readers.segmentations import Drawn
     from madclip.data.ref import ImageRef
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 _RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _MAX_BYTES = 2**30
 _MAX_INFLATED = 2**29
 """Bytes that a deflated data set may inflate to."""
@@ -58,16 +59,20 @@ class DICOM:
         return first_tag and ((head[4:6].isalpha() and head[4:6].isupper()) or path.suffix.lower() in self.suffixes)
 
     def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (frames, no volume)
-        """The frames that its header states."""
+        """The frames that its header states; of a segmentation one for each image that it was drawn on."""
         try:
             header = read_header(path)
             _check_pixels(path, header)
-            return numbered(path, range(count_frames(path, header)))
+            count = count_frames(path, header)
+            return numbered(path, range(len(planes_of(path, header)) if is_segmentation(header) else count))
         except unreadable() as error:
             raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
 
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
-        """One frame: grey values in the units of the modality, or colours; as stored where a mask is meant."""
+        """One frame: grey values in the units of the modality, or colours; as stored where a mask is meant.
+
+        Of a segmentation it is what all its segments mark in one image.
+        """
         try:
             return _read(image, mask=mask)
         except unreadable() as error:  # whose words may quote the header
@@ -78,10 +83,13 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
     path = image.path
     header = _whole(path)
     _check_pixels(path, header)
-    if header.get("SOPClassUID") in _SEGMENTATIONS and not mask:
-        raise DataError(f"{path}: a DICOM segmentation, which is a mask and no image")
     check_size(path, int(header.Columns), int(header.Rows))
-    index = check_frame(image, count_frames(path, header))
+    count = count_frames(path, header)
+    if is_segmentation(header):
+        if not mask:
+            raise DataError(f"{path}: a DICOM segmentation, which is a mask and no image")
+        return _read_segmentation(image, header)
+    index = check_frame(image, count)
     photometric = str(header.get("PhotometricInterpretation", "")).strip()
     if photometric not in (*_GREY, *_COLOURS, "PALETTE COLOR"):
         raise DataError(f"{image}: a DICOM image whose photometric interpretation is not read; export it as PNG")
@@ -100,6 +108,31 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
     white = full_range(values.dtype, None if labels else header.get("BitsStored"))
     spacing, note = spacing_of(header, index), note_of(header)
     return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note)
+
+
+def _read_segmentation(image: ImageRef, header: Dataset) -> Stored:
+    _check_bits(image.path, header)
+    planes = [*planes_of(image.path, header).values()]
+    frames = planes[check_frame(image, len(planes))]
+    values = np.any([marked(header, _decoded(image, header, frame)) for frame in frames], axis=0).astype(np.uint8)
+    return Stored(values, full_range(values.dtype, 1), depth_name(values.dtype, 1))
+
+
+def is_segmentation(header: Dataset) -> bool:
+    """Whether a header is that of a segmentation."""
+    return header.get("SOPClassUID") in SEGMENTATIONS
+
+
+def planes_of(path: Path, header: Dataset) -> dict[Drawn, list[int]]:
+    """The images that a segmentation was drawn on, each with the frames that mark it.
+
+    Raises:
+        DataError: It does not say on which; the message names the file.
+    """
+    try:
+        return drawn_on(header)
+    except DataError as error:
+        raise DataError(f"{path}: {error}; save its masks as images instead") from None
 
 
 def _check_pixels(path: Path, header: Dataset) -> None:
