@@ -175,10 +175,13 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
     Raises:
         DataError: An image or a mask cannot be used, or there is one class only.
         CheckpointError: `run.checkpoint` belongs to another fit.
+        RecipeError: An epoch is to be chosen, and images are seen in tiles.
     """
+    watched = drawn.watched
+    if watched and setting.recipe.tile:
+        raise RecipeError("an epoch is not chosen where images are seen in tiles; keep the last")
     shots = _read(setting, drawn)
     provenance = _provenance(shots, drawn, draws)
-    watched = drawn.watched
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     head = setting.new_head(draws.seed)
     with ExitStack() as stack:
@@ -356,6 +359,8 @@ def _calibrated(
         reason = "the epoch was selected on test images, and no threshold can be trusted beside that"
     else:
         reason = why_not(shots) if draws.folds else "it was fitted without folds, which thresholds come from"
+        if draws.folds and setting.recipe.tile:
+            reason = "a few tiles of each shot say little of whole images; calibrate it on further images"
     provenance = dataclasses.replace(fitted.provenance, uncalibrated=reason and f"not calibrated: {reason}")
     if reason:
         return dataclasses.replace(fitted, provenance=provenance)
