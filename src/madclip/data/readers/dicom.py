@@ -71,7 +71,7 @@ class DICOM:
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
         """One frame: grey values in the units of the modality, or colours; as stored where a mask is meant.
 
-        Of a segmentation it is what all its segments mark in one image.
+        A segmentation gives what all its segments mark in one image.
         """
         try:
             return _read(image, mask=mask)
