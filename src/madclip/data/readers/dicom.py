@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madclip.data.readers.codestreams import codestream_size
-from madclip.data.readers.dicom_values import grey, note_of, spacing_of
+from madclip.data.readers.dicom_values import grey, note_of, sides_of, spacing_of
 from madclip.data.readers.protocol import (
     UNREADABLE,
     Stored,
@@ -107,7 +107,8 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
         values = _through_palette(header, values)
     white = full_range(values.dtype, None if labels else header.get("BitsStored"))
     spacing, note = spacing_of(header, index), note_of(header)
-    return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note)
+    sides = sides_of(header, index)
+    return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note, sides=sides)
 
 
 def _read_segmentation(image: ImageRef, header: Dataset) -> Stored:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Values = npt.NDArray[Any]
 
+_OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
 _BURNED_IN = "It may have text burned into its pixels"
 
 
@@ -68,6 +69,7 @@ def grey(header: Dataset, index: int, stored: Values) -> Stored:
         depth,
         named=named,
         spacing=spacing_of(header, index),
+        sides=sides_of(header, index),
         inverted=inverted,
         curve=curve,
         percentiles=percentiles,
@@ -82,6 +84,26 @@ def spacing_of(header: Dataset, index: int) -> tuple[float, float] | None:
         if found and len(found) == 2 and min(found) > 0:
             return float(found[0]), float(found[1])
     return None
+
+
+def sides_of(header: Dataset, index: int) -> str:
+    """What of the patient lies to the left, right, top and bottom of a frame, a letter each; empty where unknown.
+
+    An oblique frame gets the letters of the directions that it is closest to; a projection those that its header says.
+    """
+    ways = of_frame(header, index, "PlaneOrientationSequence").get("ImageOrientationPatient")
+    if ways and len(ways) == 6 and all(np.isfinite(float(one)) for one in ways):
+        right, bottom = (_letter([float(one) for one in part]) for part in (ways[:3], ways[3:]))
+    else:
+        said = [str(one)[:1] for one in header.get("PatientOrientation") or ()]
+        right, bottom = said if len(said) == 2 and {*said} <= {*_OPPOSITE} else ("", "")
+    return _OPPOSITE[right] + right + _OPPOSITE[bottom] + bottom if right and bottom else ""
+
+
+def _letter(way: list[float]) -> str:
+    """The letter of the direction that a vector (left, posterior, head) is closest to."""
+    axis = int(np.argmax(np.abs(way)))
+    return "LPH"[axis] if way[axis] > 0 else "RAF"[axis]
 
 
 def note_of(header: Dataset) -> str:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PLANES = ("sagittal", "coronal", "axial")
 """Across which axis of (right, anterior, superior) slices of each name lie."""
+_SIDES = ("APHF", "RLHF", "RLAP")
+"""What lies to the left, right, top and bottom of slices of each."""
 MAX_BYTES = 2**30
 """Larger volumes are refused from their header, before anything is inflated."""
 USUAL = (0.5, 99.5)
@@ -71,7 +73,9 @@ class NIfTI:
             return Stored(values, None, depth_name(values.dtype))
         full = full_range(values.dtype) if values.dtype.kind in "iu" and volume.plain else None
         if values.ndim == 3 or (full is not None and values.dtype.itemsize == 1):
-            return Stored(values, full, depth_name(values.dtype), spacing=spacing, note=volume.note)
+            return Stored(
+                values, full, depth_name(values.dtype), spacing=spacing, note=volume.note, sides=_SIDES[along]
+            )
         return Stored(
             values,
             full,
@@ -81,6 +85,7 @@ class NIfTI:
             percentiles=volume.percentiles,
             note=volume.note,
             assumed="" if volume.named else ASSUMED,
+            sides=_SIDES[along],
         )
 
 

@@ -66,6 +66,8 @@ class Stored:
         percentiles: The values at two percentiles, where `values` do not tell: of a slice's volume, or without padding.
         note: Sentences on what was assumed of the file, or an empty string.
         assumed: A sentence where `named` is an assumption, and not what the file says.
+        sides: What of the patient lies to the left, the right, the top and the bottom, a letter each as DICOM has
+            them (R, L, A, P, H, F); empty where the format does not say it.
     """
 
     values: npt.NDArray[Any]
@@ -80,6 +82,7 @@ class Stored:
     percentiles: Percentiles | None = None
     note: str = ""
     assumed: str = ""
+    sides: str = ""
 
 
 class Reader(Protocol):
