@@ -168,7 +168,7 @@ def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
     if is_nifti(path) and is_nifti(sample.image.path):
         _check_alike(path, sample.image.path)
         return [ImageRef(path, image.frame, image.axis) for image in images]
-    found = frames_of(path)
+    found = frames_of(path, images[0].axis or "axial")
     if len(found) == len(images):
         return [*found]
     if len(images) == 1 and images[0].frame is not None and images[0].frame < len(found):

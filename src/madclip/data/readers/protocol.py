@@ -1,6 +1,6 @@
 """What a reader of one format is, what it gives, and the checks that every reader shares.
 
-To add a format, write a class with the four members of `Reader` into a file of its own and name it in `formats.py`.
+To add a format, write a class with the members of `Reader` into a file of its own and name it in `formats.py`.
 Sizes are checked (`check_size`) before anything is decoded, and frames by `check_frame`; errors of the decoder may
 pass through, since whoever calls `read` turns those in `UNREADABLE` into one line that names the file.
 """
