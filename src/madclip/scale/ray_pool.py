@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -98,17 +99,20 @@ class RayExecutor:
             given |= {"address": self.address or "auto"}
             if place := _known(self.address):
                 _check_reached(place)
+        # Ray prints what it has to say of workers to standard output, which is for results.
+        with redirect_stdout(sys.stderr):
+            try:
+                self._connect(ray, given)
+                yield ray
+            finally:
+                ray.shutdown()
+
+    def _connect(self, ray: Any, given: dict[str, Any]) -> None:
         try:
             ray.init(**given)
-        except (OSError, RuntimeError, ValueError, SystemExit) as error:  # it exits where something else answers
-            said = "it is no Ray cluster" if isinstance(error, SystemExit) else " ".join(str(error).split())
-            raise DataError(
-                f"Ray at {self.address or os.environ.get('RAY_ADDRESS', 'this machine')}: {said}"
-            ) from error
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
+        except (OSError, RuntimeError, ValueError) as error:
+            where = self.address or os.environ.get("RAY_ADDRESS") or "this machine"
+            raise DataError(f"Ray at {where}: {' '.join(str(error).split())}") from error
 
     def _count(self, ray: Any) -> int:
         """How many workers there are to be.
