@@ -15,8 +15,14 @@ from archives import Stub
 from test_archive import bytes_of, refused, rows, run, wait_for_parts, write_listing
 from test_executor import Slowly, fail
 
+from madclip import MadCLIP
+from madclip.benchmark.experiments import cells_of
+from madclip.benchmark.plan import Plan
+from madclip.benchmark.runner import run as bench
+from madclip.data.load import load_dataset
 from madclip.data.ref import ImageRef
 from madclip.errors import DataError
+from madclip.evaluation.repeat import repeat
 from madclip.phantoms.dataset import write_phantoms
 from madclip.scale import ray_pool
 from madclip.scale.archive import CHUNK
@@ -140,11 +146,44 @@ def test_a_poisoned_file_becomes_a_row(tmp_path, cluster, monkeypatch):
 def test_a_worker_that_dies_is_said_where_nothing_stands_for_its_result(cluster, monkeypatch):
     monkeypatch.setattr(ray_pool, "TRIES", 1)
     with pytest.raises(DataError, match="ended 1 times by the same work"):
-        list(RayExecutor(cluster.address, 1).run(_end, [1]))
+        list(RayExecutor(cluster.address, 1).run(Ending(), [1]))
 
 
-def _end(item):
-    os.kill(os.getpid(), signal.SIGKILL)
+# Experiments
+
+
+def test_bench_and_repeat_say_the_same(tmp_path, cluster, small_data, small_recipe):
+    """The cells of an experiment and the draws of a repetition, by two workers and in this process."""
+    changes = {"image_size": 64, "variants": ("identity",), "epochs": 1, "batch_size": 8}
+    plan = Plan("real", "stand-in", {"mine": small_data}, {"mine": "Brain"}, changes, device="cpu")
+    cells = cells_of("real", ["mine"], ["madclip", "nearest-mean"], 1, [2])
+    data = load_dataset(small_data)
+    said = {}
+    for name, executor in {"here": LocalProcesses(), "ray": RayExecutor(cluster.address, 2)}.items():
+        assert bench(cells, plan, tmp_path / name, executor=executor) == []
+        detector = MadCLIP(small_recipe, backbone="stand-in", objective="Brain", device="cpu")
+        out = tmp_path / f"{name}-repeat"
+        summary = repeat(detector, data, out, seeds=(0, 1), shots=2, folds=0, each=executor.run)
+        said[name] = {key: value for key, value in summary.items() if key != "runs"}
+    assert (tmp_path / "ray" / "results.csv").read_bytes() == (tmp_path / "here" / "results.csv").read_bytes()
+    assert said["ray"] == said["here"]
+
+
+class Ending:
+    """A work whose items end their worker."""
+
+    def __call__(self, item):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_cell_that_ends_its_worker_is_told_and_the_others_run(tmp_path, cluster, small_data, monkeypatch):
+    monkeypatch.setattr(ray_pool, "TRIES", 1)
+    monkeypatch.setattr("madclip.benchmark.cell.CellWork.__reduce__", lambda work: (Ending, ()))
+    plan = Plan("real", "stand-in", {"mine": small_data}, {"mine": "Brain"}, {"image_size": 64}, device="cpu")
+    cells = cells_of("real", ["mine"], ["nearest-mean"], 2, [2])
+    failed = bench(cells, plan, tmp_path, executor=RayExecutor(cluster.address, 1))
+    assert len(failed) == 2
+    assert all("ended its worker each time" in line for line in failed)
 
 
 # What is refused
@@ -174,7 +213,7 @@ def test_another_version_of_ray(cluster):
 
 def test_another_version_of_the_package():
     with pytest.raises(DataError, match=r"has madclip .*, this one 0\.0\.1"):
-        Worker(fail, 1, "0.0.1").check()
+        Worker(fail, 1, "0.0.1", ".").check()
 
 
 def test_addresses_where_nothing_or_something_else_answers(monkeypatch):

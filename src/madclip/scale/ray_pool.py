@@ -10,9 +10,10 @@ import os
 import socket
 import sys
 from collections import deque
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from madclip import __version__
@@ -136,17 +137,26 @@ class RayExecutor:
         """What starts an actor; one that dies is replaced by the pool, which knows what it was working on."""
         options = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": 0, "max_task_retries": 0}
         kind = ray.remote(**options)(Worker)
-        held = ray.put(work)
-        return lambda: kind.remote(held, self.threads, __version__)
+        held, folder = ray.put(work), str(Path.cwd())
+        return lambda: kind.remote(held, self.threads, __version__, folder)
 
 
 class Worker:
-    """One worker: it holds its copy of the work, like a local process."""
+    """One worker: it holds its copy of the work, like a local process.
 
-    def __init__(self, work: Callable[[Any], Any], threads: int, version: str) -> None:
+    Args:
+        work: See `Executor.run`.
+        threads: Threads of torch.
+        version: The version of the package where the run was started.
+        folder: The folder in which it was: paths mean the same here, on a node that sees that folder.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], threads: int, version: str, folder: str) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        with suppress(OSError):
+            os.chdir(folder)
         self.work, self.version = work, version
 
     def check(self) -> None:
