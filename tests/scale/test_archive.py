@@ -114,7 +114,7 @@ def test_a_file_of_several_images_has_a_row_for_each(tmp_path, scoring):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
-def test_urls_are_fetched(tmp_path, scoring, kind):
+def test_urls_are_fetched(tmp_path, scoring, kind, monkeypatch):
     """From fsspec's own memory and file systems; what is fetched does not stay, and errors name the URL."""
     import fsspec
 
@@ -131,10 +131,11 @@ def test_urls_are_fetched(tmp_path, scoring, kind):
         else:
             lines = [json.dumps({"image": name}) for name in names] if kind == "jsonl" else ["\ufeffimage", *names]
             file.write("\n".join(lines).encode())
-    left = set(Path(os.environ.get("TMPDIR", "/tmp")).glob("madclip-*"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    there = set(tmp_path.iterdir())
     counts = run(listing(f"memory://archive/{kind}/listing.{kind}"), tmp_path / "url", scoring)
     assert counts == (5, 5, 1)
-    assert set(Path(os.environ.get("TMPDIR", "/tmp")).glob("madclip-*")) == left
+    assert set(tmp_path.iterdir()) == {*there, tmp_path / "url"}
     fetched = rows(tmp_path / "url")
     run(found([ImageRef(image) for image in images]), tmp_path / "local", scoring)
     local = rows(tmp_path / "local")
