@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from madclip.cli.console import print_facts, shown_progress
-from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, Overwrite, SelectOption
+from madclip.cli.options import (
+    TINY_NOTE,
+    Address,
+    BackboneOption,
+    Changes,
+    Device,
+    Gpus,
+    Json,
+    Overwrite,
+    Pool,
+    SelectOption,
+    Threads,
+    Workers,
+    executor_of,
+)
 from madclip.cli.outputs import check_file, check_runs
 from madclip.errors import DataError, RecipeError
 from madclip.files import write_between, write_whole
@@ -119,8 +133,11 @@ def experiment(
     ] = None,
     changes: Changes = None,
     select: SelectOption = "last",
-    workers: Annotated[int, typer.Option(min=1, help="How many processes work; results do not depend on it.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="How many threads each process has.")] = 1,
+    pool: Pool = "local",
+    address: Address = None,
+    workers: Workers = None,
+    threads: Threads = 1,
+    gpus: Gpus = 0,
     device: Device = "auto",
     docs: Annotated[
         Path | None, typer.Option(help="A Markdown page on which the tables replace what its marks enclose.")
@@ -132,9 +149,9 @@ def experiment(
     from madclip.benchmark.plan import Plan
     from madclip.benchmark.runner import run
     from madclip.recipe import parse_field
-    from madclip.scale.executor import LocalProcesses
 
     name = check_experiment(str(context.info_name))
+    executor = executor_of(pool, address, workers, threads, gpus)
     check_runs(out, "bench")
     cells, runnable, folders, missing = _cells_here(name, data, methods, seeds, _numbers(shots))
     plan = Plan(
@@ -150,7 +167,7 @@ def experiment(
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
     with shown_progress() as progress:
-        failed = run(runnable, plan, out, executor=LocalProcesses(workers, threads), progress=progress)
+        failed = run(runnable, plan, out, executor=executor, progress=progress)
     text, finished = _write_tables(plan, cells, out, docs)
     facts = {"experiment": name, "cells": len(cells), "finished": finished, "missing_sets": missing}
     print_facts(as_json, facts | {"failed": failed, "results": str(out / "results.csv")}, text)

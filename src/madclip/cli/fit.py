@@ -11,6 +11,7 @@ from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
     TINY_NOTE,
     AbnormalNames,
+    Address,
     AxisOption,
     BackboneOption,
     Changes,
@@ -20,6 +21,7 @@ from madclip.cli.options import (
     Device,
     Folds,
     Force,
+    Gpus,
     GreyRange,
     Json,
     NormalNames,
@@ -27,6 +29,7 @@ from madclip.cli.options import (
     OperatingPoint,
     Overwrite,
     Patients,
+    Pool,
     RecipeName,
     SamePatient,
     SavedBackbone,
@@ -35,6 +38,8 @@ from madclip.cli.options import (
     Shots,
     Slices,
     Tiles,
+    Workers,
+    executor_of,
     parse_equal_shots,
     parse_reading,
     parse_recipe,
@@ -251,6 +256,13 @@ def repeat(
     same_patient: SamePatient = False,
     force: Force = False,
     device: Device = "auto",
+    pool: Pool = "local",
+    address: Address = None,
+    workers: Workers = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="How many threads each process has; 1 where there are --workers.")
+    ] = None,
+    gpus: Gpus = 0,
     as_json: Json = False,
 ) -> None:
     """Fit and evaluate with several draws of shots.
@@ -262,6 +274,8 @@ def repeat(
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
+    alone = pool == "local" and not (address or workers or threads or gpus)
+    each = map if alone else executor_of(pool, address, workers, threads or 1, gpus).run
     check_runs(out, "repeat")
     if backbone is None:
         note(TINY_NOTE)
@@ -282,6 +296,7 @@ def repeat(
             operating_point=operating_point,
             same_patient=same_patient,
             run=Run(TokenCache(), select=select, progress=progress),
+            each=each,
         )
     if as_json:
         print_facts(True, summary, "")

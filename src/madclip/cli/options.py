@@ -14,6 +14,7 @@ from madclip.recipe import Axis
 if TYPE_CHECKING:
     from madclip.data.samples import Dataset, Reading
     from madclip.recipe import Recipe
+    from madclip.scale.executor import Executor
 
 Preset = Literal["madclip", "paper", "released"]
 Select = Literal["last", "val", "test-best"]
@@ -146,6 +147,28 @@ SamePatient = Annotated[
         "--same-patient", help="Measure other images of patients that gave shots too; every number is then marked."
     ),
 ]
+Pool = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine-pool", help="Where workers run: processes of this machine, or actors on a Ray cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|HOST:PORT",
+        help="The Ray cluster, from one of its nodes; without it that of the Ray job, else one started here.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How many processes work; results do not depend on it. One here; on Ray all it has room for."
+    ),
+]
+Threads = Annotated[int, typer.Option(min=1, help="How many threads each process has.")]
+Gpus = Annotated[
+    float,
+    typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker on Ray; 0.5 lets two share one, 0 takes none."),
+]
 TINY_NOTE = (
     "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
     "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
@@ -239,3 +262,20 @@ def parse_bytes(text: str) -> int:
     if size < 0:
         raise RecipeError(f"--limit is a size such as 500MB or 5GB, not {text!r}")
     return size
+
+
+def executor_of(pool: str, address: str | None, workers: int | None, threads: int, gpus: float) -> Executor:
+    """What works on many items, as `--engine-pool`, `--address`, `--workers`, `--threads` and `--gpus-per-worker` say.
+
+    Raises:
+        RecipeError: An option of Ray is given for processes of this machine.
+    """
+    if pool == "ray":
+        from madclip.scale.ray_pool import RayExecutor
+
+        return RayExecutor(address, workers, threads, gpus)
+    if address or gpus:
+        raise RecipeError("--address and --gpus-per-worker are for --engine-pool ray")
+    from madclip.scale.executor import LocalProcesses
+
+    return LocalProcesses(workers or 1, threads)

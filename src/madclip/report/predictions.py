@@ -217,7 +217,7 @@ class PredictionFolder:
         if self.output.maps != "none":
             made["map"] = f"maps/{stem}.{SUFFIX[self.output.maps]}"
             with new_file(self.folder / made["map"]) as partial, partial.open("wb") as file:
-                _write_map(prediction.anomaly_map, self.output.maps, file)
+                write_map(prediction.anomaly_map, self.output.maps, file)
         return made
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -387,7 +387,8 @@ def _side_by_side(pixels: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8
     return both
 
 
-def _write_map(anomaly_map: npt.NDArray[np.float32], kind: MapFormat, file: IO[bytes]) -> None:
+def write_map(anomaly_map: npt.NDArray[np.float32], kind: MapFormat, file: IO[bytes]) -> None:
+    """Write a map [H, W] as `tiff` or `npy`."""
     if kind == "npy":
         np.save(file, anomaly_map, allow_pickle=False)
     else:
