@@ -15,7 +15,7 @@ from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels, restore_map
 from madclip.data.readers import MIN_SIDE, read_image, read_many
 from madclip.data.ref import ImageRef, as_ref
-from madclip.data.tiles import Joined, corners, tile_side
+from madclip.data.tiles import Joined, corners, cut
 from madclip.errors import DataError, MissingExtraError, RecipeError
 from madclip.heatmap import captioned, png
 
@@ -291,12 +291,11 @@ def _by_tiles(pixels: torch.Tensor, view: View, score: Scorer, count: int) -> Sc
     The image is familiar where at least half of its tiles are.
     """
     size = (pixels.shape[1], pixels.shape[2])
-    side, joined = tile_side(size, view), Joined(size, view)
+    joined, square = Joined(size, view), replace(view, aspect="stretch")
     scores: list[torch.Tensor] = []
     known: list[bool] = []
     for part in _batched(corners(size, view), count):
-        tiles = [pixels[:, top : top + side, left : left + side] for top, left in part]
-        found, maps, familiar = score(torch.stack([fit_pixels(tile, view) for tile in tiles]))
+        found, maps, familiar = score(torch.stack([fit_pixels(cut(pixels, corner, view), square) for corner in part]))
         joined.add(part, maps)
         scores.append(found)
         known += familiar

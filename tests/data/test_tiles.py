@@ -11,7 +11,7 @@ from PIL import Image
 
 from madclip.data.geometry import restore_map
 from madclip.data.load import load_dataset
-from madclip.data.tiles import Joined, corners, map_size, tile_side
+from madclip.data.tiles import Joined, corners, map_size, tile_size
 from madclip.detector import MadCLIP
 from madclip.errors import DataError, RecipeError
 from madclip.evaluation.protocol import evaluate
@@ -26,15 +26,18 @@ SIDE = 320
 @settings(max_examples=60)
 def test_tiles_cover_an_image_and_overlap_by_a_quarter(height, width, tile):
     size, view = (height, width), View(16, tile=tile)
-    side = tile_side(size, view)
+    sides = tile_size(size, view)
+    assert sides == (min(tile, height), min(tile, width))
     seen = np.zeros(size, int)
     for top, left in corners(size, view):
-        assert 0 <= top <= height - side
-        assert 0 <= left <= width - side
-        seen[top : top + side, left : left + side] += 1
+        assert 0 <= top <= height - sides[0]
+        assert 0 <= left <= width - sides[1]
+        seen[top : top + sides[0], left : left + sides[1]] += 1
     assert seen.min() >= 1
-    for starts in ({top for top, _ in corners(size, view)}, {left for _, left in corners(size, view)}):
-        assert all(later - earlier <= 0.75 * side + 1 for earlier, later in pairwise(sorted(starts)))
+    for axis in range(2):
+        starts = sorted({corner[axis] for corner in corners(size, view)})
+        assert all(later - earlier <= 0.75 * sides[axis] + 1 for earlier, later in pairwise(starts))
+    assert len(corners((8, 60_000), View(16, tile=1024))) < 100
 
 
 @given(st.integers(64, 300), st.integers(64, 300))
@@ -43,16 +46,25 @@ def test_maps_of_tiles_join_without_a_seam(height, width):
     size, view = (height, width), View(32, tile=64)
     joined = Joined(size, view)
     places = corners(size, view)
-    scale = view.size / tile_side(size, view)
+    down, right = (view.size / side for side in tile_size(size, view))
     rows, columns = torch.meshgrid(*(torch.arange(view.size).float(),) * 2, indexing="ij")
     # What every tile says is a plane over the whole image: so must be what they say together.
-    planes = [2 * (rows + top * scale) + 3 * (columns + left * scale) for top, left in places]
+    planes = [2 * (rows + top * down) + 3 * (columns + left * right) for top, left in places]
     joined.add(places, torch.stack(planes))
     found = joined.map()
     assert tuple(found.shape) == map_size(size, view)
     rows, columns = torch.meshgrid(*(torch.arange(length).float() for length in found.shape), indexing="ij")
     assert (found - 2 * rows - 3 * columns).abs().max() <= 5  # of half a pixel that corners are rounded by, each way
     assert restore_map(found, size, view).shape == size
+
+
+def test_tiles_that_disagree_pass_into_one_another():
+    """Nowhere does what they say together change faster from one pixel to the next than where two lie alone."""
+    view = View(64, tile=64)
+    joined = Joined((64, 112), view)
+    places = corners((64, 112), view)
+    joined.add(places, torch.stack([torch.full((64, 64), float(n % 2)) for n in range(len(places))]))
+    assert joined.map().diff(dim=1).abs().max() < 0.1
 
 
 def write_large(root, count=4, seed=3):

@@ -1,10 +1,11 @@
-"""Large images as square tiles that overlap, and one map of all of theirs."""
+"""Large images as tiles that overlap, and one map of all of theirs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -17,18 +18,26 @@ STEP = 0.75
 """Tiles lie at most this part of their side apart: what one has at its border is well inside of another."""
 
 Corner = tuple[int, int]
+Cut = TypeVar("Cut", npt.NDArray[np.float32], npt.NDArray[np.bool_], torch.Tensor)
 
 
-def tile_side(size: tuple[int, int], view: View) -> int:
-    """Side of the tiles of an image of this height and width, pixels: the view's, or the image's shorter side."""
-    return min(view.tile, *size)
+def tile_size(size: tuple[int, int], view: View) -> tuple[int, int]:
+    """Height and width of the tiles of an image of this height and width, pixels: the view's, or all that there is."""
+    return min(view.tile, size[0]), min(view.tile, size[1])
 
 
 def corners(size: tuple[int, int], view: View) -> list[Corner]:
     """Tops and lefts of the tiles that cover an image of this height and width at even distances, row by row."""
-    side = tile_side(size, view)
-    tops, lefts = (_starts(length, side) for length in size)
+    tops, lefts = (_starts(length, side) for length, side in zip(size, tile_size(size, view), strict=True))
     return [(top, left) for top in tops for left in lefts]
+
+
+def cut(values: Cut, corner: Corner, view: View) -> Cut:
+    """The tile at a corner of what has its image's height and width in its last two axes."""
+    height, width = tile_size((values.shape[-2], values.shape[-1]), view)
+    top, left = corner
+    found: Cut = values[..., top : top + height, left : left + width]
+    return found
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -40,8 +49,8 @@ def map_size(size: tuple[int, int], view: View) -> tuple[int, int]:
     """Height and width of an image's map before it is brought to the image's size: a tile takes a square of it."""
     if not view.tile:
         return view.size, view.size
-    scale = view.size / tile_side(size, view)
-    return max(view.size, round(size[0] * scale)), max(view.size, round(size[1] * scale))
+    height, width = (round(view.size * whole / part) for whole, part in zip(size, tile_size(size, view), strict=True))
+    return max(view.size, height), max(view.size, width)
 
 
 class Joined:
@@ -53,19 +62,20 @@ class Joined:
     """
 
     def __init__(self, size: tuple[int, int], view: View) -> None:
-        self._scale = view.size / tile_side(size, view)
+        self._scale = [view.size / side for side in tile_size(size, view)]
         self._sum = torch.zeros(map_size(size, view))
         self._weight = torch.zeros(map_size(size, view))
         place = torch.arange(view.size)
         ramp = torch.minimum(place + 1, view.size - place).float()
-        self._ramp = torch.minimum(ramp[:, None], ramp[None])
+        self._ramp = ramp[:, None] * ramp[None]
 
     def add(self, found: Sequence[Corner], maps: torch.Tensor) -> None:
         """Takes the maps [B, S, S] of tiles with these corners."""
         height, width = self._sum.shape
         side = len(self._ramp)
         for (top, left), one in zip(found, maps, strict=True):
-            row, column = min(round(top * self._scale), height - side), min(round(left * self._scale), width - side)
+            row = min(round(top * self._scale[0]), height - side)
+            column = min(round(left * self._scale[1]), width - side)
             area = (slice(row, row + side), slice(column, column + side))
             self._sum[area] += self._ramp * one
             self._weight[area] += self._ramp

@@ -15,7 +15,7 @@ from madclip.data.load import load_dataset, read_sample
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample
 from madclip.data.shots import draw_shots
-from madclip.data.tiles import Corner, corners, tile_side
+from madclip.data.tiles import Corner, corners, cut
 from madclip.data.unseen import LostLesions, lost_lesions
 from madclip.errors import DataError
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from madclip.recipe import View
 
-TILES = 4
-"""Tiles of each shot that are learned from, where images are seen in tiles."""
+TILES, MOST = 4, 0.5
+"""Tiles of each shot that are learned from; of an abnormal one those with at least this part of what one can hold."""
 Chosen: TypeAlias = "Sequence[Sample] | Sequence[tuple[ImageLike, int, ImageLike | None]]"
 """What is learned from: samples, or images with labels and masks."""
 
@@ -182,19 +182,18 @@ def _whole(one: _Labelled, view: View, corner: Corner | None = None) -> Shot:
 
 def _tiles(one: _Labelled, view: View) -> list[Shot]:
     """A few tiles of an image, which count as one group: those with most of the lesion, or some at even distances."""
-    size = one.pixels.shape[1], one.pixels.shape[2]
-    side, places = tile_side(size, view), corners(size, view)
+    places, square = corners((one.pixels.shape[1], one.pixels.shape[2]), view), replace(view, aspect="stretch")
     if one.label:
         if one.mask is None:
             raise DataError(f"{one.name}: abnormal and without a mask, so that nothing says which of its tiles are")
-        marked = np.array([one.mask[top : top + side, left : left + side].sum() for top, left in places])
-        chosen = [n for n in np.argsort(-marked, kind="stable")[:TILES] if marked[n]]
+        marked = np.array([cut(one.mask, corner, view).sum() for corner in places])
+        order = np.argsort(-marked, kind="stable")[:TILES]
+        chosen = [number for number in order if marked[number] >= MOST * marked.max()]
     else:
         chosen = np.unique(np.linspace(0, len(places) - 1, TILES).round().astype(int)).tolist()
-    return [_whole(_tile(one, places[number], side), view, places[number]) for number in chosen]
+    return [_whole(_tile(one, places[number], view), square, places[number]) for number in chosen]
 
 
-def _tile(one: _Labelled, corner: Corner, side: int) -> _Labelled:
-    rows, columns = (slice(start, start + side) for start in corner)
-    mask = None if one.mask is None else one.mask[rows, columns]
-    return replace(one, pixels=one.pixels[:, rows, columns], mask=mask, group=one.group or f"image {one.digest}")
+def _tile(one: _Labelled, corner: Corner, view: View) -> _Labelled:
+    mask = None if one.mask is None else cut(one.mask, corner, view)
+    return replace(one, pixels=cut(one.pixels, corner, view), mask=mask, group=one.group or f"image {one.digest}")

@@ -42,7 +42,8 @@ _MAX_BYTES = 2**30
 _MAX_INFLATED = 2**29
 """Bytes that a deflated data set may inflate to."""
 _FEWEST_BYTES = 10
-"""No frame takes less of a file: so many frames fit in it at most."""
+"""No compressed frame takes less of a file: so many frames fit in it at most."""
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 
 
 class DICOM:
@@ -64,7 +65,7 @@ class DICOM:
             header = read_header(path)
             _check_pixels(path, header)
             count = count_frames(path, header)
-            return numbered(path, range(len(planes_of(path, header)) if is_segmentation(header) else count))
+            return numbered(path, range(len(planes_of(path)) if is_segmentation(header) else count))
         except unreadable() as error:
             raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
 
@@ -113,7 +114,7 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
 
 def _read_segmentation(image: ImageRef, header: Dataset) -> Stored:
     _check_bits(image.path, header)
-    planes = [*planes_of(image.path, header).values()]
+    planes = [*planes_of(image.path).values()]
     frames = planes[check_frame(image, len(planes))]
     values = np.any([marked(header, _decoded(image, header, frame)) for frame in frames], axis=0).astype(np.uint8)
     return Stored(values, full_range(values.dtype, 1), depth_name(values.dtype, 1))
@@ -124,14 +125,15 @@ def is_segmentation(header: Dataset) -> bool:
     return header.get("SOPClassUID") in SEGMENTATIONS
 
 
-def planes_of(path: Path, header: Dataset) -> dict[Drawn, list[int]]:
+@until_changed(2)
+def planes_of(path: Path) -> dict[Drawn, list[int]]:
     """The images that a segmentation was drawn on, each with the frames that mark it.
 
     Raises:
         DataError: It does not say on which; the message names the file.
     """
     try:
-        return drawn_on(header)
+        return drawn_on(read_header(path))
     except DataError as error:
         raise DataError(f"{path}: {error}; save its masks as images instead") from None
 
@@ -219,7 +221,14 @@ def _check_deflated(path: Path) -> None:
 def count_frames(path: Path, header: Dataset) -> int:
     """The number of frames, where the file can hold so many."""
     stated = header.get("NumberOfFrames") or 1
-    if not 1 <= int(stated) <= max(1, path.stat().st_size // _FEWEST_BYTES):
+    syntax = getattr(header.file_meta, "TransferSyntaxUID", "")
+    least = _FEWEST_BYTES
+    if syntax in _NATIVE:  # compressed frames may be of any size
+        least = max(
+            1,
+            int(header.get("Rows") or 1) * int(header.get("Columns") or 1) * int(header.get("BitsAllocated") or 1) // 8,
+        )
+    if not 1 <= int(stated) <= max(1, path.stat().st_size // least):
         raise DataError(f"{path}: states {int(stated)} frames, which cannot be")
     return int(stated)
 

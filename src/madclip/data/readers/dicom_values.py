@@ -54,8 +54,8 @@ def grey(header: Dataset, index: int, stored: Values) -> Stored:
     values, rescale = _rescaled(header, index, stored)
     full = None if limits is None else _ends(rescale(np.array(limits)))
     percentiles = None
-    if padding.any() and not padding.all():
-        kept = values[~padding]
+    if padding.any():
+        kept = values if padding.all() else values[~padding]
         values = np.where(padding, kept.max() if inverted else kept.min(), values)
 
         def percentiles(low: float, high: float) -> Limits:
@@ -73,6 +73,7 @@ def grey(header: Dataset, index: int, stored: Values) -> Stored:
         inverted=inverted,
         curve=curve,
         percentiles=percentiles,
+        padding=padding if padding.any() else None,
         note=note_of(header),
     )
 
@@ -171,7 +172,9 @@ def _ends(values: Values) -> Limits:
 def _shown(header: Dataset, index: int, values: Values) -> tuple[Limits | None, Callable[[Values], Values] | None]:
     """How the file wants its values shown: the range of a straight line, or a curve that is none."""
     place = of_frame(header, index, "FrameVOILUTSequence")
-    if place.get("VOILUTSequence") and values.dtype.kind in "iu":
+    if place.get("VOILUTSequence"):
+        if not (values == np.rint(values)).all():
+            raise DataError("its VOI table is for whole numbers, and its values are none; name a range: --range full")
         return _ends(values), lambda shown: _through_table(place, shown)
     centre, width = _first(place.get("WindowCenter")), _first(place.get("WindowWidth"))
     if centre is None or width is None:
@@ -192,7 +195,7 @@ def _through_table(place: Dataset, values: Values) -> Values:
     from pydicom.pixels.processing import apply_voi
 
     bits = int(place.VOILUTSequence[0].LUTDescriptor[2])
-    return np.asarray(apply_voi(values, place) / (2**bits - 1))
+    return np.asarray(apply_voi(np.rint(values).astype(np.int32), place) / (2**bits - 1))
 
 
 def _first(value: Any) -> float | None:

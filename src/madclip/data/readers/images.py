@@ -104,6 +104,8 @@ def _scaled(stored: Stored, rule: GreyRange, limits: tuple[float, float]) -> npt
         np.clip(made, 0, 1, out=made)
     if stored.inverted:
         np.subtract(1, made, out=made)
+    if stored.padding is not None:
+        made[stored.padding] = 0
     if values.ndim == 2:
         pixels[1:] = made
     return pixels

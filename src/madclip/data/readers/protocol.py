@@ -64,6 +64,7 @@ class Stored:
         curve: What the file itself makes of its values where that is no straight line (a table, a sigmoid): values
             [H, W] to 0..1. It counts where the grey range is `file`.
         percentiles: The values at two percentiles, where `values` do not tell: of a slice's volume, or without padding.
+        padding: Where a pixel is no part of the image, bool [H, W], and becomes black; None where all are.
         note: Sentences on what was assumed of the file, or an empty string.
         assumed: A sentence where `named` is an assumption, and not what the file says.
         sides: What of the patient lies to the left, the right, the top and the bottom, a letter each as DICOM has
@@ -80,6 +81,7 @@ class Stored:
     inverted: bool = False
     curve: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
     percentiles: Percentiles | None = None
+    padding: npt.NDArray[np.bool_] | None = None
     note: str = ""
     assumed: str = ""
     sides: str = ""
