@@ -120,10 +120,17 @@ def test_an_epoch_chosen_on_test_images_opens_them_and_says_so(backbone, tmp_pat
     assert any("optimistic" in warning for warning in evaluate(detector, data).warnings)
 
 
+def test_a_volume_is_known_again_whatever_its_patient_is_called():
+    shot = Sample(ImageRef(Path("/nowhere/a.nii.gz"), 3), 0, patient="P1", volume="v1")
+    known = Provenance.of([Shot(None, 0, None, "0" * 64, shot.groups)], 0)
+    for patient, volume, seen in (("P1", "v2", True), (None, "v1", True), ("v1", "v1", True), ("P2", "v2", False)):
+        assert known.saw_group(Sample(ImageRef(Path("/b.nii.gz"), 1), 1, patient=patient, volume=volume)) is seen
+
+
 def test_a_volume_that_gave_a_shot_is_not_measured():
     volume = Path("/nowhere/scan.nii.gz")
     shot = Sample(ImageRef(volume, 3), 0)
-    known = Provenance.of([Shot(None, 0, None, "0" * 64, shot.group)], 0)
+    known = Provenance.of([Shot(None, 0, None, "0" * 64, shot.groups)], 0)
     assert known.saw(Sample(ImageRef(volume, 4), 1))
     assert not known.saw_group(Sample(ImageRef(volume.with_name("other.nii.gz"), 3), 1))
 

@@ -15,7 +15,6 @@ from madclip.backbones.load import open_backbone
 from madclip.data.load import scan_dataset
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample
-from madclip.data.volumes import normal_volumes
 from madclip.errors import DataError, RecipeError
 from madclip.estimator import Estimator
 from madclip.fitting import Draws, Run, Setting
@@ -189,13 +188,13 @@ class MadCLIP(Estimator):
         """
         before = self.state
         reading = Reading(axis=self.recipe.axis)
-        samples = (data if isinstance(data, Dataset) else scan_dataset(data, reading)).samples
-        volumes = normal_volumes(samples)
-        asked = [*dict.fromkeys([*(sample.image for sample in samples), *(image for one in volumes for image in one)])]
+        found = data if isinstance(data, Dataset) else scan_dataset(data, reading)
+        volumes = fitting.whole_series(before.provenance, found)
+        asked = [*dict.fromkeys([*(one.image for one in found.samples), *(image for one in volumes for image in one)])]
         score = dict(zip(asked, (raised(one).score for one in self.predict_iter(asked, native=False)), strict=True))
-        scores = [score[sample.image] for sample in samples]
+        scores = [score[sample.image] for sample in found.samples]
         highest = [max(score[image] for image in one) for one in volumes]
-        self.fitted = fitting.calibrated_further(before, samples, scores, operating_point, highest)
+        self.fitted = fitting.calibrated_further(before, found.samples, scores, operating_point, highest)
         return self
 
     # Predicting

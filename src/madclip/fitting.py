@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from madclip.backbones.spec import Backbone
+    from madclip.data.ref import ImageRef
     from madclip.recipe import Recipe
     from madclip.training.cache import TokenCache
     from madclip.training.encode import TrainingSet
@@ -230,7 +231,7 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
         refits=old.refits + 1,
         pool=None if drawn.left is None else tuple(sorted(map(old.hashed, drawn.left))),
         calibrated_before_refit=not anew and before.calibration is not None,
-    ).with_groups(shot.group for shot in shots)
+    ).with_groups(group for shot in shots for group in shot.groups)
     fitted = Fitted(
         head,
         setting.recipe,
@@ -290,9 +291,19 @@ def calibrated_further(
     return dataclasses.replace(
         before,
         calibration=Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold),
-        provenance=provenance.with_groups(sample.group for sample in samples),
+        provenance=provenance.with_groups(group for sample in samples for group in sample.groups),
         series=_of_series([*(before.series.normal_scores if before.series else ()), *highest]),
     )
+
+
+def whole_series(seen: Provenance, data: Dataset) -> list[tuple[ImageRef, ...]]:
+    """The whole normal volumes and series of a data set that a threshold for such may rest on.
+
+    There is at most one of each patient, and none of whom the detector has seen anything: they stand for new ones.
+    """
+    of = {sample.volume: sample for sample in data.samples}
+    chosen = {of[volume].group: images for volume, images in data.whole if not seen.saw_group(of[volume])}
+    return [*chosen.values()]
 
 
 def _of_series(highest: Sequence[float]) -> Calibration | None:
@@ -318,7 +329,9 @@ def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance
         return known
     held_out = drawn.watched.samples
     digests = tuple(sorted(sample.image.digest() for sample in held_out))
-    return dataclasses.replace(known, selection_images=digests).with_groups(sample.group for sample in held_out)
+    return dataclasses.replace(known, selection_images=digests).with_groups(
+        group for sample in held_out for group in sample.groups
+    )
 
 
 def _checkpoint(setting: Setting, run: Run, shots: Sequence[Shot], provenance: Provenance) -> Checkpoint | None:

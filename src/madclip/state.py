@@ -96,7 +96,7 @@ class Provenance:
             shots=digests,
             salt=sha256("".join(digests).encode()).hexdigest()[:16],
         )
-        return dataclasses.replace(known, **more).with_groups(shot.group for shot in shots)
+        return dataclasses.replace(known, **more).with_groups(group for shot in shots for group in shot.groups)
 
     @property
     def seen(self) -> frozenset[str]:
@@ -113,15 +113,15 @@ class Provenance:
 
     def saw_group(self, sample: Sample) -> bool:
         """Whether an image of the same patient or volume was used for anything."""
-        return bool(self.groups) and sample.group is not None and self.hashed(sample.group) in self.groups
+        return bool(self.groups) and any(self.hashed(group) in self.groups for group in sample.groups)
 
     def hashed(self, name: str) -> str:
         """A name that must not be kept, as it is kept."""
         return sha256(f"{self.salt} {name}".encode()).hexdigest()[:16]
 
-    def with_groups(self, groups: Iterable[str | None]) -> Self:
+    def with_groups(self, groups: Iterable[str]) -> Self:
         """This provenance with more patients and volumes that were seen."""
-        added = {self.hashed(group) for group in groups if group is not None}
+        added = {self.hashed(group) for group in groups}
         return dataclasses.replace(self, groups=tuple(sorted({*self.groups, *added})))
 
     def to_dict(self) -> dict[str, Any]:

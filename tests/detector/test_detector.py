@@ -219,7 +219,7 @@ def test_folds_leave_both_classes_to_learn_from(seed):
         patients = [None if generator.random() < 0.3 else f"p{generator.integers(0, 5)}" for _ in range(2 * count)]
         labels = generator.integers(0, 2, 2 * count)
         shots = [
-            Shot(torch.zeros(1), int(label), None, str(i), patient)
+            Shot(torch.zeros(1), int(label), None, str(i), () if patient is None else (patient,))
             for i, (label, patient) in enumerate(zip(labels, patients, strict=True))
         ]
         if why_not(shots):

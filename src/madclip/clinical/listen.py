@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from madclip.clinical.objects import MANUFACTURER
+from madclip.data.series import MANUFACTURER
 from madclip.errors import DataError, MadCLIPError, MissingExtraError, RecipeError
 from madclip.files import new_file, write_whole
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
+from madclip.data.series import MANUFACTURER
 from madclip.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom.dataset import Dataset
 
-MANUFACTURER = "madclip"
 RESEARCH = "research use only, not for diagnosis"
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _SCHEME = "99MADCLIP"

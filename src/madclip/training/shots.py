@@ -12,11 +12,12 @@ import numpy as np
 from madclip.data.arrays import ImageLike, read_pixels, read_region
 from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.load import load_dataset, read_sample
-from madclip.data.ref import ImageRef
+from madclip.data.ref import ImageRef, as_ref
 from madclip.data.samples import Dataset, Reading, Sample
 from madclip.data.shots import draw_shots
 from madclip.data.tiles import Corner, corners, cut
 from madclip.data.unseen import LostLesions, lost_lesions
+from madclip.data.volumes import volume_of
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Shot:
         label: 0 normal, 1 abnormal.
         mask: [S, S] bool, or None where an abnormal image has none.
         digest: The image's identity: SHA-256 of the file's bytes and the frame (or of the array's), hexadecimal.
-        group: What it shares with images that are not independent of it, its patient or its volume; None where that
-            is not known.
+        groups: What it shares with images that are not independent of it: its patient, its volume, or, for tiles,
+            their image; that which comes first keeps images together.
         note: What is odd about the file's grey values, in one sentence.
         lost: Lesions of which nothing is left in the resized mask.
         corner: Top and left of the tile that it is, pixels; None where it is the whole image.
@@ -53,10 +54,15 @@ class Shot:
     label: int
     mask: torch.Tensor | None
     digest: str
-    group: str | None = None
+    groups: tuple[str, ...] = ()
     note: str = ""
     lost: LostLesions | None = None
     corner: Corner | None = None
+
+    @property
+    def group(self) -> str | None:
+        """What images are kept together by."""
+        return next(iter(self.groups), None)
 
 
 def draw_samples(data: Dataset, shots: int | tuple[int, int] | None, seed: int) -> tuple[Sample, ...]:
@@ -135,7 +141,7 @@ class _Labelled:
     label: int
     mask: npt.NDArray[np.bool_] | None
     digest: str
-    group: str | None = None
+    groups: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -147,14 +153,14 @@ def _shots_of(one: Sample | tuple[ImageLike, int, ImageLike | None], view: View)
 def _read(sample: Sample, view: View) -> _Labelled:
     image, mask = read_sample(sample, view.grey_range)
     digest = sample.image.digest()
-    return _Labelled(str(sample.image), image.pixels, sample.label, mask, digest, sample.group, image.note or "")
+    return _Labelled(str(sample.image), image.pixels, sample.label, mask, digest, sample.groups, image.note or "")
 
 
 def _given(image: ImageLike, label: int, mask: ImageLike | None, view: View) -> _Labelled:
     if isinstance(image, (str, Path, ImageRef)):
         if not isinstance(mask, (str, Path, ImageRef, type(None))):
             raise DataError(f"{image}: its mask must be a file as well")
-        return _read(Sample(image, label, mask), view)
+        return _read(Sample(image, label, mask, volume=volume_of(as_ref(image))), view)
     pixels = read_pixels(image, view)
     whole = None
     if mask is not None:
@@ -173,7 +179,7 @@ def _whole(one: _Labelled, view: View, corner: Corner | None = None) -> Shot:
         one.label,
         None if one.mask is None else fit_mask(one.mask, view),
         one.digest,
-        one.group,
+        one.groups,
         one.note,
         None if one.mask is None else lost_lesions(one.mask, view),
         corner,
@@ -196,4 +202,4 @@ def _tiles(one: _Labelled, view: View) -> list[Shot]:
 
 def _tile(one: _Labelled, corner: Corner, view: View) -> _Labelled:
     mask = None if one.mask is None else cut(one.mask, corner, view)
-    return replace(one, pixels=cut(one.pixels, corner, view), mask=mask, group=one.group or f"image {one.digest}")
+    return replace(one, pixels=cut(one.pixels, corner, view), mask=mask, groups=one.groups or (f"image {one.digest}",))
