@@ -316,9 +316,10 @@ def send_to(peer: Peer, title: str, paths: Sequence[Path]) -> None:
 
 
 def _syntaxes() -> list[str]:
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
     from pynetdicom import ALL_TRANSFER_SYNTAXES
 
-    return [str(syntax) for syntax in ALL_TRANSFER_SYNTAXES]
+    return [str(syntax) for syntax in ALL_TRANSFER_SYNTAXES if syntax != DeflatedExplicitVRLittleEndian]
 
 
 def _instances(folder: Path) -> set[str]:
