@@ -22,6 +22,8 @@ EXPERIMENTS = {
     "table2": "Fill the paper's Table 2: six sets, 2 to 8 shots.\n\nTwo, 4 and 8 images of each class are drawn.",
     "table3": "Fill the paper's Table 3: from one set to another.\n\nShots are of one set, test images of the other.",
     "ablations": "Change one switch of the recipe at a time.\n\nThis is done on every data set in the folder.",
+    "normal-only": "Learn from normal images alone.\n\nMethods learn from 1 to 16 normal images of every set.",
+    "zero-shot": "Go by texts alone.\n\nNo image of any data set in the folder is learned from.",
     "real": "Compare methods on every data set in a folder.\n\nThey learn from 2, 4, 8 and 16 images of each class.",
 }
 """What `madclip bench` runs, by the name of its command."""

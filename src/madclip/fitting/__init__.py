@@ -1,4 +1,7 @@
-"""How a fit goes, step by step: shots, tokens, a head, its epoch, out-of-fold scores, and what they say."""
+"""How a fit goes, step by step: shots, tokens, a head, its epoch, out-of-fold scores, and what they say.
+
+Without abnormal images the head is a memory of normal patches, without any image the texts: nothing is trained then.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from madclip.calibration.thresholds import choose_pixel_threshold, parse_operati
 from madclip.data.samples import Dataset, Sample
 from madclip.data.unseen import said_of_patches
 from madclip.errors import DataError, MadCLIPWarning, RecipeError
-from madclip.head.head import Head, Readout
+from madclip.fitting.untrained import of_normals, refuse_selection
+from madclip.head.head import Head
+from madclip.head.scorer import Readout
 from madclip.progress import Progress, silent
 from madclip.state import Fitted, Provenance
 from madclip.training.encode import pool, prepare
@@ -125,11 +130,14 @@ def draw(given: Dataset | Chosen, shots: int | tuple[int, int] | None, draws: Dr
 
     Raises:
         DataError: There are fewer images than shots, or none to select an epoch on.
+        RecipeError: An epoch is to be selected, and there are none without abnormal images.
     """
     data = given if isinstance(given, Dataset) else None
     chosen: Chosen = draw_samples(given, shots, draws.seed) if isinstance(given, Dataset) else given
     watched = None
     if draws.select != "last":
+        if not any(one.label if isinstance(one, Sample) else one[1] for one in chosen):
+            refuse_selection(draws)
         chosen, watched = watch(data, chosen, draws.select, draws.seed)
     return Drawn(chosen, watched, _left(data, chosen, watched))
 
@@ -171,12 +179,26 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
         run: Cache, checkpoint and progress.
 
     Raises:
-        DataError: An image or a mask cannot be used, or there is one class only.
+        DataError: An image or a mask cannot be used, or there are abnormal images only.
         CheckpointError: `run.checkpoint` belongs to another fit.
     """
     shots = _read(setting, drawn)
-    provenance = _provenance(shots, drawn, draws)
-    watched = drawn.watched
+    return _learned(setting, shots, _provenance(shots, drawn, draws), drawn.watched, draws, run)
+
+
+def _learned(
+    setting: Setting,
+    shots: Sequence[Shot],
+    provenance: Provenance,
+    watched: Watched | None,
+    draws: Draws,
+    run: Run,
+) -> Fitted:
+    """What shots teach: a trained head, or where none is abnormal a memory of what they look like."""
+    if not provenance.abnormal:
+        plain = setting.recipe.replace(variants=("identity",))
+        training = prepare(shots, setting.backbone, plain, seed=draws.seed, cache=run.cache, progress=run.progress)
+        return of_normals(setting, shots, training, provenance, _familiarity(shots, training), draws)
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     head = setting.new_head(draws.seed)
     with ExitStack() as stack:
@@ -202,30 +224,26 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
 
 
 def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
-    """Go on learning from the head of `before` in one short pass; errors as in `fit`. See `MadCLIP.refit`."""
+    """Go on learning from the head of `before` in one short pass; errors as in `fit`. See `MadCLIP.refit`.
+
+    A memory, or texts, have no head to go on from: they learn anew, with abnormal images as `fit` does.
+    """
     shots = _read(setting, drawn)
+    provenance = _carried(before.provenance, shots, drawn, draws)
+    if before.provenance.learned_from != "both":
+        return _learned(setting, shots, provenance, None, draws, run)
+    if not provenance.abnormal:
+        raise DataError(
+            f"a refit needs normal and abnormal images where a detector learned from both: there are "
+            f"{provenance.normal} and 0; fit anew to learn from normal images alone"
+        )
     head = setting.new_head(draws.seed)
     head.load_state_dict(before.head.state_dict())
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     recipe = setting.recipe.replace(epochs=1, learning_rate=setting.recipe.learning_rate * REFIT_RATE)
     history = fit_head(head, training.every(REFIT_STRIDE), recipe, seed=draws.seed, progress=run.progress)
-    old = before.provenance
-    anew = bool(draws.folds) and not why_not(shots) and old.select != "test-best"
-    now = Provenance.of(shots, draws.seed)
-    provenance = dataclasses.replace(
-        old,
-        madclip=now.madclip,
-        torch=now.torch,
-        seed=now.seed,
-        normal=now.normal,
-        abnormal=now.abnormal,
-        masks=now.masks,
-        shots=now.shots,
-        removed=tuple(sorted({*old.removed, *old.shots} - set(now.shots))),
-        refits=old.refits + 1,
-        pool=None if drawn.left is None else tuple(sorted(map(old.hashed, drawn.left))),
-        calibrated_before_refit=not anew and before.calibration is not None,
-    ).with_groups(shot.group for shot in shots)
+    anew = bool(draws.folds) and not why_not(shots) and provenance.select != "test-best"
+    provenance = dataclasses.replace(provenance, calibrated_before_refit=not anew and before.calibration is not None)
     fitted = Fitted(
         head,
         setting.recipe,
@@ -237,6 +255,24 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
     if anew or (draws.folds and before.calibration is None):
         return _calibrated(fitted, setting, shots, training, draws, run.progress)
     return fitted
+
+
+def _carried(old: Provenance, shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
+    """Where a detector came from, after a refit with shots."""
+    now = Provenance.of(shots, draws.seed)
+    return dataclasses.replace(
+        old,
+        madclip=now.madclip,
+        torch=now.torch,
+        seed=now.seed,
+        normal=now.normal,
+        abnormal=now.abnormal,
+        masks=now.masks,
+        shots=now.shots,
+        removed=tuple(sorted({*old.removed, *old.shots} - set(now.shots))),
+        refits=old.refits + 1,
+        pool=None if drawn.left is None else tuple(sorted(map(old.hashed, drawn.left))),
+    ).with_groups(shot.group for shot in shots)
 
 
 def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
