@@ -224,5 +224,5 @@ def new_head(recipe: Recipe, backbone: Backbone, objective: str, facts: Provenan
     if facts.learned_from == "both":
         return Head(recipe, backbone, objective)
     if facts.learned_from == "normal":
-        return NormalMemory(recipe, backbone, images=facts.normal)
+        return NormalMemory(recipe, backbone, objective, images=facts.normal)
     return ZeroShot(recipe, backbone, objective)

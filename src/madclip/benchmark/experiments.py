@@ -29,7 +29,7 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """Letter of the paper's ablation: what it is, and its one switch of the recipe."""
 
 VARIANTS: dict[Experiment, dict[str, dict[str, Any]]] = {
-    "normal-only": {"text": {"text_weight": 0.5}},
+    "normal-only": {"memory": {"text_weight": 0.0}},
     "zero-shot": {"whole": {"image_score": "mean"}, "patches": {"image_score": "max"}},
 }
 """What each preset is run with besides as it is, where no abnormal image is learned from: changes of its recipe."""

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from madclip.calibration.calibration import Calibration
-from madclip.calibration.familiarity import Familiarity
 from madclip.calibration.thresholds import choose_pixel_threshold, parse_operating_point
 from madclip.data.samples import Dataset, Sample
 from madclip.data.unseen import said_of_patches
 from madclip.errors import DataError, MadCLIPWarning, RecipeError
-from madclip.fitting.untrained import of_normals, refuse_selection
+from madclip.fitting.untrained import familiarity_of, of_normals, refuse_selection
 from madclip.head.head import Head
 from madclip.head.scorer import Readout
 from madclip.progress import Progress, silent
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from madclip.backbones.spec import Backbone
+    from madclip.calibration.familiarity import Familiarity
     from madclip.recipe import Recipe
     from madclip.training.cache import TokenCache
     from madclip.training.encode import TrainingSet
@@ -196,9 +196,7 @@ def _learned(
 ) -> Fitted:
     """What shots teach: a trained head, or where none is abnormal a memory of what they look like."""
     if not provenance.abnormal:
-        plain = setting.recipe.replace(variants=("identity",))
-        training = prepare(shots, setting.backbone, plain, seed=draws.seed, cache=run.cache, progress=run.progress)
-        return of_normals(setting, shots, training, provenance, _familiarity(shots, training), draws)
+        return of_normals(setting, shots, provenance, draws.operating_point, run.progress)
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     head = setting.new_head(draws.seed)
     with ExitStack() as stack:
@@ -342,11 +340,7 @@ def _checkpoint(setting: Setting, run: Run, shots: Sequence[Shot], provenance: P
 
 
 def _familiarity(shots: Sequence[Shot], training: TrainingSet) -> Familiarity | None:
-    """The out-of-distribution check, where there are shots enough for one."""
-    groups = [shot.group for shot in shots]
-    if not Familiarity.possible(groups):
-        return None
-    return Familiarity.fit(torch.stack([pool(tokens) for tokens in training.plain]), groups)
+    return familiarity_of(torch.stack([pool(tokens) for tokens in training.plain]), [shot.group for shot in shots])
 
 
 def _calibrated(

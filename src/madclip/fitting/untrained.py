@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING
 import torch
 
 from madclip.calibration.calibration import Calibration
+from madclip.calibration.familiarity import Familiarity
 from madclip.errors import RecipeError
 from madclip.head.memory import NormalMemory
 from madclip.head.zero_shot import ZeroShot
 from madclip.state import Fitted, Provenance
+from madclip.training.encode import backbone_pixels, pool
 from madclip.training.out_of_fold import why_not_normal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.calibration.familiarity import Familiarity
     from madclip.fitting import Draws, Setting
-    from madclip.training.encode import TrainingSet
+    from madclip.progress import Progress
     from madclip.training.shots import Shot
 
+BATCH = 16
+"""Images that are encoded at once."""
 NORMAL_POINT = "spec=0.9"
 """Operating point where Youden's is asked for, which needs abnormal images, and there are none."""
 
@@ -39,28 +42,40 @@ def of_texts(setting: Setting, draws: Draws) -> Fitted:
 
 
 def of_normals(
-    setting: Setting,
-    shots: Sequence[Shot],
-    training: TrainingSet,
-    provenance: Provenance,
-    familiarity: Familiarity | None,
-    draws: Draws,
+    setting: Setting, shots: Sequence[Shot], provenance: Provenance, operating_point: str, progress: Progress
 ) -> Fitted:
     """A memory of normal patches; thresholds come from each image's score by the memory of the others.
 
     That costs next to nothing, so it is done for every number of folds.
     """
-    tokens = torch.stack(training.plain)
-    memory = NormalMemory.of(setting.recipe, setting.backbone, tokens)
-    fitted = Fitted(memory, setting.recipe, provenance, familiarity=familiarity)
+    tokens, groups = _tokens(setting, shots, progress), [shot.group for shot in shots]
+    memory = NormalMemory.of(setting.recipe, setting.backbone, setting.objective, tokens)
+    patches = tokens[:, :, setting.backbone.spec.prefix_tokens :]
+    fitted = Fitted(memory, setting.recipe, provenance, familiarity=familiarity_of(pool(patches), groups))
     calibration, reason = None, why_not_normal(shots)
     if not reason:
-        point = NORMAL_POINT if draws.operating_point == "youden" else draws.operating_point
-        scores = memory.held_out(tokens, [shot.group for shot in shots], fitted.readout)
-        calibration = Calibration.of_normals(scores, point)
+        point = NORMAL_POINT if operating_point == "youden" else operating_point
+        calibration = Calibration.of_normals(memory.held_out(tokens, groups, fitted.readout), point)
         reason = calibration.note
     known = dataclasses.replace(provenance, uncalibrated=reason and f"not calibrated: {reason}")
     return dataclasses.replace(fitted, provenance=known, calibration=None if reason else calibration)
+
+
+def familiarity_of(pooled: torch.Tensor, groups: Sequence[str | None]) -> Familiarity | None:
+    """The out-of-distribution check from pooled tokens [N, d], where there are shots enough for one."""
+    return Familiarity.fit(pooled, groups) if Familiarity.possible(groups) else None
+
+
+@torch.inference_mode()
+def _tokens(setting: Setting, shots: Sequence[Shot], progress: Progress) -> torch.Tensor:
+    """Tokens of shots as they are, [N, T, prefix + G, d], on the CPU."""
+    found, view = [], setting.recipe.view
+    for start in range(0, len(shots), BATCH):
+        pixels = torch.stack([shot.pixels for shot in shots[start : start + BATCH]])
+        streams = setting.backbone.encode_image(backbone_pixels(setting.backbone, view, pixels))
+        found.append(torch.stack(streams, 1).cpu())
+        progress("encode", min(start + BATCH, len(shots)), len(shots))
+    return torch.cat(found)
 
 
 def refuse_selection(draws: Draws) -> None:

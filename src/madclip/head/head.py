@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 
@@ -49,6 +49,7 @@ class Head(Scorer):
         seed: Determines the initial weights.
     """
 
+    keeps_prefix: ClassVar[bool] = False
     text_features: torch.Tensor | None
 
     def __init__(self, recipe: Recipe, backbone: Backbone, objective: str, *, seed: int = 0) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from madclip.head import scoring
 from madclip.head.scorer import Readout, Scorer
+from madclip.head.zero_shot import ZeroShot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,79 +24,93 @@ SIGMA = 4.0
 
 
 class NormalMemory(Scorer):
-    """Patches of normal images at unit length; far from all of them is abnormal.
+    """Patches of normal images, and texts beside them: far from all of them, or near to the abnormal text, is abnormal.
 
     Each patch stands for its 3 x 3 neighbourhood at all taps, as in PatchCore. Every image gives the same number of
     patches, in whatever order images come: what is true of the memory without one of them holds for a new one.
 
     Args:
-        recipe: How image scores come about.
-        backbone: Its taps, grid and width count.
+        recipe: How image scores come about, and the weight of the texts.
+        backbone: Its taps, grid and width count; its texts where they have a weight.
+        objective: What the images show, in the words of the prompts.
         images: How many normal images there are.
 
     Attributes:
-        patches: [images x kept, T x d], unit length, image by image.
+        patches: [images x kept, T x d], image by image.
+        scale: [], usual distance of a patch to the nearest other one of its image.
+        texts: What the texts say; None where they have no weight.
     """
 
     patches: torch.Tensor
+    scale: torch.Tensor
 
-    def __init__(self, recipe: Recipe, backbone: Backbone, *, images: int) -> None:
+    def __init__(self, recipe: Recipe, backbone: Backbone, objective: str, *, images: int) -> None:
         super().__init__()
-        self.grid, self.size = backbone.grid, backbone.image_size
+        self.grid, self.size, self.weight = backbone.grid, backbone.image_size, recipe.text_weight
+        self.prefix = backbone.spec.prefix_tokens
         count = self.grid[0] * self.grid[1]
         self.kept = min(count, max(1, MOST_PATCHES // images))
         width = len(backbone.spec.taps) * backbone.spec.width
-        self.register_buffer("patches", torch.zeros(images * self.kept, width, device=backbone.device))
+        self.register_buffer("patches", torch.zeros(images * self.kept, width))
+        self.register_buffer("scale", torch.ones(()))
+        self.texts = ZeroShot(recipe, backbone, objective) if self.weight else None
+        self.to(backbone.device)
 
     @classmethod
-    def of(cls, recipe: Recipe, backbone: Backbone, tokens: torch.Tensor) -> Self:
-        """The memory of normal images, by their patch tokens [N, T, G, d]."""
-        memory = cls(recipe, backbone, images=len(tokens))
-        parts = [spread_out(memory.features(one[None].to(backbone.device))[0], memory.kept) for one in tokens]
-        memory.patches.copy_(torch.cat(parts))
+    def of(cls, recipe: Recipe, backbone: Backbone, objective: str, tokens: torch.Tensor) -> Self:
+        """The memory of normal images, by their tokens [N, T, prefix + G, d]."""
+        memory = cls(recipe, backbone, objective, images=len(tokens))
+        features = [memory.features(one[None].to(backbone.device))[0] for one in tokens]
+        memory.patches.copy_(torch.cat([spread_out(rows, memory.kept) for rows in features]))
+        memory.scale.copy_(torch.stack([nearest_other(rows).mean() for rows in features]).mean().clamp_min(1e-6))
         return memory
 
     def text(self) -> torch.Tensor:
-        """No text: [0, 2]."""
-        return self.patches.new_zeros(0, 2)
+        """Text features [e, 2]: t_n, t_ab, of unit length; [0, 2] where texts have no weight."""
+        return self.texts.text() if self.texts else self.patches.new_zeros(0, 2)
 
     def features(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What is compared: patch tokens [B, T, G, d] -> [B, G, T x d], unit length."""
-        level = F.layer_norm(tokens.float(), tokens.shape[-1:])
-        return F.normalize(local_features(level, self.grid), dim=-1)
+        """What is compared: tokens [B, T, prefix + G, d] -> [B, G, T x d]."""
+        return local_features(tokens[:, :, self.prefix :].float(), self.grid)
 
     def judge(
-        self,
-        tokens: Sequence[torch.Tensor],
-        text: torch.Tensor,
-        readout: Readout,
+        self, tokens: Sequence[torch.Tensor], text: torch.Tensor, readout: Readout
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Scorer.judge`."""
-        return self._read(self.features(torch.stack(tuple(tokens), 1)), self.patches, readout)
+        return self._judge(torch.stack(tuple(tokens), 1), text, readout, self.patches)
 
     def held_out(self, tokens: torch.Tensor, groups: Sequence[str | None], readout: Readout) -> list[float]:
         """Score of each of the memory's own images by the memory of the others.
 
         Args:
-            tokens: [N, T, G, d], those that the memory was made of.
+            tokens: [N, T, prefix + G, d], those that the memory was made of.
             groups: [N], patients or volumes, which are left out whole; None is a group of its own.
             readout: How a score is read off.
         """
-        own = self.patches.unflatten(0, (len(tokens), self.kept))
-        scores = []
+        own, scores = self.patches.unflatten(0, (len(tokens), self.kept)), []
         for number, group in enumerate(groups):
             others = [i for i, other in enumerate(groups) if i != number and (group is None or other != group)]
-            features = self.features(tokens[number][None].to(self.patches.device))
-            scores.append(float(self._read(features, own[others].flatten(0, 1), readout)[0]))
+            image, memory = tokens[number][None].to(own.device), own[others].flatten(0, 1)
+            scores.append(float(self._judge(image, self.text(), readout, memory)[0]))
         return scores
 
-    def _read(
-        self, features: torch.Tensor, memory: torch.Tensor, readout: Readout
+    def _judge(
+        self, tokens: torch.Tensor, text: torch.Tensor, readout: Readout, memory: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        far = (1 - (features @ memory.mT).amax(-1)).clamp(0, 2) / 2
-        maps = F.interpolate(far.unflatten(1, self.grid)[:, None], self.size, mode="bilinear")[:, 0]
-        maps = smooth(maps, SIGMA)
-        return scoring.image_score(readout.rule, far.mean(1), maps), maps
+        features = self.features(tokens)
+        far = torch.cdist(features.flatten(0, 1), memory).amin(1).unflatten(0, features.shape[:2])
+        share = far / (far + self.scale)
+        mean, maps = share.mean(1), F.interpolate(share.unflatten(1, self.grid)[:, None], self.size, mode="bilinear")
+        maps = smooth(maps[:, 0], SIGMA)
+        if self.texts:
+            whole, told = self.texts.shares(tokens[:, -1], text)
+            mean, maps = mean.lerp(whole, self.weight), maps.lerp(told, self.weight)
+        return scoring.image_score(readout.rule, mean, maps), maps
+
+
+def nearest_other(features: torch.Tensor) -> torch.Tensor:
+    """Distance of each row [N, D] to the nearest other one: [N]."""
+    return torch.cdist(features, features).fill_diagonal_(torch.inf).amin(1)
 
 
 def spread_out(features: torch.Tensor, count: int) -> torch.Tensor:

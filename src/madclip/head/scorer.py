@@ -44,7 +44,7 @@ class Scorer(nn.Module, ABC):
         keeps_prefix: Whether its tokens begin with the backbone's prefix tokens, which hold the image as a whole.
     """
 
-    keeps_prefix: ClassVar[bool] = False
+    keeps_prefix: ClassVar[bool] = True
 
     @abstractmethod
     def text(self) -> torch.Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-import torch
+from typing import TYPE_CHECKING
 
 from madclip.head import scoring
 from madclip.head.prompts import fixed_text_features
@@ -12,6 +10,8 @@ from madclip.head.scorer import Readout, Scorer, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from madclip.backbones.spec import Backbone
     from madclip.recipe import Recipe
@@ -30,7 +30,6 @@ class ZeroShot(Scorer):
     """
 
     text_features: torch.Tensor
-    keeps_prefix: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, backbone: Backbone, objective: str) -> None:
         super().__init__()
@@ -47,16 +46,24 @@ class ZeroShot(Scorer):
         self, tokens: Sequence[torch.Tensor], text: torch.Tensor, readout: Readout
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Scorer.judge`; the image as a whole stands where the mean of patches does elsewhere."""
-        whole, patches = embeddings(self._backbone[0], tokens[-1])
+        whole, maps = self.shares(tokens[-1], text)
+        return scoring.image_score(readout.rule, whole, maps), maps
+
+    def shares(self, stream: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How abnormal the texts call images [B] and their pixels [B, height, width], in 0..1.
+
+        Args:
+            stream: [B, prefix + G, d], the last tap.
+            text: [e, 2].
+        """
+        whole, patches = embeddings(self._backbone[0], stream)
         found = scoring.text_scores(patches, text, TEMPERATURE)[None]
-        align = self.recipe.align_corners
-        maps = scoring.anomaly_map(scoring.map_logits(found, self.grid, self.size, align_corners=align))
-        mean = scoring.abnormal_share(scoring.text_scores(whole, text, TEMPERATURE))
-        return scoring.image_score(readout.rule, mean, maps), maps
+        logits = scoring.map_logits(found, self.grid, self.size, align_corners=self.recipe.align_corners)
+        return scoring.abnormal_share(scoring.text_scores(whole, text, TEMPERATURE)), scoring.anomaly_map(logits)
 
 
 def embeddings(backbone: Backbone, stream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of images [B, e] and of each of their patches alone [B, G, e]; from the last tap, [B, prefix + G, d]."""
+    """Embeddings of images [B, e] and of each patch alone [B, G, e], from the last tap [B, prefix + G, d]."""
     stream = stream.to(backbone.dtype)
     patches = stream[:, backbone.spec.prefix_tokens :]
     each = backbone.embed_image(patches.flatten(0, 1)[:, None])
