@@ -95,20 +95,27 @@ def cells_of(
         sets: Those of all experiments but the tables, which bring their own.
         methods: As in `Cell.method`. In the ablations each preset stands for itself and its six ablations, in the
             modes without abnormal images for itself and its `VARIANTS`.
-        seeds: Draws, from 0.
+        seeds: Draws, from 0; of texts alone there is one.
         shots: Instead of those in `SHOTS`.
 
     Raises:
         RecipeError: No method has that name, or there are no seeds.
     """
+    if experiment == "zero-shot":
+        seeds = min(seeds, 1)  # there is nothing to draw
     if seeds < 1:
         raise RecipeError(f"{seeds} seeds: give at least 1")
     for method in methods:
         if method not in METHODS:
             raise RecipeError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
+    if wrong := [method for method in methods if method not in methods_of(experiment)]:
+        why = (
+            "has no ablations"
+            if experiment == "ablations"
+            else f"learns from images that {experiment} does not give it"
+        )
+        raise RecipeError(f"{wrong[0]!r} {why}: choose among {', '.join(methods_of(experiment))}")
     if experiment == "ablations":
-        if wrong := [method for method in methods if method not in PRESETS]:
-            raise RecipeError(f"{wrong[0]!r} has no ablations: choose among {', '.join(PRESETS)}")
         methods = [name for method in methods for name in (method, *(f"{method}-{letter}" for letter in ABLATIONS))]
     variants = VARIANTS.get(experiment, {})
     methods = [name for m in methods for name in (m, *(f"{m}-{what}" for what in variants if m in PRESETS))]
@@ -121,6 +128,14 @@ def cells_of(
         for seed in range(seeds)
         for method in methods
     )
+
+
+def methods_of(experiment: Experiment) -> tuple[str, ...]:
+    """The methods that an experiment can have, by what it gives them to learn from."""
+    given = {"ablations": (), "normal-only": ("nothing", "normal"), "zero-shot": ("nothing",)}.get(experiment)
+    if given is None:
+        return METHODS
+    return (*PRESETS, *(name for name in BASELINES if given and load_baseline(name).learns_from in given))
 
 
 def recipe_of(method: str, changes: dict[str, Any], experiment: Experiment) -> Recipe:

@@ -173,11 +173,11 @@ def _cells_here(
 
     What a folder was taken for, and what is missing, is said on standard error.
     """
-    from madclip.benchmark.experiments import METHODS, cells_of, needs_masks
+    from madclip.benchmark.experiments import cells_of, methods_of, needs_masks
     from madclip.benchmark.plan import find_sets
 
     found = find_sets(data)
-    chosen = _methods(methods, METHODS, ablations=name == "ablations")
+    chosen = _methods(methods, methods_of(name))
     cells = cells_of(name, list(found.folders), chosen, seeds, shots)
     used = {one for cell in cells for one in (cell.source, cell.target)}
     folders = {one: path for one, path in found.folders.items() if one in used}
@@ -214,11 +214,11 @@ def _write_tables(plan: Any, cells: list[Any], out: Path, docs: Path | None) -> 
     return text, len(found)
 
 
-def _methods(text: str, known: tuple[str, ...], *, ablations: bool) -> list[str]:
+def _methods(text: str, known: tuple[str, ...]) -> list[str]:
     if text == "all":
-        from madclip.methods import BASELINES
+        from madclip.recipe import PRESETS
 
-        return ["madclip"] if ablations else ["madclip", *BASELINES]
+        return ["madclip", *(name for name in known if name not in PRESETS)]
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise RecipeError(f"no method is named: choose among {', '.join(known)}, or all")
