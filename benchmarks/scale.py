@@ -56,12 +56,16 @@ class Nothing:
         return (Prediction(0.5, nothing, (1, 1), image) for image in inputs)
 
 
+Said = dict[str, Any]
+
+
 class Timed:
     """An executor that notes when each result of another came."""
 
     def __init__(self, executor: Any) -> None:
         self.executor, self.threads = executor, executor.threads
-        self.start, self.came = 0.0, []
+        self.start = 0.0
+        self.came: list[float] = []
 
     def run(self, work: Any, items: Any, *, lost: Any = None) -> Iterator[Any]:
         """See `Executor.run`."""
@@ -145,7 +149,9 @@ def linked(images: Path, count: int, folder: Path) -> Source:
     return lambda: (Entry(number, str(folder / str(number))) for number in range(count))
 
 
-def rows_of(scoring: SavedDetector, source: Source, count: int, workers: list[int]) -> Iterator[tuple[str, dict]]:
+def rows_of(
+    scoring: SavedDetector, source: Source, count: int, workers: list[int]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each way of running, and what it took."""
     cores = os.cpu_count() or 1
     yield f"this process, {cores} threads", measure(LocalProcesses(1, cores), source, count, scoring)

@@ -81,6 +81,15 @@ WAYS = {
         [sample for sample in data.shot_pool if digests[sample.image] in new.provenance.shots][1:-1]
     ),
     "refit with more": lambda new, data, digests: new.fit(data, shots=2, folds=0).refit(data, shots=4),
+    "normal images alone": lambda new, data, digests: new.fit(data, shots=(6, 0)),
+    "normal images, then an abnormal one": lambda new, data, digests: new.fit(data, shots=(5, 0)).refit(
+        data, shots=(6, 1)
+    ),
+    "texts alone": lambda new, data, digests: new.fit(data, shots=0),
+    "texts, calibrated": lambda new, data, digests: new.fit(shots=0).calibrate(
+        Dataset(data.root, "manifest", (data.shot_pool[0], data.shot_pool[-1]))
+    ),
+    "texts, then shots": lambda new, data, digests: new.fit(shots=0).refit(data, shots=3),
     "val then refit": lambda new, data, digests: new.fit(data, shots=4, folds=0, run=Run(select="val")).refit(
         data, shots=3
     ),
@@ -104,6 +113,8 @@ def test_what_was_used_is_not_measured(way, splits, patients, backbone, tmp_path
     rows = {str(data.root / row.name) for row in result.rows}
     assert rows <= measured
     assert not rows & seen
+    if way == "texts alone":
+        assert not seen, "no image is looked at"
     if patients:
         group = {str(sample.image.path): sample.patient for sample in data.samples}
         assert not {group[name] for name in rows} & {group[name] for name in seen}

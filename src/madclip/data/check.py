@@ -166,14 +166,14 @@ def check_dataset(
 def errors_of(dataset: Dataset) -> tuple[Problem, ...]:
     """The errors of `check_dataset` that are found without decoding an image, for a fit to stop at.
 
-    These are `one_class`, `unmatched`, `label_conflict`, `image_across` and `patient_across`, over all splits. Copies
+    These are `unmatched`, `label_conflict`, `image_across` and `patient_across`, over all splits. Copies
     of an image are found by their bytes: only files of the same size are opened, and only those that agree in a few
     kilobytes are read whole. The same pixels in another format, and what is wrong with a single image or mask,
     are met by `check_dataset` alone, or by the fit when it reads its shots. Patients that were guessed are no reason to
-    stop.
+    stop, and neither is a class without images, which `load_dataset` refuses where it is needed.
     """
     problems = _problems(_structure(dataset, _digests(dataset.samples)), guessed=dataset.patients_guessed)
-    return _in_order(problem for problem in problems if problem.severity == "error")
+    return _in_order(one for one in problems if one.severity == "error" and one.kind != "one_class")
 
 
 def _digests(samples: Iterable[Sample]) -> list[tuple[Sample, str]]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from madclip.recipe import View
 
+NORMAL_ONLY = ("normal",)
+"""What a data set must have to be learned from."""
 TILES, MOST = 4, 0.5
 """Tiles of each shot that are learned from; of an abnormal one those with at least this part of what one can hold."""
 Chosen: TypeAlias = "Sequence[Sample] | Sequence[tuple[ImageLike, int, ImageLike | None]]"
@@ -66,8 +68,14 @@ class Shot:
 
 
 def draw_samples(data: Dataset, shots: int | tuple[int, int] | None, seed: int) -> tuple[Sample, ...]:
-    """The samples of a data set that a method learns from: a seeded draw of its shot pool, or with None all of it."""
-    return tuple(data.shot_pool) if shots is None else draw_shots(data.shot_pool, shots, seed)
+    """The samples of a data set that a method learns from: a seeded draw of its shot pool, or with None all of it.
+
+    Where no abnormal image is there to draw from, as many normal ones are drawn alone.
+    """
+    pool = data.shot_pool
+    if isinstance(shots, int) and not any(sample.label for sample in pool):
+        shots = (shots, 0)
+    return tuple(pool) if shots is None else draw_shots(pool, shots, seed)
 
 
 def labelled_images(
@@ -87,7 +95,7 @@ def labelled_images(
     if labelled and not (labels is None and masks is None):
         raise DataError("labels and masks go with images given directly; a data set brings its own")
     if isinstance(data, (str, Path)):
-        return load_dataset(data, Reading(axis=axis))
+        return load_dataset(data, Reading(axis=axis), needed=NORMAL_ONLY)
     if isinstance(data, Dataset):
         return data
     if labels is None:
@@ -109,12 +117,12 @@ def read_shots(chosen: Chosen, view: View) -> list[Shot]:
     """Samples, or images with labels and masks, as the backbone will see them: one shot each, or a few of its tiles.
 
     Raises:
-        DataError: One cannot be read, or there are images of one class only.
+        DataError: One cannot be read, or there is no normal image.
     """
     shots = [shot for one in chosen for shot in _shots_of(one, view)]
     counts = [sum(shot.label == c for shot in shots) for c in (0, 1)]
-    if not all(counts):
-        raise DataError(f"fitting needs normal and abnormal images: there are {counts[0]} and {counts[1]}")
+    if not counts[0]:
+        raise DataError(f"fitting needs normal images, with or without abnormal ones: there are 0 and {counts[1]}")
     return shots
 
 
