@@ -42,7 +42,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "history": (list,),
 }
 """What detector.json holds besides the format's version."""
-_MAPS = {"normal": "distance to the nearest normal patch", "nothing": "nearness to the texts"}
+_MAPS = {"normal": "distance to the nearest normal patch, and the texts", "nothing": "nearness to the texts"}
 """Where the map of a detector comes from that learned from no abnormal image."""
 
 
@@ -237,6 +237,8 @@ def model_card(fitted: Fitted, spec: BackboneSpec, objective: str) -> str:
         f"converted from a published checkpoint (SHA-256 {facts.sha256[:12]})"
         if facts.source
         else f"{facts.learned}, {facts.masks} with masks, seed {facts.seed}"
+        if facts.abnormal
+        else facts.learned
     )
     head = f"{'segmentation' if fitted.readout.has_masks else 'detection'} head"
     licence = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not known"}

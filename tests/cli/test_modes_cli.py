@@ -21,7 +21,7 @@ def test_normal_images_alone(madclip, small, data, tmp_path):
     result = madclip("fit", data, "--out", tmp_path / "d", *small)
     assert result.code == 0, result
     assert "learned from 16 normal images alone" in result.out
-    assert "(spec=0.9): It rests on 16 normal images alone: at most 10%" in result.out
+    assert "(spec=0.9). It rests on 16 normal images alone: at most 10%" in result.out
     madclip("predict", tmp_path / "d", data / "test", "--out", tmp_path / "p")
     row = first(tmp_path / "p" / "predictions.jsonl")
     assert row["verdict"] in ("normal", "anomalous", "uncertain")

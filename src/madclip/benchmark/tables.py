@@ -43,6 +43,7 @@ STATED = 10
 NOT_RUN = "not run"
 STAR = "*"
 PERCENT = "AUROC in percent, mean over draws of shots with Student's 95 % interval over the draws, cut to 0 to 100."
+NOT_DRAWN = "AUROC in percent; nothing is drawn, so there is no interval over draws."
 OWN_SPLIT = f"{STAR} own split: no rule was published, so images were split here, by patient where patients are known."
 TEST_BEST = f"{DAGGER} the epoch was selected on the test images, as was published: optimistic."
 
@@ -157,7 +158,8 @@ def _by_shots(run: Run) -> list[Table]:
                 (m, *(_number(v.values()) + run.mark(m) if (v := values[m, count]) else NOT_RUN for count in shots))
                 for m in methods
             )
-            made.append(Table(f"{run.title(name)}, {what}", head, rows, (PERCENT,)))
+            note = NOT_DRAWN if run.experiment == "zero-shot" else PERCENT
+            made.append(Table(f"{run.title(name)}, {what}", head, rows, (note,)))
     return made
 
 

@@ -133,7 +133,7 @@ class Calibration:
         rate = self.levels_kept[0 if self.normal_scores else 1]
         return (
             f"It rests on {count} {known} images alone: at most {rate:.0%} of {known} images are misjudged, "
-            f"on average over draws of them; how many {other} ones are is not known."
+            f"on average over draws of them; of {other} ones it is not known how many are."
         )
 
     @property

@@ -295,6 +295,8 @@ def _notes(plan: Any) -> list[str]:
 
     import torch
 
+    from madclip.benchmark.tables import COUNTED
+
     weights = plan.backbone
     if weights == "tiny":
         weights = (
@@ -302,7 +304,8 @@ def _notes(plan: Any) -> list[str]:
         )
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {plan.threads} threads a process"
     notes = [f"Backbone: {weights}. {machine}, torch {torch.__version__}; pixel metrics at the recipe's size."]
-    notes.append("MadCLIP is fitted without the cross-fit behind thresholds: no number here depends on it.")
+    if plan.experiment not in COUNTED:
+        notes.append("MadCLIP is fitted without the cross-fit behind thresholds: no number here depends on it.")
     if plan.changes:
         notes.append("Recipe changed: " + ", ".join(f"{k}={v}" for k, v in plan.changes.items()) + ".")
     return notes

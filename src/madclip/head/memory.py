@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from madclip.recipe import Recipe
 
 MOST_PATCHES = 2048
-"""Patches that a memory keeps at most; more images give as many each as there is room for."""
+"""Patches that a memory keeps; more images give fewer each, and at least one."""
 SIGMA = 4.0
 """Smoothing of maps, pixels."""
 
