@@ -211,6 +211,27 @@ def test_another_version_of_ray(cluster):
     assert "\n" not in str(error.value)
 
 
+STRANGER = """
+import os, subprocess, sys
+from madclip.scale.ray_pool import RayExecutor
+def look(item):
+    import ray
+    code = "from ray._raylet import GcsClient; GcsClient(address=%r)" % ray.get_runtime_context().gcs_address
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    given = {**bare, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
+    run = lambda env: subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    refused = "AuthenticationError" in run(bare).stderr
+    return run(given).returncode, refused, os.environ["RAY_USAGE_STATS_ENABLED"]
+print(*RayExecutor(None, 1).run(look, [1]), "RAY_AUTH_TOKEN" in os.environ)
+"""
+
+
+def test_a_ray_that_is_started_here_listens_to_nobody_else():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", STRANGER], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "(0, True, '0') False\n", done
+
+
 def test_another_version_of_the_package():
     with pytest.raises(DataError, match=r"has madclip .*, this one 0\.0\.1"):
         Worker(fail, 1, "0.0.1", ".").check()
