@@ -15,10 +15,11 @@ from madclip.backbones.load import open_backbone
 from madclip.data.load import scan_dataset
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample
+from madclip.data.volumes import normal_volumes
 from madclip.errors import DataError, RecipeError
 from madclip.estimator import Estimator
 from madclip.fitting import Draws, Run, Setting
-from madclip.prediction import BATCH, Prediction, judged, predict_each, score_batch, usual_batch
+from madclip.prediction import BATCH, Prediction, judged, predict_each, raised, score_batch, usual_batch
 from madclip.recipe import Recipe
 from madclip.released import load_released
 from madclip.state import Fitted, Provenance
@@ -175,10 +176,12 @@ class MadCLIP(Estimator):
     def calibrate(self, data: str | Path | Dataset, *, operating_point: str | None = None) -> Self:
         """Add labelled images to those that thresholds and probabilities come from; nothing else is learned.
 
-        The images must not be test images: `evaluate` leaves them out. One class alone will do.
+        The images must not be test images: `evaluate` leaves them out. One class alone will do. Nine or more whole
+        normal volumes or series among them give a threshold for the highest score in a series as well, which is
+        passed in one normal series of ten.
 
         Args:
-            data: As for `load_dataset`; all its images are used.
+            data: As for `load_dataset`; all its images are used, and of normal volumes all slices.
             operating_point: A new one; None keeps it.
 
         Raises:
@@ -187,8 +190,12 @@ class MadCLIP(Estimator):
         before = self.state
         reading = Reading(axis=self.recipe.axis)
         samples = (data if isinstance(data, Dataset) else scan_dataset(data, reading)).samples
-        scores = [prediction.score for prediction in self.predict([sample.image for sample in samples])]
-        self.fitted = fitting.calibrated_further(before, samples, scores, operating_point)
+        volumes = normal_volumes(samples)
+        asked = [*dict.fromkeys([*(sample.image for sample in samples), *(image for one in volumes for image in one)])]
+        score = dict(zip(asked, (raised(one).score for one in self.predict_iter(asked, native=False)), strict=True))
+        scores = [score[sample.image] for sample in samples]
+        highest = [max(score[image] for image in one) for one in volumes]
+        self.fitted = fitting.calibrated_further(before, samples, scores, operating_point, highest)
         return self
 
     # Predicting
@@ -227,12 +234,7 @@ class MadCLIP(Estimator):
         """
         if isinstance(inputs, (str, Path, ImageRef, np.ndarray, torch.Tensor, Picture)):
             return self.predict([inputs])[0]
-        results = []
-        for result in self.predict_iter(inputs):
-            if isinstance(result, DataError):
-                raise result
-            results.append(result)
-        return results
+        return [raised(result) for result in self.predict_iter(inputs)]
 
     def predict_iter(
         self, inputs: Iterable[ImageLike], *, batch_size: int | None = None, native: bool = True

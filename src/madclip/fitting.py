@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from madclip.training.shots import Shot
 
 MAX_SEED = 2**31 - 1
+SERIES_POINT = "spec=0.9"
+"""What the threshold for whole series aims at, which 9 normal ones can promise: the least number that gives one."""
 REFIT_RATE, REFIT_STRIDE = 0.5, 2
 """A refit learns at half the rate, from every second variant of each shot, once."""
 
@@ -173,10 +175,13 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
     Raises:
         DataError: An image or a mask cannot be used, or there is one class only.
         CheckpointError: `run.checkpoint` belongs to another fit.
+        RecipeError: An epoch is to be chosen, and images are seen in tiles.
     """
+    watched = drawn.watched
+    if watched and setting.recipe.tile:
+        raise RecipeError("an epoch is not chosen where images are seen in tiles; keep the last")
     shots = _read(setting, drawn)
     provenance = _provenance(shots, drawn, draws)
-    watched = drawn.watched
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     head = setting.new_head(draws.seed)
     with ExitStack() as stack:
@@ -233,6 +238,7 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
         calibration=None if anew else before.calibration,
         familiarity=_familiarity(shots, training),
         history=[*before.history, *history],
+        series=None if anew else before.series,
     )
     if anew or (draws.folds and before.calibration is None):
         return _calibrated(fitted, setting, shots, training, draws, run.progress)
@@ -257,9 +263,21 @@ def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
 
 
 def calibrated_further(
-    before: Fitted, samples: Sequence[Sample], scores: Sequence[float], operating_point: str | None
+    before: Fitted,
+    samples: Sequence[Sample],
+    scores: Sequence[float],
+    operating_point: str | None,
+    highest: Sequence[float] = (),
 ) -> Fitted:
-    """A fitted state whose thresholds and probabilities come from further images too; see `MadCLIP.calibrate`."""
+    """A fitted state whose thresholds and probabilities come from further images too; see `MadCLIP.calibrate`.
+
+    Args:
+        before: The state until now.
+        samples: The images.
+        scores: One for each.
+        operating_point: How the threshold is chosen; None keeps it.
+        highest: The highest score in each whole normal volume or series among them.
+    """
     known = before.calibration
     labels = [sample.label for sample in samples]
     if known:
@@ -273,7 +291,22 @@ def calibrated_further(
         before,
         calibration=Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold),
         provenance=provenance.with_groups(sample.group for sample in samples),
+        series=_of_series([*(before.series.normal_scores if before.series else ()), *highest]),
     )
+
+
+def _of_series(highest: Sequence[float]) -> Calibration | None:
+    """What the highest scores in whole normal volumes and series say; too few give no threshold, which is said."""
+    if not highest:
+        return None
+    found = Calibration.fit([0] * len(highest), highest, SERIES_POINT)
+    if found.note:
+        warnings.warn(
+            f"no threshold for whole series: nine whole normal ones are needed, and there are {len(highest)}",
+            MadCLIPWarning,
+            stacklevel=2,
+        )
+    return found
 
 
 def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
@@ -326,6 +359,8 @@ def _calibrated(
         reason = "the epoch was selected on test images, and no threshold can be trusted beside that"
     else:
         reason = why_not(shots) if draws.folds else "it was fitted without folds, which thresholds come from"
+        if draws.folds and setting.recipe.tile:
+            reason = "a few tiles of each shot say little of whole images; calibrate it on further images"
     provenance = dataclasses.replace(fitted.provenance, uncalibrated=reason and f"not calibrated: {reason}")
     if reason:
         return dataclasses.replace(fitted, provenance=provenance)

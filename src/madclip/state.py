@@ -84,14 +84,15 @@ class Provenance:
     @classmethod
     def of(cls, shots: Sequence[Shot], seed: int, **more: Any) -> Self:
         """What can be said of shots that were learned from with a seed; further fields by name."""
-        digests = tuple(sorted(shot.digest for shot in shots))
+        images = {shot.digest if shot.corner else number: shot for number, shot in enumerate(shots)}.values()
+        digests = tuple(sorted(shot.digest for shot in images))
         known = cls(
             madclip=version("madclip"),
             torch=torch.__version__,
             seed=seed,
-            normal=sum(shot.label == 0 for shot in shots),
-            abnormal=sum(shot.label == 1 for shot in shots),
-            masks=sum(shot.mask is not None and shot.label == 1 for shot in shots),
+            normal=sum(shot.label == 0 for shot in images),
+            abnormal=sum(shot.label == 1 for shot in images),
+            masks=sum(shot.mask is not None and shot.label == 1 for shot in images),
             shots=digests,
             salt=sha256("".join(digests).encode()).hexdigest()[:16],
         )
@@ -167,6 +168,7 @@ class Fitted:
         calibration: What the shots say about scores; None where no shot could be held out.
         familiarity: The out-of-distribution check; None with fewer than three shots of different patients.
         history: Mean loss terms of every epoch.
+        series: What whole normal volumes and series say of the highest score in one; None where none was calibrated on.
         text: Text features of the head, [e, 2].
     """
 
@@ -176,6 +178,7 @@ class Fitted:
     calibration: Calibration | None = None
     familiarity: Familiarity | None = None
     history: History = field(default_factory=list)
+    series: Calibration | None = None
     text: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

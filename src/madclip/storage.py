@@ -72,6 +72,7 @@ class Saved:
         calibration: What the shots said of scores.
         familiarity: The out-of-distribution check.
         history: Mean loss terms of every epoch.
+        series: What whole volumes and series said of their highest scores.
     """
 
     folder: Path
@@ -82,6 +83,7 @@ class Saved:
     calibration: Calibration | None
     familiarity: Familiarity | None
     history: History
+    series: Calibration | None
 
     def fitted(self, load: Callable[[], Backbone], *, moved: bool) -> Fitted:
         """The fitted state, on the backbone that `load` gives.
@@ -114,7 +116,7 @@ class Saved:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: missing or damaged ({error})") from error
         load_exactly(head, tensors, path)
-        return Fitted(head, self.recipe, self.provenance, self.calibration, self.familiarity, self.history)
+        return Fitted(head, self.recipe, self.provenance, self.calibration, self.familiarity, self.history, self.series)
 
 
 def save(folder: Path, fitted: Fitted, backbone: Backbone, objective: str) -> None:
@@ -139,6 +141,7 @@ def save(folder: Path, fitted: Fitted, backbone: Backbone, objective: str) -> No
         "familiarity": fitted.familiarity.to_dict() if fitted.familiarity else None,
         "provenance": fitted.provenance.to_dict(),
         "history": fitted.history,
+        "series": fitted.series.to_dict() if fitted.series else None,
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in fitted.head.state_dict().items()}
     try:
@@ -167,6 +170,7 @@ def read(folder: Path) -> Saved:
             calibration=Calibration.from_dict(facts["calibration"]) if facts["calibration"] else None,
             familiarity=Familiarity.from_dict(facts["familiarity"]) if facts["familiarity"] else None,
             history=facts["history"],
+            series=Calibration.from_dict(facts["series"]) if facts.get("series") else None,
         )
     except RecipeError as error:
         raise CheckpointError(f"{folder / _FACTS}: {error}") from error

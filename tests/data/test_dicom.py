@@ -4,6 +4,7 @@ import io
 import zlib
 from pathlib import Path
 
+import highdicom
 import imagecodecs
 import numpy as np
 import pydicom
@@ -265,6 +266,29 @@ def test_highdicom_reads_the_same_frames(tmp_path):
         np.testing.assert_allclose(
             read_image(ImageRef(Path(path), number)).pixels, np.moveaxis(frame / 255, -1, 0), atol=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    ("ways", "sides"),
+    [
+        ([1, 0, 0, 0, 1, 0], "RLAP"),  # axial
+        ([1, 0, 0, 0, 0, -1], "RLHF"),  # coronal
+        ([0, 1, 0, 0, 0, -1], "APHF"),  # sagittal
+        ([-1, 0, 0, 0, -0.8, 0.6], "LRPA"),  # turned upside down, and oblique
+    ],
+)
+def test_sides_are_those_that_highdicom_names(tmp_path, ways, sides):
+    made = dicom(np.eye(12, 16, dtype=np.uint16), ImageOrientationPatient=ways)
+    assert read_image(save(made, tmp_path / "a.dcm")).sides == sides
+    directions = np.column_stack([np.cross(ways[:3], ways[3:]), ways[3:], ways[:3]])
+    _, bottom, right = highdicom.spatial.get_closest_patient_orientation(directions)
+    assert sides[3] + sides[1] == bottom.value + right.value
+
+
+def test_a_projection_says_its_sides_itself(tmp_path):
+    made = dicom(np.eye(12, 16, dtype=np.uint16), PatientOrientation=["L", "FP"])
+    assert read_image(save(made, tmp_path / "a.dcm")).sides == "RLHF"
+    assert read_image(save(dicom(np.eye(12, dtype=np.uint16)), tmp_path / "b.dcm")).sides == ""
 
 
 def test_spacing_of_the_patient_goes_before_the_detectors(tmp_path):

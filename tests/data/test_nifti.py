@@ -57,6 +57,7 @@ def test_slices_are_shown_as_a_radiologist_sees_them(tmp_path):
         for number, ref in enumerate(sagittal):
             np.testing.assert_allclose(grey(ref), there[::-1, :, 8 - number], atol=1e-6)
         assert [read_image(refs[0]).spacing for refs in (axial, coronal, sagittal)] == [(3, 2), (4, 2), (4, 3)]
+        assert [read_image(refs[0]).sides for refs in (axial, coronal, sagittal)] == ["RLAP", "RLHF", "APHF"]
 
 
 def test_the_order_of_axes_on_disk_changes_nothing(tmp_path):

@@ -37,6 +37,7 @@ from madclip.cli.options import (
     SelectOption,
     Shots,
     Slices,
+    Tiles,
     Workers,
     executor_of,
     parse_equal_shots,
@@ -87,6 +88,7 @@ def fit(
     change: Changes = None,
     grey_range: GreyRange = None,
     axis: AxisOption = "axial",
+    tiles: Tiles = 0,
     seed: Seed = 0,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
@@ -106,7 +108,7 @@ def fit(
     from madclip.training.cache import TokenCache
 
     check_detector(out, overwrite=overwrite)
-    chosen = parse_recipe(recipe, change, grey_range, axis)
+    chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
     reading = parse_reading(patients, normal, abnormal, slices, chosen.axis)
     dataset = read_dataset(data, reading, force=force)
     more = None if calibrate_on is None else scan_dataset(calibrate_on, reading)
@@ -247,6 +249,7 @@ def repeat(
     change: Changes = None,
     grey_range: GreyRange = None,
     axis: AxisOption = "axial",
+    tiles: Tiles = 0,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
     select: SelectOption = "last",
@@ -279,7 +282,7 @@ def repeat(
     counts = parse_shots(shots)
     if counts is None:
         raise RecipeError("repeat needs a number of shots: with --shots all every draw is the same")
-    chosen = parse_recipe(recipe, change, grey_range, axis)
+    chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
     dataset = read_dataset(data, parse_reading(patients, normal, abnormal, slices, chosen.axis), force=force)
     detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
     with shown_progress() as progress:

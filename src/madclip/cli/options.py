@@ -116,6 +116,13 @@ AxisOption = Annotated[
         "--axis", help="How volumes are cut into slices; the detector keeps it. 0, 1 and 2 are a volume's axes on disk."
     ),
 ]
+Tiles = Annotated[
+    int,
+    typer.Option(
+        help="See large images in overlapping squares of so many pixels a side, for lesions that are lost when the "
+        "whole is made small; 0 sees them whole. The detector keeps it."
+    ),
+]
 Slices = Annotated[
     str,
     typer.Option(
@@ -215,13 +222,13 @@ def said_of_data(dataset: Dataset) -> dict[str, str]:
 
 
 def parse_recipe(
-    name: str, changes: list[str] | None, grey_range: str | None = None, axis: str | None = None
+    name: str, changes: list[str] | None, grey_range: str | None = None, axis: str | None = None, tiles: int = 0
 ) -> Recipe:
-    """A preset with the changes given as FIELD=VALUE, and with `--range` and `--axis` where they were given."""
+    """A preset with the changes given as FIELD=VALUE, and with `--range`, `--axis` and `--tiles` where given."""
     from madclip.recipe import Recipe, parse_field
 
     fields = dict(parse_field(text) for text in changes or [])
-    given = {"grey_range": grey_range, "axis": None if axis == "axial" else axis}
+    given = {"grey_range": grey_range, "axis": None if axis == "axial" else axis, "tile": tiles or None}
     return Recipe.preset(name, **fields | {name: value for name, value in given.items() if value is not None})
 
 

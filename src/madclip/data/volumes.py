@@ -7,22 +7,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from madclip.data.readers import frames_of, read_mask
-from madclip.data.readers.formats import is_nifti, read_stored
+from madclip.data.readers import frames_of, holds_image, read_mask
+from madclip.data.readers.dicom import DICOM, is_segmentation, planes_of, read_header
+from madclip.data.readers.formats import is_nifti, read_stored, reader_of
 from madclip.data.readers.nifti import open_volume
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample, in_order
-from madclip.data.series import facts_of
+from madclip.data.series import Facts, Place, digest_of, facts_of, place_of, sorted_series
+from madclip.data.walk import Walk
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 MARGIN = 1
 """Slices so near to one with a lesion are neither normal nor abnormal: a lesion does not end where its outline does."""
 _APART = 1e-2
 """Millimetres by which a label map may lie beside its volume."""
+_FAR = 100
+"""Millimetres from the corner at which a turned direction shows."""
 _SINGLE = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".npy", ".jp2", ".j2k"})
 """Endings of files that are taken for one image without a look at them."""
 
@@ -62,40 +66,82 @@ def with_volumes(dataset: Dataset, reading: Reading) -> Dataset:
     return _with_patients(known, [patients[sample.image] for sample in samples], reading)
 
 
+def normal_volumes(samples: Iterable[Sample]) -> list[tuple[ImageRef, ...]]:
+    """All images of each normal volume or series among samples: what a whole one is, whichever slices were taken."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.volume is not None:
+            groups.setdefault(sample.volume, []).append(sample)
+    return [_whole(group) for group in groups.values() if not any(sample.label for sample in group)]
+
+
+def _whole(group: Sequence[Sample]) -> tuple[ImageRef, ...]:
+    images = (image for one in group for image in frames_of(one.image.path, one.image.axis or "axial"))
+    return tuple(dict.fromkeys(images))
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """What a labelled file or folder holds: images that belong together, in order, and what headers say of them."""
+
+    images: tuple[ImageRef, ...]
+    volume: str
+    headers: tuple[Facts, ...] = ()
+
+    @property
+    def patient(self) -> str | None:
+        return self.headers[0].patient if self.headers else None
+
+
 def _expanded(sample: Sample, reading: Reading) -> Expanded:
     path, frame = sample.image.path, sample.image.frame
     if frame is None and path.suffix.lower() in _SINGLE:
         return Expanded([sample])
-    try:
-        facts = facts_of(path)
-        named = (facts.images if facts else frames_of(path, reading.axis)) if frame is None else (sample.image,)
-    except DataError:  # it is told where the image is read
-        named = ()
-    if not named:
+    stack = _series_in(path) if path.is_dir() else _stack(sample.image, reading.axis)
+    if stack is None:
         return Expanded([sample])
-    several = named != (sample.image,)
-    if facts:
-        volume = facts.series
-    elif several or frame is not None:
-        volume = ImageRef(path).digest()
-    else:
-        return Expanded([sample])
-    made = Expanded([replace(sample, volume=volume)], facts.patient if facts else None)
-    if several:
-        made.samples, made.left = _slices(made.samples[0], named, reading)
-    elif sample.mask is not None and sample.mask.frame is None and frame is not None:
-        made.samples = [replace(made.samples[0], mask=_masks(sample, named)[0])]
+    made = Expanded([replace(sample, volume=stack.volume)], stack.patient)
+    if stack.images != (sample.image,):
+        made.samples, made.left = _slices(made.samples[0], stack, reading)
+    elif sample.mask is not None and sample.mask.frame is None and (frame is not None or _segmentation(sample.mask)):
+        (mask,) = _masks(sample, stack)
+        if mask is None and sample.label:
+            raise DataError(f"{sample.mask}: marks nothing in {sample.image}, which is said to be abnormal")
+        made.samples = [replace(made.samples[0], mask=mask)]
     return made
 
 
-def _slices(sample: Sample, images: Sequence[ImageRef], reading: Reading) -> tuple[list[Sample], int]:
+def _stack(image: ImageRef, axis: str) -> _Stack | None:
+    """What a file holds; None where that is one image by itself, or cannot be read, which is told when it is."""
+    try:
+        facts = facts_of(image.path)
+        named = (facts.images if facts else frames_of(image.path, axis)) if image.frame is None else (image,)
+    except DataError:
+        return None
+    if facts:
+        return _Stack(named, facts.series, (facts,)) if named else None
+    return _Stack(named, ImageRef(image.path).digest()) if named != (ImageRef(image.path),) else None
+
+
+def _series_in(folder: Path) -> _Stack:
+    """The one DICOM series in a folder that a manifest names in place of an image."""
+    found = [facts for path in sorted(Walk().files(folder)) if holds_image(path) and (facts := facts_of(path))]
+    headers = tuple(facts for facts in found if facts.images)
+    series = sorted_series(headers)
+    if len(series) != 1:
+        raise DataError(f"{folder}: {len(series)} DICOM series; an image is a file, or a folder with one series")
+    return _Stack(series[0].images, headers[0].series, headers)
+
+
+def _slices(sample: Sample, stack: _Stack, reading: Reading) -> tuple[list[Sample], int]:
     """The labelled slices of a volume, and the number of those that are left out."""
+    images = stack.images
     if sample.mask is None and sample.label == 1:
         raise DataError(
             f"{sample.image}: {len(images)} slices, and nothing says which are abnormal; give its label map as the "
             "mask, or name slices in a manifest (column frame)"
         )
-    masks = _masks(sample, images)
+    masks = _masks(sample, stack)
     marked = np.array([mask is not None and bool(read_mask(mask).any()) for mask in masks])
     near = np.convolve(marked, np.ones(2 * MARGIN + 1), "same") > 0
     chosen = [
@@ -109,22 +155,59 @@ def _slices(sample: Sample, images: Sequence[ImageRef], reading: Reading) -> tup
     return made, len(images) - len(made)
 
 
-def _masks(sample: Sample, images: Sequence[ImageRef]) -> list[ImageRef | None]:
+def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
     """The slice of the label map that belongs to each slice."""
+    images = stack.images
     if sample.mask is None:
         return [None] * len(images)
     path = sample.mask.path
     if sample.mask.frame is not None:
         raise DataError(f"{sample.mask}: one slice of a label map for a whole volume ({sample.image}); name none")
+    if _segmentation(sample.mask):
+        return _planes(path, sample.image, stack)
     if is_nifti(path) and is_nifti(sample.image.path):
         _check_alike(path, sample.image.path)
         return [ImageRef(path, image.frame, image.axis) for image in images]
-    found = frames_of(path)
+    found = frames_of(path, images[0].axis or "axial")
     if len(found) == len(images):
         return [*found]
     if len(images) == 1 and images[0].frame is not None and images[0].frame < len(found):
         return [found[images[0].frame]]
     raise DataError(f"{path}: {len(found)} slices for a volume of {len(images)} ({sample.image.path})")
+
+
+def _segmentation(mask: ImageRef) -> bool:
+    return isinstance(reader_of(mask.path), DICOM) and is_segmentation(read_header(mask.path))
+
+
+def _planes(path: Path, image: ImageRef, stack: _Stack) -> list[ImageRef | None]:
+    """What a DICOM segmentation marks in each image, by the instances that it refers to; None where nothing."""
+    header = read_header(path)
+    planes = planes_of(path, header)
+    number = {(digest_of(uid), frame): place for place, (uid, frame) in enumerate(planes)}
+    found: dict[ImageRef, int] = {}
+    for facts in stack.headers:
+        for place, one in enumerate(facts.images):
+            drawn = number.get((facts.instance, 0 if one.frame is None else one.frame + 1))
+            if drawn is None:
+                continue
+            lies = facts.places[place] if facts.places else None
+            _check_place(path, place_of(header, [*planes.values()][drawn][0]), lies)
+            found[one] = drawn
+    series = {digest_of(one.get("SeriesInstanceUID")) for one in header.get("ReferencedSeriesSequence") or ()}
+    if not found and (len(stack.images) > 1 or stack.volume not in series):
+        raise DataError(f"{path}: a DICOM segmentation that was drawn on other images than {image}")
+    several = len(planes) > 1
+    return [ImageRef(path, found[one] if several else None) if one in found else None for one in stack.images]
+
+
+def _check_place(path: Path, drawn: Place | None, image: Place | None) -> None:
+    """Refuses a segmentation whose pixels are not those of the image that it refers to: turned, shifted or finer."""
+    if drawn is None or image is None:
+        return
+    one, other = (np.array([*a.corner, *(_FAR * w for w in (*a.row, *a.column)), *a.spacing]) for a in (drawn, image))
+    if np.abs(one - other).max() > _APART:
+        raise DataError(f"{path}: its pixels lie elsewhere than those of the images it was drawn on; resample it")
 
 
 def _check_alike(mask: Path, image: Path) -> None:

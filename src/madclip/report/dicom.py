@@ -23,6 +23,8 @@ from madclip.data.readers.dicom import read_header
 from madclip.errors import DataError, RecipeError
 from madclip.files import new_file, write_whole
 from madclip.heatmap import overlay
+from madclip.prediction import Row
+from madclip.report.series import series_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom.dataset import Dataset
 
+    from madclip.calibration.calibration import Calibration
     from madclip.data.series import Series
     from madclip.detector import MadCLIP
     from madclip.prediction import Prediction
@@ -63,12 +66,14 @@ class DicomWriter:
         kinds: What is written of each series.
         origin: What makes the results.
         grey_range: How images are shown below an overlay.
+        calibration: What whole series have said of their highest scores; None where none have.
     """
 
     folder: Path
     kinds: tuple[Kind, ...]
     origin: Origin
     grey_range: str = "file"
+    calibration: Calibration | None = None
 
     def write(
         self, number: int, series: Series, maps: npt.NDArray[np.float32], found: Sequence[Prediction | DataError]
@@ -121,7 +126,15 @@ class DicomWriter:
             pixels = read_image(series.images[worst], self.grey_range).pixels
             source = sources[worst if len(sources) == len(maps) else 0]
             return [picture(source, np.asarray(overlay(pixels, maps[worst])), self.origin)]
-        return [report(sources, _finding(found, worst), self.origin)]
+        return [report(sources, self._finding(series, found), self.origin)]
+
+    def _finding(self, series: Series, found: Sequence[Prediction | DataError]) -> Finding:
+        rows = [Row.of(image, one).to_dict() for image, one in zip(series.images, found, strict=True)]
+        said = series_row(series, rows, self.calibration)
+        sure = (
+            "The verdict is at the error rates that the detector's calibration can promise." if said["verdict"] else ""
+        )
+        return Finding(said["score"], said["threshold"], said["verdict"], f"{said['note']} {sure}".strip())
 
     def names(self, number: int) -> list[str]:
         """The objects that there are of a series, below the folder of the predictions."""
@@ -154,18 +167,5 @@ def dicom_writer(detector: MadCLIP, known: str, folder: Path, output: Output) ->
             "the detector has no threshold for pixels (no masks, or not calibrated), which a DICOM segmentation needs; "
             "name one: --region 0.5"
         )
-    return DicomWriter(folder, output.dicom, Origin(known, __version__, region, detector.objective), output.grey_range)
-
-
-def _finding(found: Sequence[Prediction | DataError], worst: int) -> Finding:
-    one = found[worst]
-    assert not isinstance(one, DataError)  # noqa: S101  (the highest score is of an image that has one)
-    if len(found) == 1:
-        note = one.note or "The verdict is at the error rates that the detector's calibration can promise."
-        return Finding(one.score, one.threshold, one.verdict, note)
-    return Finding(
-        one.score,
-        None,
-        None,
-        f"The highest score of {len(found)} images, that of image {worst + 1}; there is no threshold for whole series.",
-    )
+    origin = Origin(known, __version__, region, detector.objective)
+    return DicomWriter(folder, output.dicom, origin, output.grey_range, detector.state.series)

@@ -130,7 +130,7 @@ def prepare(
 
 def _tokens(tower: Tower, shot: Shot, recipe: Recipe, jitter_seed: int, cache: TokenCache | None) -> torch.Tensor:
     """Tokens [V, T, G, d] of a tower, kept by tower: another partner costs only that partner."""
-    key = _key(shot.digest, jitter_seed, tower, recipe)
+    key = _key(shot, jitter_seed, tower, recipe)
     stream = cache.load(key) if cache else None
     if stream is None:
         stream = encode_variants(tower, recipe.view, _pixels(shot, recipe, jitter_seed))
@@ -166,11 +166,12 @@ def encode_variants(tower: Tower, view: View, pixels: torch.Tensor, batch: int =
         return torch.cat([torch.stack(part, 1).cpu() for part in parts]).clone()
 
 
-def _key(digest: str, jitter_seed: int, tower: Tower, recipe: Recipe) -> str:
+def _key(shot: Shot, jitter_seed: int, tower: Tower, recipe: Recipe) -> str:
     """Everything that the tokens of a shot depend on."""
     facts = {
         "format": FORMAT,
-        "image": digest,
+        "image": shot.digest,
+        "corner": shot.corner,
         "size": tower.image_size,
         "grid": tower.grid,
         "view": asdict(recipe.view),
