@@ -61,7 +61,8 @@ class Timed:
 
     def __init__(self, executor: Any) -> None:
         self.executor, self.threads = executor, executor.threads
-        self.start, self.came = 0.0, []
+        self.start = 0.0
+        self.came: list[float] = []
 
     def run(self, work: Any, items: Any, *, lost: Any = None) -> Iterator[Any]:
         """See `Executor.run`."""
@@ -145,7 +146,9 @@ def linked(images: Path, count: int, folder: Path) -> Source:
     return lambda: (Entry(number, str(folder / str(number))) for number in range(count))
 
 
-def rows_of(scoring: SavedDetector, source: Source, count: int, workers: list[int]) -> Iterator[tuple[str, dict]]:
+def rows_of(
+    scoring: SavedDetector, source: Source, count: int, workers: list[int]
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Each way of running, and what it took."""
     cores = os.cpu_count() or 1
     yield f"this process, {cores} threads", measure(LocalProcesses(1, cores), source, count, scoring)
