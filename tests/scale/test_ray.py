@@ -64,9 +64,10 @@ def test_results_come_in_the_order_of_the_items(cluster):
         assert calls == sorted(calls)
 
 
-def test_an_error_of_the_work_is_the_callers(cluster):
+def test_an_error_of_the_work_is_the_callers_also_in_a_job(cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)  # as in a job that was submitted
     with pytest.raises(DataError, match=r"^item 1$"):
-        list(RayExecutor(cluster.address, 1).run(fail, [1, 2]))
+        list(RayExecutor(workers=1).run(fail, [1, 2]))
 
 
 @pytest.mark.soak
