@@ -214,14 +214,14 @@ def look(item):
     run = lambda env: subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     refused = "AuthenticationError" in run(bare).stderr
     return run(given).returncode, refused, os.environ["RAY_USAGE_STATS_ENABLED"]
-print(*RayExecutor(None, 1).run(look, [1]), "RAY_AUTH_TOKEN" in os.environ)
+print(*RayExecutor(None, 1).run(look, [1]), *RayExecutor(None, 1).run(abs, [-1]), "RAY_AUTH_TOKEN" in os.environ)
 """
 
 
 def test_a_ray_that_is_started_here_listens_to_nobody_else():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run([sys.executable, "-c", STRANGER], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "(0, True, '0') False\n", done
+    assert done.stdout == "(0, True, '0') 1 False\n", done
 
 
 def test_another_version_of_the_package():

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -291,12 +292,18 @@ class _DiedError(Exception):
     """A worker, or its node, is gone."""
 
 
+@cache
+def _secret() -> str:
+    """The token of every Ray that this process starts: Ray reads it once and keeps it."""
+    return secrets.token_hex(32)
+
+
 @contextmanager
 def _token() -> Iterator[None]:
     """Within it, a Ray that is started listens to nobody but this run: its ports are open to the network."""
     before = os.environ.copy()
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_AUTH_TOKEN", _secret())
     try:
         yield
     finally:
