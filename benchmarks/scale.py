@@ -56,9 +56,6 @@ class Nothing:
         return (Prediction(0.5, nothing, (1, 1), image) for image in inputs)
 
 
-Said = dict[str, Any]
-
-
 class Timed:
     """An executor that notes when each result of another came."""
 
@@ -151,7 +148,7 @@ def linked(images: Path, count: int, folder: Path) -> Source:
 
 def rows_of(
     scoring: SavedDetector, source: Source, count: int, workers: list[int]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Each way of running, and what it took."""
     cores = os.cpu_count() or 1
     yield f"this process, {cores} threads", measure(LocalProcesses(1, cores), source, count, scoring)

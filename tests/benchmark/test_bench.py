@@ -163,6 +163,18 @@ class TestRun:
         values = [float(row["value"]) for row in rows]
         assert min(values) >= 0 <= max(values) <= 1
 
+    def test_cells_that_end_their_worker_are_told(self, root, tmp_path):
+        class Losing:
+            threads = 1
+
+            def run(self, work, items, *, lost):
+                return map(lost, items)
+
+        cells = cells_of("real", ["mine"], ["nearest-mean"], 2, [2])
+        failed = run(cells, plan(root), tmp_path, executor=Losing())
+        assert len(failed) == 2
+        assert all("ended its worker each time" in line for line in failed)
+
     def test_a_finished_cell_is_not_run_again(self, root, tmp_path):
         cells = cells_of("real", ["mine"], ["nearest-mean"], 1, [2])
         run(cells, plan(root), tmp_path)

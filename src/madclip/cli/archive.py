@@ -71,7 +71,8 @@ def _source(inputs: Sequence[str], out: Path, axis: str, *, overwrite: bool) -> 
     from madclip.data.inputs import expand_inputs
     from madclip.scale.listing import found, is_listing, is_url, listing
 
-    named = [one for one in inputs if is_listing(one) or (is_url(one) and not one.startswith("dicomweb+"))]
+    named = [one for one in inputs if is_url(one) and not one.startswith("dicomweb+")]
+    named += [one for one in inputs if is_listing(one) and not is_url(one) and not Path(one).is_dir()]
     if not named:
         with shown_progress() as progress:
             local = [at_hand(one, out, progress, afresh=overwrite) for one in inputs]

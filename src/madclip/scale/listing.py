@@ -139,12 +139,14 @@ def check_scheme(scheme: str, name: str) -> None:
     """
     try:
         from fsspec import get_filesystem_class
-
+    except ImportError as error:
+        raise MissingExtraError.of(f"{scheme}:// needs fsspec", "archive", first_line(error)) from error
+    try:
         get_filesystem_class(scheme)
     except ValueError as error:
         raise DataError(f"{name}: nothing opens {scheme}:// ({first_line(error)})") from error
     except ImportError as error:
-        raise MissingExtraError.of(f"{scheme}:// is opened by fsspec", "archive", first_line(error)) from error
+        raise MissingExtraError(f"{scheme}:// needs a library of its own beside fsspec: {first_line(error)}") from error
 
 
 def opened(name: str, mode: str, **text: Any) -> IO[Any]:

@@ -7,11 +7,13 @@ outlives would hold up an archive; and who writes what, each chunk one file, is 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
 from collections import deque
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -86,29 +88,33 @@ class RayExecutor:
     @contextmanager
     def _cluster(self) -> Iterator[Any]:
         """Ray, connected to a cluster; it is left at the end, unless whoever calls was connected before."""
-        ray = _ray()
-        if ray.is_initialized():
-            yield ray
-            return
-        given: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        if self.address is None and not os.environ.get("RAY_ADDRESS"):
-            count = (self.workers or 0) * self.threads
-            cores = max(count, os.cpu_count() or 1)
-            given |= {"num_cpus": cores, "object_store_memory": STORE, "include_dashboard": False}
-            given |= {"address": "local", "_node_ip_address": "127.0.0.1"}  # nobody else is to send it work
-        else:
-            given |= {"address": self.address or "auto"}
-            if place := _known(self.address):
-                _check_reached(place)
+        local = self.address is None and not os.environ.get("RAY_ADDRESS")
         # Ray prints what it has to say of workers to standard output, which is for results.
-        with redirect_stdout(sys.stderr):
+        with _token() if local else nullcontext(), redirect_stdout(sys.stderr):
+            ray = _ray()
+            if ray.is_initialized():
+                yield ray
+                return
             try:
-                self._connect(ray, given)
+                self._connect(ray, local=local)
                 yield ray
             finally:
                 ray.shutdown()
 
-    def _connect(self, ray: Any, given: dict[str, Any]) -> None:
+    def _connect(self, ray: Any, *, local: bool) -> None:
+        """Connect to the cluster, or start one here.
+
+        Raises:
+            DataError: It cannot be reached, or has another version of Ray or Python.
+        """
+        given: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if local:
+            cores = max((self.workers or 0) * self.threads, os.cpu_count() or 1)
+            given |= {"address": "local", "num_cpus": cores, "object_store_memory": STORE, "include_dashboard": False}
+        else:
+            given |= {"address": self.address or "auto"}
+            if place := _known(self.address):
+                _check_reached(place)
         try:
             ray.init(**given)
         except (OSError, RuntimeError, ValueError) as error:
@@ -279,11 +285,31 @@ class _Pool(Generic[Item, Result]):
                 raise error.cause from None
             raise
         except (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError) as error:
-            raise _DiedError(first_line(error)) from error
+            raise _DiedError(str(error).strip().splitlines()[-1][:200]) from error  # the cause comes last
 
 
 class _DiedError(Exception):
     """A worker, or its node, is gone."""
+
+
+@cache
+def _secret() -> str:
+    """The token of every Ray that this process starts: Ray reads it once and keeps it."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _token() -> Iterator[None]:
+    """Within it, a Ray that is started listens to nobody but this run: its ports are open to the network."""
+    before = os.environ.copy()
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", _secret())
+    try:
+        yield
+    finally:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            if name not in before:
+                del os.environ[name]
 
 
 def _ray() -> Any:
