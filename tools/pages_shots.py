@@ -21,6 +21,8 @@ def shoot(page: Any, url: str, out: Path, name: str) -> None:
     """Every page of one theme and width, each once its pictures are there."""
 
     def keep(what: str, full: bool = False) -> None:
+        if full:  # pictures that are loaded once they come into view
+            page.evaluate("for (const one of document.querySelectorAll('img[loading=lazy]')) one.loading = 'eager'")
         page.wait_for_load_state("networkidle")
         page.wait_for_timeout(150)
         page.screenshot(path=out / f"{what}-{name}.png", full_page=full)
@@ -31,6 +33,7 @@ def shoot(page: Any, url: str, out: Path, name: str) -> None:
     page.get_by_role("button", name="Add images").first.click()
     keep("add")
     page.keyboard.press("Escape")
+    page.focus(".grid")
     page.keyboard.press("Enter")
     page.wait_for_selector(".world .picture")
     keep("viewer", full=True)

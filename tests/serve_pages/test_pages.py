@@ -1,7 +1,9 @@
 """The pages of `madclip serve` in a real browser, against a server that answers as the contract says."""
 
+import gzip
 import io
 import json
+import time
 import urllib.request
 from pathlib import Path
 
@@ -32,9 +34,21 @@ def open_folder(page, folder):
     page.wait_for_selector("dialog", state="detached")
 
 
+def until(page, expression, seconds=10):
+    """Waits for an expression to be true; Playwright's own wait evaluates strings, which the page's policy forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(20)
+
+
 def press(page, *keys):
     for key in keys:
         page.keyboard.press(key)
+
+
+def go(page, name):
+    page.get_by_role("navigation").get_by_role("link", name=name).click()
 
 
 def faults(page):
@@ -59,7 +73,7 @@ def label_by_keyboard(page):
 
 
 def train(page):
-    page.get_by_role("link", name="Train", exact=True).click()
+    go(page, "Train")
     page.wait_for_selector(".strip img")
     page.get_by_role("button", name="Train").click()
     page.get_by_role("heading", name="Trained").wait_for()
@@ -73,7 +87,7 @@ def test_the_whole_story(opened, server, scans):
     assert page.locator(".cell").count() == 24
 
     label_by_keyboard(page)
-    page.wait_for_function("document.querySelector('.counts .normal').textContent === '5 normal'")
+    until(page, "document.querySelector('.counts .normal').textContent === '5 normal'")
     page.wait_for_timeout(200)
     labels = [one["label"] for one in listed(server)]
     assert labels[:4] == ["normal"] * 4
@@ -81,7 +95,7 @@ def test_the_whole_story(opened, server, scans):
     assert (labels[5], labels[12], labels.count(None)) == ("abnormal", "normal", 14)
 
     press(page, "u")
-    page.wait_for_function("document.querySelector('.counts .normal').textContent === '4 normal'")
+    until(page, "document.querySelector('.counts .normal').textContent === '4 normal'")
     page.locator(".cell").nth(12).click()
     press(page, "n")
 
@@ -91,9 +105,9 @@ def test_the_whole_story(opened, server, scans):
     paint_and_compare(page, server)
 
     train(page)
-    assert page.locator("#in-use").inner_text().count("AUROC") == 1
+    assert "out-of-fold AUROC, 95 % interval" in page.inner_text("#in-use")
     wrong = page.locator("#wrong li")
-    page.wait_for_function("document.querySelectorAll('#wrong li').length === 2")
+    until(page, "document.querySelectorAll('#wrong li').length === 2")
     for name in ("It is normal", "It is abnormal"):
         wrong.get_by_role("button", name=name, exact=True).first.click()
     page.get_by_text("2 labels corrected").wait_for()
@@ -104,18 +118,17 @@ def test_the_whole_story(opened, server, scans):
     heatmap_follows_the_threshold(page, server)
     results_say_what_a_threshold_costs(page, server)
 
-    page.get_by_role("link", name="Train", exact=True).click()
+    go(page, "Train")
     page.get_by_role("button", name="Use this one").click()
-    page.wait_for_function("document.querySelectorAll('.detectors li')[1].classList.contains('active')")
+    until(page, "document.querySelectorAll('.detectors li')[1].classList.contains('active')")
 
-    page.get_by_role("link", name="Images", exact=True).click()
+    go(page, "Images")
     page.wait_for_selector(".cell img")
-    page.select_option("select >> nth=0", "name")
-    page.locator(".cell").nth(7).click()
-    name = listed(server)[7]["name"]
+    name = "a_normal_07.png"
+    page.get_by_role("option").filter(has_text=name[-10:]).click()
     press(page, "Delete")
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    page.wait_for_function("document.querySelector('.counts').textContent.includes('23 images')")
+    until(page, "document.querySelector('.counts').textContent.includes('23 images')")
     assert name not in [one["name"] for one in listed(server)]
 
 
@@ -132,7 +145,7 @@ def paint_and_compare(page, server):
     press(page, "ArrowRight", "ArrowRight", "ArrowDown", " ")
     assert page.inner_text("#mask-state") == "not saved yet"
     press(page, "s")
-    page.wait_for_function("document.querySelector('#mask-state').textContent === 'saved'")
+    until(page, "document.querySelector('#mask-state').textContent === 'saved'")
     mask = np.asarray(Image.open(io.BytesIO(fetched(server, f"v1/images/{number}/mask.png")[1])))
     rows, columns = np.mgrid[:96, :128]
     wanted = np.zeros((96, 128), bool)
@@ -144,7 +157,7 @@ def paint_and_compare(page, server):
 
 
 def heatmap_follows_the_threshold(page, server):
-    page.get_by_role("link", name="Images", exact=True).click()
+    go(page, "Images")
     page.wait_for_selector(".cell img")
     page.select_option("select >> nth=0", "score")
     page.locator(".cell").first.dblclick()
@@ -169,7 +182,7 @@ def heatmap_follows_the_threshold(page, server):
 
 
 def results_say_what_a_threshold_costs(page, server):
-    page.get_by_role("link", name="Results", exact=True).click()
+    go(page, "Results")
     page.wait_for_selector("#costs")
     curve = json.loads(fetched(server, "v1/detectors/2/curve")[1])
     for keys in ([], ["ArrowLeft"] * 60, ["ArrowRight"] * 90):
@@ -191,7 +204,7 @@ def test_a_label_of_another_browser_is_not_lost(opened, server, scans):
     there.page.reload()
     there.page.wait_for_selector(".cell img")
     press(there.page, "Home", "a")
-    there.page.wait_for_selector(".cell .tag.abnormal")
+    until(there.page, "fetch('v1/images/1').then(a => a.json()).then(one => one.label === 'abnormal')")
     press(here.page, "Home", "n")
     here.page.get_by_text("another browser called it abnormal").wait_for()
     assert here.page.locator(".cell").first.locator(".tag").inner_text() == "abnormal"
@@ -211,9 +224,9 @@ def test_ranges_and_many_at_once(opened, server, scans):
     across = page.evaluate("new Set([...document.querySelectorAll('.cell')].map(c => c.getBoundingClientRect().x)).size")
     assert chosen == 2 + across
     press(page, "a")
-    page.wait_for_function(f"document.querySelector('.counts .abnormal').textContent === '{chosen} abnormal'")
+    until(page, f"document.querySelector('.counts .abnormal').textContent === '{chosen} abnormal'")
     press(page, "u")
-    page.wait_for_function("document.querySelector('.counts .abnormal').textContent === '0 abnormal'")
+    until(page, "document.querySelector('.counts .abnormal').textContent === '0 abnormal'")
     page.wait_for_timeout(200)
     assert {one["label"] for one in listed(server)} == {None}
 
@@ -225,12 +238,12 @@ def test_thousands_of_images(opened):
         project.add(f"{i:05d}.png", pixels)
     with FakeServer(project) as server:
         page = opened(server.url).page
-        page.wait_for_function("document.querySelector('.cell img')?.naturalWidth > 0")
-        page.wait_for_function("document.querySelector('.counts').textContent.includes('5,000 images')")
+        until(page, "document.querySelector('.cell img')?.naturalWidth > 0")
+        until(page, "document.querySelector('.counts').textContent.includes('5,000 images')")
         assert page.evaluate("performance.now()") < 5000, "2 s where nothing else runs"
         assert page.locator(".cell").count() < 120, "only what is in view is in the page"
         press(page, "End")
-        page.wait_for_selector("[aria-label^='04999.png']")
+        page.wait_for_selector(".name[title='04999.png']")
         frames = page.evaluate(
             """async () => {
               const grid = document.querySelector('.grid'), times = []
@@ -264,12 +277,14 @@ def test_every_page_can_be_used_by_everyone(opened, server, scans, theme, width)
 
     fits()
     for name in ("Results", "Images"):
-        page.get_by_role("link", name=name, exact=True).click()
+        go(page, name)
         page.wait_for_selector("img")
         fits()
     page.get_by_role("button", name="Add images").first.click()
     fits()
-    press(page, "Escape", "Enter")
+    press(page, "Escape")
+    page.focus(".grid")
+    press(page, "Enter")
     page.wait_for_selector(".world .picture")
     fits()
 
@@ -289,7 +304,7 @@ def test_a_server_that_asks_for_a_token(opened, scans):
 def test_training_is_cancelled_and_failures_are_shown(opened, server, scans):
     server.project.step = 0.2
     seen = opened(server.url)
-    seen.expected = ["404", "ERR_CONNECTION_REFUSED"]
+    seen.expected = ["404", "ERR_INTERNET_DISCONNECTED"]
     page = seen.page
     page.get_by_role("button", name="Add images").first.click()
     page.get_by_placeholder("/home/me/scans").fill("/nowhere")
@@ -298,13 +313,13 @@ def test_training_is_cancelled_and_failures_are_shown(opened, server, scans):
     press(page, "Escape")
     open_folder(page, scans)
     label_by_keyboard(page)
-    page.get_by_role("link", name="Train", exact=True).click()
+    go(page, "Train")
     page.get_by_role("button", name="Train").click()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("heading", name="Training was cancelled").wait_for()
-    server.shutdown()
-    server.server_close()
-    page.get_by_role("link", name="Images", exact=True).click()
+    page.context.set_offline(True)
+    go(page, "Images")
+    page.wait_for_selector(".cell")
     press(page, "Home", "ArrowRight", "c")
     page.locator(".banner").wait_for()
     assert "normal" in page.locator(".cell").nth(1).inner_text(), "a label that did not arrive is shown no longer"
@@ -331,12 +346,13 @@ def test_a_mask_drawn_in_a_volume_lies_where_it_was_drawn(opened, server, tmp_pa
         drawn.append([float(part) for part in page.inner_text("#place").split(" mm")[0].split(",")])
     press(page, "s")
     page.get_by_text("saved.").wait_for()
-    saved = nibabel.Nifti1Image.from_bytes(__import__("gzip").decompress(fetched(server, "v1/volumes/1/mask.nii.gz")[1]))
+    saved = nibabel.Nifti1Image.from_bytes(gzip.decompress(fetched(server, "v1/volumes/1/mask.nii.gz")[1]))
     assert saved.get_data_dtype() == np.uint8
     assert saved.shape == cube.shape
     assert np.array_equal(saved.affine, affine)
     found = (np.argwhere(np.asarray(saved.dataobj)) @ affine[:3, :3].T + affine[:3, 3]).tolist()
-    assert sorted(found) == pytest.approx(sorted(drawn), abs=0.06)
+    assert len(found) == len(drawn)
+    assert np.allclose(sorted(found), sorted(drawn), atol=0.06)
 
 
 def test_the_map_that_the_tests_expect_is_smooth_brightness():
