@@ -37,6 +37,7 @@ export interface Project {
   name: string
   objective: string
   backbone: string
+  backbones: string[]
   read_only: boolean
   counts: { images: number; normal: number; abnormal: number; unlabelled: number; masks: number }
   detector: number | null
@@ -59,6 +60,8 @@ export interface Job {
   made: string
   detector: number | null
   result: Record<string, unknown> | null
+  /** Started by the server itself, for example to score what was just added. */
+  background: boolean
 }
 
 export interface Detector {
@@ -166,7 +169,7 @@ export const address = {
 export const api = {
   login: (token: string) => json<void>('POST', 'v1/session', { token }),
   project: () => json<Project>('GET', 'v1/project'),
-  change: (given: Partial<Pick<Project, 'objective' | 'backbone'>>) => json<Project>('PATCH', 'v1/project', given),
+  change: (given: { objective?: string; backbone?: string; tokens_limit?: number }) => json<Project>('PATCH', 'v1/project', given),
   openFolder: (path: string) =>
     json<{ added: number; passed_over: Record<string, number>; images: number }>('POST', 'v1/folders', { path }),
   async upload(files: File[]) {
@@ -174,6 +177,10 @@ export const api = {
     for (const file of files) form.append('files', file, file.name)
     const answer = await ask('POST', 'v1/uploads', form)
     return (await answer.json()) as { images: Picture[]; refused: { name: string; error: string }[] }
+  },
+  async readLabels(file: File) {
+    const answer = await ask('POST', address.manifest, file, { 'Content-Type': 'text/csv' })
+    return (await answer.json()) as { labelled: number; masks: number; unknown: string[] | number }
   },
   images: (query: Query, offset: number, limit: number) => {
     const asked = new URLSearchParams({ sort: query.sort, label: query.label, offset: `${offset}`, limit: `${limit}` })
@@ -202,10 +209,7 @@ export const api = {
   },
   saveVolumeMask: (id: number, file: Blob) =>
     ask('PUT', address.volume(id, 'mask'), file, { 'Content-Type': 'application/gzip' }),
-  jobs: async () => {
-    const said = await json<{ jobs: Job[] } | Job[]>('GET', 'v1/jobs')
-    return Array.isArray(said) ? said : said.jobs
-  },
+  jobs: async () => (await json<{ jobs: Job[] }>('GET', 'v1/jobs')).jobs,
   job: (id: number) => json<Job>('GET', `v1/jobs/${id}`),
   start: (kind: JobKind, parameters: Record<string, unknown> = {}) =>
     json<Job>('POST', 'v1/jobs', { kind, parameters }),

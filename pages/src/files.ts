@@ -57,6 +57,6 @@ export async function upload(files: File[], progress: (done: number) => void = (
   } catch (error) {
     store.fail(error)
   }
-  await Promise.all([store.refreshProject(), store.load()]).catch((error) => store.fail(error))
+  await Promise.all([store.refreshProject(), store.load(), store.follow()]).catch((error) => store.fail(error))
   return refused
 }

@@ -22,7 +22,7 @@ class Store {
   project = $state.raw<Project | null>(null)
   /** Images in the order of the query; holes are not loaded yet. */
   list = $state.raw<(Picture | undefined)[]>([])
-  query = $state.raw<Query>({ sort: 'name', label: 'any', verdict: 'any' })
+  query = $state.raw<Query>({ sort: 'next', order: 'asc', label: 'any', verdict: 'any' })
   loading = $state(true)
   /** The image that keys mean, an index of `list`, and those that are selected, by id. */
   focus = $state(0)
@@ -32,6 +32,10 @@ class Store {
   training = $state.raw<Job | null>(null)
   losses = $state.raw<number[]>([])
   working = $state.raw<Job | null>(null)
+  /** What the server does by itself. */
+  background = $state.raw<Job | null>(null)
+  /** Whether labels or scores have come since the images were put in order. */
+  stale = $state(false)
   notices = $state.raw<Notice[]>([])
   /** Grows when scores may have changed, so that pages ask for maps and curves again. */
   epoch = $state(0)
@@ -47,6 +51,7 @@ class Store {
   private steps = $state.raw<Step[]>([])
   private queue: Promise<void> = Promise.resolve()
   private asked = 0
+  private followed = new Set<number>()
   private noticed = 0
 
   say(text: string, kind: Notice['kind'] = 'said') {
@@ -71,9 +76,8 @@ class Store {
     try {
       await Promise.all([this.refreshProject(), this.refreshDetectors()])
       this.unreachable = this.needsLogin = false
-      if (this.project!.detector !== null) this.query = { ...this.query, sort: 'next' }
       await this.load()
-      for (const job of await api.jobs()) if (!terminal(job)) this.watch(job)
+      await this.follow()
     } catch (error) {
       this.loading = false
       this.fail(error)
@@ -93,6 +97,7 @@ class Store {
     const turn = ++this.asked
     this.query = query
     this.loading = true
+    this.stale = false
     try {
       let list: (Picture | undefined)[] = []
       let offset = 0
@@ -115,6 +120,18 @@ class Store {
     } finally {
       if (turn === this.asked) this.loading = false
     }
+  }
+
+  /** Scores anew, in the order that is shown, since nothing may move under the hands of who labels. */
+  private async refresh() {
+    const known = new Set(this.list.map((one) => one?.id))
+    for (let offset = 0; ; offset += PAGE) {
+      const said = await api.images({ ...this.query, sort: 'name', order: 'asc' }, offset, PAGE)
+      if (said.images.some((one) => !known.has(one.id))) return this.load(this.query, this.list[this.focus]?.id)
+      this.take(said.images.map((one) => ({ ...one, label: this.find(one.id)?.label ?? one.label })))
+      if (said.images.length === 0 || offset + said.images.length >= said.total) break
+    }
+    this.stale = true
   }
 
   indexOf(id: number) {
@@ -145,6 +162,7 @@ class Store {
     if (changed.length === 0) return
     if (remember) this.steps = [...this.steps.slice(-99), { before: changed.map(({ id, label }) => ({ id, label })) }]
     for (const one of changed) this.count(one.label, label)
+    this.stale = true
     this.take(changed.map((one) => ({ ...one, label })))
     const ids = changed.map((one) => one.id)
     const before = changed[0]
@@ -258,8 +276,15 @@ class Store {
     }
   }
 
+  /** Follows what runs, also what the server started by itself because images came or a detector was chosen. */
+  async follow() {
+    for (const job of await api.jobs()) if (!terminal(job)) this.watch(job)
+  }
+
   /** Follows a job by its events, and asks itself where those break off. */
   private watch(job: Job) {
+    if (this.followed.has(job.id)) return
+    this.followed.add(job.id)
     this.see(job)
     if (terminal(job)) return
     const events = new EventSource(`v1/jobs/${job.id}/events`)
@@ -286,8 +311,10 @@ class Store {
   private see(job: Job) {
     if (job.kind === 'fit' || job.kind === 'refit') {
       this.training = job
-      if (job.loss !== null && job.loss !== this.losses.at(-1)) this.losses = [...this.losses, job.loss]
-    } else this.working = terminal(job) ? null : job
+      // The losses of the detector itself; those that are out of fold start anew each time.
+      if (job.stage === 'fit' && job.loss !== null && job.loss !== this.losses.at(-1)) this.losses = [...this.losses, job.loss]
+    } else if (job.background) this.background = terminal(job) ? null : job
+    else this.working = terminal(job) ? null : job
   }
 
   private async finished(job: Job) {
@@ -295,7 +322,8 @@ class Store {
     try {
       await Promise.all([this.refreshProject(), this.refreshDetectors()])
       this.epoch++
-      if (job.state === 'done' && job.kind !== 'export') await this.load(this.query, this.list[this.focus]?.id)
+      if (job.background) await this.refresh()
+      else if (job.state === 'done' && job.kind !== 'export') await this.load(this.query, this.list[this.focus]?.id)
     } catch (error) {
       this.fail(error)
     }
@@ -304,7 +332,7 @@ class Store {
   async activate(id: number) {
     try {
       await api.activate(id)
-      await Promise.all([this.refreshProject(), this.refreshDetectors()])
+      await Promise.all([this.refreshProject(), this.refreshDetectors(), this.follow()])
       this.epoch++
       await this.load(this.query)
     } catch (error) {

@@ -19,13 +19,25 @@ export function bytes(count: number): string {
 }
 
 export function duration(seconds: number): string {
-  if (seconds < 1) return 'under a second'
+  if (seconds < 1.5) return 'a second'
   if (seconds < 90) return many(Math.round(seconds), 'second')
   return `${many(Math.round(seconds / 60), 'minute')}`
 }
 
 export const when = (iso: string) =>
   new Date(iso).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'short' })
+
+const STAGES: Record<string, string> = {
+  encode: 'Reading images',
+  fit: 'Learning',
+  'out-of-fold': 'Testing on images that it has not seen',
+  predict: 'Scoring all images',
+  evaluate: 'Evaluating',
+  export: 'Exporting',
+}
+
+/** What a job does, in words. */
+export const stage = (name: string) => STAGES[name] ?? (name || 'Waiting')
 
 /** The last part of a path, which is what tells images apart. */
 export const short = (name: string) => name.split('/').pop() || name

@@ -176,6 +176,7 @@ class Project:
         counts |= {"unlabelled": labels.count(None), "masks": sum(one["mask"] for one in self.images.values())}
         disk = {"tokens": 48_300_000, "tokens_limit": 2_000_000_000, "thumbnails": 1_250_000}
         said = {"name": self.name, "objective": self.objective, "backbone": self.backbone, "read_only": False}
+        said["backbones"] = ["stand-in", "tiny"]
         number = self.active["id"] if self.active else None
         return said | {"counts": counts, "detector": number, "disk": disk, "research_use": "For research only."}
 
@@ -187,7 +188,7 @@ class Project:
             raise Refusal(422, "Training needs at least one normal and one abnormal image.")
         number = len(self.jobs) + 1
         job = {"id": number, "kind": kind, "state": "queued", "stage": "", "done": 0, "total": 40, "loss": None}
-        job |= {"seconds_left": None, "error": None, "made": now(), "detector": None, "result": None}
+        job |= {"seconds_left": None, "error": None, "made": now(), "detector": None, "result": None, "background": False}
         self.jobs[number] = job
         threading.Thread(target=self.work, args=(job, parameters, labels), daemon=True).start()
         return job
@@ -195,7 +196,7 @@ class Project:
     def work(self, job: dict[str, Any], parameters: dict[str, Any], labels: dict[int, str]) -> None:
         for done in range(1, job["total"] + 1):
             time.sleep(self.step)
-            stage = "Reading images" if done < 10 else "Training" if done < 32 else "Scoring all images"
+            stage = "encode" if done < 10 else "fit" if done < 32 else "predict"
             loss = 0.2 + 1.4 * float(np.exp(-(done - 9) / 7)) if 10 <= done < 32 and "fit" in job["kind"] else None
             with self.lock:
                 job.update(state="running", stage=stage, done=done, loss=loss)
@@ -207,7 +208,7 @@ class Project:
                 job["detector"] = self.keep(parameters, labels)
             elif job["kind"] == "export" and self.active:
                 self.active["exports"].append(parameters["format"])
-            job.update(state="done", stage="Done", seconds_left=0)
+            job.update(state="done", stage="predict", seconds_left=0)
         return None
 
     def keep(self, parameters: dict[str, Any], labels: dict[int, str]) -> int:
