@@ -12,6 +12,7 @@ from madclip.errors import DataError, MissingExtraError, RecipeError
 
 try:
     import uvicorn
+    from anyio import to_thread
     from fastapi import FastAPI
 
     from madclip.serve.api import detectors, images, jobs, pages, project, volumes
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-CONNECTIONS = 256
+CONNECTIONS = 1000
 """Connections at once; more are told to come again."""
+THREADS = 64
+"""Requests that are answered at once, without those that wait for a prediction."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def make_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         service.jobs.start()
         yield
 
@@ -110,7 +114,7 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
             service.guard = guard
             if made:
                 say(f"token, shown this once: {made}")
-            _listen(guard, serving, say)
+            _listen(guard, service, serving, say)
         finally:
             work.close()
             held.close()
@@ -132,19 +136,24 @@ def _keep_audit(held: Project) -> None:
     audit.propagate = False
 
 
-def _listen(guard: Any, serving: Serving, say: Callable[[str], None]) -> None:
+def _listen(guard: Guard, service: Service, serving: Serving, say: Callable[[str], None]) -> None:
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            service.stopping.set()  # whoever watches a job is not waited for
+            super().handle_exit(sig, frame)
+
     settings = uvicorn.Config(
         guard,
         host=serving.host,
         port=serving.port,
-        log_level="error",
+        log_level="critical",  # its words on errors would quote names of files
         access_log=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=3,
         server_header=False,
         proxy_headers=False,
     )
-    server = uvicorn.Server(settings)
+    server = Server(settings)
     try:
         socket = settings.bind_socket()
     except SystemExit:
