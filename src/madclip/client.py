@@ -1,10 +1,10 @@
 """A client of `madclip serve` for Python programs: typed, and with nothing but the standard library.
 
-    with Client("http://127.0.0.1:8765") as madclip:
-        madclip.upload(Path("scan.png"))
-        job = madclip.wait(madclip.fit())
-        for image in madclip.images(sort="score"):
-            print(image["name"], image["row"] and image["row"]["score"])
+with Client("http://127.0.0.1:8765") as madclip:
+    madclip.upload(Path("scan.png"))
+    job = madclip.wait(madclip.fit())
+    for image in madclip.images(sort="score"):
+        print(image["name"], image["row"] and image["row"]["score"])
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 from urllib.parse import urlencode, urlsplit
@@ -20,6 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from madclip.errors import MadCLIPError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
 Label = Literal["normal", "abnormal"]
@@ -278,8 +278,8 @@ class Client:
             ServerError: It failed or was cancelled.
         """
         last = job
-        for last in self.watch(job["id"]):
-            pass
+        for now in self.watch(job["id"]):
+            last = now
         if last["state"] != "done":
             message = last["error"] or f"job {last['id']} is {last['state']}"
             raise ServerError(200, {"error": {"code": last["state"], "message": message}, "job": last})
@@ -291,10 +291,13 @@ class Client:
         return found
 
     def predict(
-        self, detector: int, file: Path | str, map: Literal["none", "png", "npy", "nifti"] = "none"  # noqa: A002
+        self,
+        detector: int,
+        file: Path | str,
+        heatmap: Literal["none", "png", "npy", "nifti"] = "none",
     ) -> Predicted:
         """What a detector says of an image, a volume or a zipped study, which the server does not keep."""
-        found: Predicted = self._multipart(f"/v1/detectors/{detector}/predict?map={map}", [("file", Path(file))])
+        found: Predicted = self._multipart(f"/v1/detectors/{detector}/predict?map={heatmap}", [("file", Path(file))])
         return found
 
     # Requests

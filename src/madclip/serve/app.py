@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import TYPE_CHECKING, Any
 
 from madclip import __version__
@@ -12,6 +13,7 @@ from madclip.errors import DataError, MissingExtraError, RecipeError
 
 try:
     import uvicorn
+    from anyio import to_thread
     from fastapi import FastAPI
 
     from madclip.serve.api import detectors, images, jobs, pages, project, volumes
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-CONNECTIONS = 256
+CONNECTIONS = 1000
 """Connections at once; more are told to come again."""
+THREADS = 64
+"""Requests that are answered at once, without those that wait for a prediction."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def make_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         service.jobs.start()
         yield
 
@@ -110,7 +115,7 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
             service.guard = guard
             if made:
                 say(f"token, shown this once: {made}")
-            _listen(guard, serving, say)
+            _listen(guard, service, serving, say)
         finally:
             work.close()
             held.close()
@@ -132,23 +137,30 @@ def _keep_audit(held: Project) -> None:
     audit.propagate = False
 
 
-def _listen(guard: Any, serving: Serving, say: Callable[[str], None]) -> None:
+def _listen(guard: Guard, service: Service, serving: Serving, say: Callable[[str], None]) -> None:
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            service.stopping.set()  # whoever watches a job is not waited for
+            super().handle_exit(sig, frame)
+
     settings = uvicorn.Config(
         guard,
         host=serving.host,
         port=serving.port,
-        log_level="error",
+        log_level="critical",  # its words on errors would quote names of files
         access_log=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=3,
         server_header=False,
         proxy_headers=False,
     )
-    server = uvicorn.Server(settings)
+    server = Server(settings)
     try:
         socket = settings.bind_socket()
     except SystemExit:
         raise DataError(f"{serving.host}:{serving.port}: cannot listen there; another program may do so") from None
+    # asyncio does this only to sockets that name their protocol: without it every answer on a kept connection waits 40 ms.
+    socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
     host, port = socket.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     say(f"open http://{shown}:{port}/ in a browser; Ctrl-C ends it")

@@ -42,7 +42,7 @@ def shown(project: Project, session: Session, images: Sequence[Image]) -> list[S
     detector = project.detector_in_use(session)
     numbers = [image.id for image in images]
     said = select(Said.image_id, Said.row).where(Said.detector_id == detector, Said.image_id.in_(numbers))
-    rows = dict(session.execute(said).tuples().all()) if detector else {}
+    rows: dict[int, Shown] = dict(session.execute(said).tuples().all()) if detector else {}
     volumes = {image.volume_id for image in images if image.volume_id is not None}
     count = select(Image.volume_id, func.count()).where(Image.volume_id.in_(volumes)).group_by(Image.volume_id)
     slices = dict(session.execute(count).tuples().all()) if volumes else {}
@@ -97,7 +97,7 @@ def page(project: Project, wanted: Wanted) -> Shown:
         return {"total": total, "offset": wanted.offset, "images": shown(project, session, images)}
 
 
-def _filtered(wanted: Wanted, detector: int | None) -> Select[tuple[Image]]:
+def _filtered(wanted: Wanted, detector: int | None) -> Select[Any]:
     query = select(Image).outerjoin(Said, (Said.image_id == Image.id) & (Said.detector_id == (detector or 0)))
     if wanted.label == "none":
         query = query.where(Image.label.is_(None))
@@ -108,7 +108,7 @@ def _filtered(wanted: Wanted, detector: int | None) -> Select[tuple[Image]]:
 
 def _ranked_page(project: Project, wanted: Wanted) -> Shown:
     """A page in an order that the database does not know."""
-    value = {number: -rank for number, (rank, _) in ranking(project).items()}
+    value: dict[int, float] = {number: -rank for number, (rank, _) in ranking(project).items()}
     if wanted.sort == "similarity":
         value = _similarity(project, wanted.to)
     with project.database.look() as session:
@@ -164,11 +164,11 @@ def ranking(project: Project) -> dict[int, tuple[int, str]]:
             labels = dict(session.execute(select(Image.id, Image.label)).tuples().all())
             detector = project.detector_in_use(session)
             query = select(Said.image_id, Said.row).where(Said.detector_id == (detector or 0))
-            rows = dict(session.execute(query).tuples().all())
+            rows: dict[int, Shown] = dict(session.execute(query).tuples().all())
         kinds = np.array([{"normal": 0, "abnormal": 1}.get(labels.get(n) or "", -1) for n in numbers], np.int8)
         chance = np.array([_chance(rows.get(number)) for number in numbers], np.float64)
         made: list[Suggestion] = what_next(pooled, kinds, chance, SUGGESTED) if numbers else []
-        return {numbers[one.index]: (rank, one.reason) for rank, one in enumerate(made, 1)}
+        return {numbers[one.place]: (rank, one.reason) for rank, one in enumerate(made, 1)}
 
     found: dict[int, tuple[int, str]] = project.remembered("next", compute)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from madclip.errors import MadCLIPError
-from madclip.serve.outcome import keep_detector, keep_row
 from madclip.serve.orders import order
+from madclip.serve.outcome import keep_detector, keep_row
 from madclip.serve.project import Project, log
 from madclip.serve.tables import Job
 from madclip.serve.wire import Header, receive, send
-from madclip.serve.workers import start
+from madclip.serve.workers import Child, start
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -76,7 +75,7 @@ class Jobs:
         self.project = project
         self.live: Live | None = None
         self.finished = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._wake, self._stop = threading.Event(), threading.Event()
         self._cancel: str = ""
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
@@ -126,18 +125,18 @@ class Jobs:
         log("job cancelled", job=number)
 
     def _ask_to_stop(self, why: str) -> None:
-        process, live = self._process, self.live
+        child, live = self._child, self.live
         self._cancel = why if why == "cancelled" else self._cancel or why
-        if process is None or process.stdin is None:
+        if child is None:
             return
         try:
-            send(process.stdin, {"cancel": True})
+            send(child.to, {"cancel": True})
         except OSError:
             return
 
         def insist() -> None:
             if self.live is live and self._cancel:
-                process.kill()
+                child.process.kill()
 
         timer = threading.Timer(GRACE, insist)
         timer.daemon = True
@@ -193,13 +192,12 @@ class Jobs:
 
     def _part(self, job: Job, part: Header) -> tuple[str, str | None, Any]:
         """Lets the learning process do one part of a job: how it ended, why, and what came of it."""
-        process = self._started()
-        assert process.stdin and process.stdout  # noqa: S101
+        child = self._started()
         try:
-            send(process.stdin, part)
+            send(child.to, part)
             if self._cancel:
-                send(process.stdin, {"cancel": True})
-            while (frame := receive(process.stdout)) is not None:
+                send(child.to, {"cancel": True})
+            while (frame := receive(child.back)) is not None:
                 said, body = frame
                 if "progress" in said and self.live is not None:
                     self.live.told(said)
@@ -210,23 +208,20 @@ class Jobs:
                 elif "end" in said:
                     ended = self._cancel if said["end"] == "cancelled" else said["end"]
                     return ended or "cancelled", said.get("error"), said.get("result")
-        except OSError:
+        except (OSError, ValueError):  # the pipe is broken, or closed
             pass
         self._end_process()
         return self._cancel or ("paused" if self._stop.is_set() else "lost"), None, None
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self._process = start("madclip.serve.learning")
-            assert self._process.stdout  # noqa: S101
-            receive(self._process.stdout)
-        return self._process
+    def _started(self) -> Child:
+        if self._child is None or self._child.process.poll() is not None:
+            self._child = start("madclip.serve.learning")
+        return self._child
 
     def _end_process(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
 
     def _end(self, number: int, state: str, error: str | None, result: Any = None) -> None:
         live = self.live

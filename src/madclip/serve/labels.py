@@ -1,4 +1,4 @@
-"""What a person said of images: labels and masks, each change with the version that it was made to; and as a manifest."""
+"""What a person said of images: labels and masks, each change with the version it was made to; and manifests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 

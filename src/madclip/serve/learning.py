@@ -13,13 +13,12 @@ from queue import Queue
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from madclip.backbones.load import open_backbone
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Sample
 from madclip.detector import MadCLIP
-from madclip.errors import DataError, MadCLIPError
+from madclip.errors import DataError
 from madclip.files import new_file
 from madclip.fitting import Run
 from madclip.memory import kept_memory
@@ -33,6 +32,8 @@ from madclip.training.cache import TokenCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    import torch
 
     from madclip.backbones.spec import Backbone
     from madclip.prediction import Prediction
@@ -103,13 +104,13 @@ class Learner:
         resume: bool,
         tokens: str,
     ) -> Header:
-        """Learn from samples into a folder, and tell what came of it; `before` is the detector that a refit goes on from.
+        """Learn from samples into a folder, and tell what came of it.
 
         Args:
-            folder: Of the new detector.
+            folder: Where the new detector goes.
             setting: `recipe`, `changes`, `backbone`, `objective`, `folds`, `operating_point`.
             samples: Path, frame, axis, label, mask, patient and volume of each.
-            before: Folder of the detector before.
+            before: Folder of the detector that a refit goes on from.
             state: File for the state of a fit under way.
             resume: Whether to go on from it.
             tokens: Folder of the shots' token cache.

@@ -8,7 +8,6 @@ from sqlalchemy import func, select
 
 from madclip.data.patients import find_patients
 from madclip.errors import DataError, RecipeError
-from madclip.serve.project import Project
 from madclip.serve.tables import ABNORMAL, Detector, Feature, Image, Job, Said, Volume
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from madclip.serve.project import Project
     from madclip.serve.wire import Header
 
 CHECKED = 32
@@ -73,8 +73,8 @@ def setting(project: Project, session: Session, parameters: dict[str, Any]) -> H
     return {
         "recipe": parameters.get("recipe", "madclip"),
         "changes": {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.get("changes", {}).items()},
-        "backbone": project.get(session, "backbone"),
-        "objective": project.get(session, "objective"),
+        "backbone": parameters.get("backbone") or project.get(session, "backbone"),
+        "objective": parameters.get("objective") or project.get(session, "objective"),
         "operating_point": parameters.get("operating_point", "youden"),
         "folds": parameters.get("folds"),
     }

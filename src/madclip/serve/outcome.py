@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import delete, select
 
 from madclip.serve.images import uncertainty
 from madclip.serve.project import Project, log, named
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from madclip.serve.wire import Header
+
+
+WITH_ROWS = 3
+"""Detectors whose rows and maps are kept; those of an older one are made again, from tokens, when it is activated."""
 
 
 def keep_detector(project: Project, job: Job, facts: Header) -> None:
@@ -45,6 +51,10 @@ def keep_detector(project: Project, job: Job, facts: Header) -> None:
         session.get_one(Job, job.id).detector_id = job.id
         project.put(session, "detector", str(job.id))
         project.put(session, "space", facts["space"])
+        old = session.scalars(select(Detector.id).order_by(Detector.id.desc()).offset(WITH_ROWS)).all()
+        session.execute(delete(Said).where(Said.detector_id.in_(old)))
+    for number in old:
+        shutil.rmtree(project.places.maps(number), ignore_errors=True)
     log("detector made", detector=job.id)
 
 
@@ -70,6 +80,7 @@ def keep_row(project: Project, said: Header, pooled: bytes, detector: int | None
         detector: Whose row it is; None where there is none.
     """
     number, row = said["image"], said["row"]
+    gone = False
     with project.database.change() as session:
         image = session.get(Image, number)
         if image is not None:
@@ -78,16 +89,17 @@ def keep_row(project: Project, said: Header, pooled: bytes, detector: int | None
             image.width, image.height = said.get("width", image.width), said.get("height", image.height)
             if "key" in said:
                 session.merge(Feature(image_id=number, space=said["space"], key=said["key"], pooled=pooled))
-            if row is not None and detector is not None:
+            gone = detector is not None and session.get(Detector, detector) is None
+            if row is not None and detector is not None and not gone:
                 row |= {"image": image.name.partition("#")[0] if row["frame"] is not None else image.name}
                 row |= {"error": image.error}
                 given = Said(detector_id=detector, image_id=number, row=row, score=row["score"])
                 given.verdict, given.uncertainty = row["verdict"], uncertainty(row)
                 session.merge(given)
-            project.put(session, "space", said["space"])
-            return
-    # It was deleted meanwhile, and so is what came of it.
-    if "key" in said:
+            if detector is None:
+                project.put(session, "space", said["space"])
+    # Where the image or the detector was deleted meanwhile, so is what came of it.
+    if image is None and "key" in said:
         TokenCache(project.places.image_tokens).remove(said["key"])
-    if detector is not None:
+    if detector is not None and (image is None or gone):
         project.places.map(detector, number).unlink(missing_ok=True)

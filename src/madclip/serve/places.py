@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _FOLDERS = ("uploads", "masks", "thumbnails", "tokens/images", "tokens/shots", "detectors", "maps", "reports", "work")
 

@@ -21,18 +21,20 @@ from madclip.data.ref import ImageRef
 from madclip.data.zips import is_zip, unpack
 from madclip.detector import MadCLIP
 from madclip.errors import DataError
-from madclip.heatmap import heat, overlay as over, png, stretch
+from madclip.heatmap import heat, png, stretch
+from madclip.heatmap import overlay as over
 from madclip.prediction import Row
-from madclip.recipe import View
 from madclip.report.series import series_row
 from madclip.serve.volumes import Grid, packed
 from madclip.serve.wire import Answer, answer
 from madclip.storage import read
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
+
+    from madclip.recipe import View
 
 MEMORY = 16 * 2**30
 MOST_IMAGES = 2_000
@@ -55,30 +57,30 @@ def _view(folder: str) -> View:
     return read(Path(folder)).recipe.view
 
 
-def _native(detector: str, map: str, size: Sequence[int]) -> npt.NDArray[np.float32]:  # noqa: A002
+def _native(detector: str, kept: str, size: Sequence[int]) -> npt.NDArray[np.float32]:
     """A kept map at the size (height, width) of its image."""
-    square = torch.from_numpy(np.load(map, allow_pickle=False).astype(np.float32))
+    square = torch.from_numpy(np.load(kept, allow_pickle=False).astype(np.float32))
     return restore_map(square, (size[0], size[1]), _view(detector)).clip(0, 1)
 
 
-def heat_map(detector: str, map: str, size: list[int]) -> Answer:  # noqa: A002
+def heat_map(detector: str, kept: str, size: list[int]) -> Answer:
     """A map, float32 [H, W]."""
-    made = _native(detector, map, size)
+    made = _native(detector, kept, size)
     return {"shape": list(made.shape)}, np.ascontiguousarray(made, "<f4").tobytes()
 
 
 def overlay(
     detector: str,
-    map: str,
+    kept: str,
     size: list[int],
     path: str,
     frame: int | None,
     axis: str,
-    threshold: float | None,  # noqa: A002
+    threshold: float | None,
 ) -> Answer:
     """A map over its image as PNG, with the outline of what reaches a threshold."""
     pixels = read_image(ImageRef(Path(path), frame, axis), _view(detector).grey_range).pixels
-    made = _native(detector, map, size)
+    made = _native(detector, kept, size)
     if made.shape != pixels.shape[1:]:
         raise DataError("the image has changed since it was predicted")
     picture = over(pixels, made)
@@ -104,7 +106,7 @@ def heat_volume(detector: str, maps: list[str | None], images: list[Any], size: 
     return {}, packed(grid.volume(shown), grid.affine, shown=(0, 1))
 
 
-def predict(detector: str, path: str, name: str, work: str, map: str) -> Answer:  # noqa: A002
+def predict(detector: str, path: str, name: str, work: str, wanted: str) -> Answer:
     """What a detector says of a file: an image, a volume, or an archive of a study; JSON in the body.
 
     Args:
@@ -112,7 +114,7 @@ def predict(detector: str, path: str, name: str, work: str, map: str) -> Answer:
         path: The file.
         name: What the client calls it.
         work: A folder that does not exist, for what is unpacked.
-        map: `none`, `png`, `npy` or `nifti`.
+        wanted: `none`, `png`, `npy` or `nifti`.
     """
     model, file = _loaded(detector), Path(path)
     try:
@@ -120,7 +122,7 @@ def predict(detector: str, path: str, name: str, work: str, map: str) -> Answer:
             Path(work).mkdir(mode=0o700)
             unpack(file, Path(work))
             file = Path(work)
-        return {}, json.dumps(_predicted(model, file, name, map), allow_nan=False).encode()
+        return {}, json.dumps(_predicted(model, file, name, wanted), allow_nan=False).encode()
     except DataError as error:
         raise DataError(_renamed(str(error), path, work, name)) from None
     finally:
@@ -135,7 +137,8 @@ def _predicted(model: MadCLIP, file: Path, name: str, kind: str) -> dict[str, An
     found = expand_inputs([file], model.recipe.axis)
     if len(found.images) > MOST_IMAGES:
         raise DataError(f"{file}: {len(found.images)} images in one request; send at most {MOST_IMAGES}")
-    rows, maps, heats, size = [], [], [], 0
+    rows, maps, size = [], [], 0
+    heats: list[npt.NDArray[np.float32] | None] = []
     for ref, result in zip(found.images, model.predict_iter(found.images), strict=True):
         called = name if file.is_file() else ref.path.name
         row = Row.of(ref, result).to_dict() | {"image": called}
@@ -177,7 +180,7 @@ def _volume(images: Sequence[ImageRef], heats: Sequence[Any], kind: str) -> str 
         grid = Grid([(str(image.path), image.frame, image.axis) for image in images])
     except DataError:
         return None
-    shown = grid.empty(*shape, np.float32)
+    shown = grid.empty(shape[0], shape[1], np.float32)
     for index, one in zip(grid.index, heats, strict=True):
         if one is not None:
             shown[index] = one
@@ -186,7 +189,12 @@ def _volume(images: Sequence[ImageRef], heats: Sequence[Any], kind: str) -> str 
 
 def main() -> None:
     """Answers until the server ends."""
-    commands = {"heat": heat_map, "overlay": overlay, "heat_volume": heat_volume, "predict": predict}
+    commands: dict[str, Callable[..., Answer]] = {
+        "heat": heat_map,
+        "overlay": overlay,
+        "heat_volume": heat_volume,
+        "predict": predict,
+    }
     answer(commands, MEMORY)
 
 

@@ -27,7 +27,7 @@ _NEAREST = 3
 class Suggestion(NamedTuple):
     """An image to label, by its place among those given, and the reason in words."""
 
-    index: int
+    place: int
     reason: str
 
 

@@ -27,7 +27,7 @@ def space_of(backbone: Backbone, view: View) -> str:
 
 
 class RememberingEngine:
-    """Scores [B], maps [B, S, S] and pooled tokens [B, features] of pixels [B, 3, S, S], as `MadCLIP.engine` gives them.
+    """Scores [B], maps [B, S, S] and pooled tokens [B, features] of pixels [B, 3, S, S], as `MadCLIP.engine` does.
 
     Args:
         backbone: Frozen towers.

@@ -69,7 +69,7 @@ def said_of(error: BaseException) -> Header:
         return {"error": "it takes more memory than one image may", "kind": "DataError"}
     last = traceback.extract_tb(error.__traceback__)[-1]
     # The words of an unforeseen error may quote a file or its header.
-    print(f"madclip serve: {type(error).__name__} in {last.name}, line {last.lineno}", file=sys.stderr)  # noqa: T201
+    print(f"madclip serve: {type(error).__name__} in {last.name}, line {last.lineno}", file=sys.stderr)
     return {"error": f"an unforeseen error ({type(error).__name__} in {last.name})", "kind": "fault"}
 
 

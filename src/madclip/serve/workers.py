@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from dataclasses import dataclass
 from queue import LifoQueue
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from madclip.errors import CheckpointError, DataError, MadCLIPError, MissingExtraError, RecipeError
 from madclip.serve.wire import Answer, receive, send
@@ -28,11 +30,39 @@ class FaultError(MadCLIPError):
     """A fault of this program; its words are safe to show."""
 
 
-def start(module: str) -> subprocess.Popen[bytes]:
-    """Starts a module of this package as a worker, which ends when its input does."""
+@dataclass(frozen=True)
+class Child:
+    """A process of ours, and the pipes to it and from it."""
+
+    process: subprocess.Popen[bytes]
+    to: IO[bytes]
+    back: IO[bytes]
+
+    def end(self) -> None:
+        """Ends the process, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.to, self.back):
+            with suppress(OSError):  # what was still to be written to it
+                pipe.close()
+
+
+def start(module: str) -> Child:
+    """Starts a module of this package, which ends when its input does; it is ready when this returns.
+
+    Raises:
+        FaultError: It cannot be started.
+    """
     # -P: a worker imports nothing from the folder that the server happens to stand in.
     command = [sys.executable, "-P", "-m", module]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  (our own)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  (our own)
+    if process.stdin is None or process.stdout is None:  # never, as pipes were asked for
+        raise FaultError(f"{module} cannot be started")
+    child = Child(process, process.stdin, process.stdout)
+    if receive(child.back) is None:
+        child.end()
+        raise FaultError(f"{module} cannot be started")
+    return child
 
 
 class Worker:
@@ -44,7 +74,7 @@ class Worker:
 
     def __init__(self, module: str) -> None:
         self._module = module
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
     def call(self, do: str, body: bytes, seconds: float, arguments: dict[str, Any]) -> Answer:
         """Asks for one thing and waits for it.
@@ -52,20 +82,19 @@ class Worker:
         Raises:
             DataError: It took longer than `seconds`, or ended the process; or what the command raises.
         """
-        process = self._running()
+        child = self._running()
         late = threading.Event()
 
         def end() -> None:
             late.set()
-            process.kill()
+            child.process.kill()
 
         timer = threading.Timer(seconds, end)
         timer.daemon = True
         timer.start()
         try:
-            assert process.stdin and process.stdout  # noqa: S101
-            send(process.stdin, {"do": do, **arguments}, body)
-            found = receive(process.stdout)
+            send(child.to, {"do": do, **arguments}, body)
+            found = receive(child.back)
         except OSError:
             found = None
         finally:
@@ -78,27 +107,17 @@ class Worker:
             raise _KINDS.get(found[0]["kind"], FaultError)(found[0]["error"])
         return found
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self._process = start(self._module)
-            assert self._process.stdout  # noqa: S101
-            if receive(self._process.stdout) is None:
-                self.end()
-                raise FaultError(f"{self._module} cannot be started")
-        return self._process
+    def _running(self) -> Child:
+        if self._child is None or self._child.process.poll() is not None:
+            self.end()
+            self._child = start(self._module)
+        return self._child
 
     def end(self) -> None:
         """Ends the process, whatever it does."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe:
-                    try:
-                        pipe.close()
-                    except OSError:  # what was still to be written to it
-                        pass
-            self._process = None
+        if self._child is not None:
+            self._child.end()
+            self._child = None
 
 
 class Pool:

@@ -11,18 +11,18 @@ import tempfile
 import zipfile
 from typing import TYPE_CHECKING, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from sqlalchemy import delete, select
 from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from madclip.serve import images, intake
 from madclip.serve.api.models import Curve, Detector, Detectors, Predicted, Row, WrongImages
 from madclip.serve.api.project import look_at_images
 from madclip.serve.api.service import ApiError, Id, Served, Service
-from madclip.serve.project import log
+from madclip.serve.project import PREDICTING, log
 from madclip.serve.tables import ABNORMAL, Image, Job, Said
 from madclip.serve.tables import Detector as Kept
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 router = APIRouter(prefix="/v1", tags=["detectors"])
-PREDICTING = 300.0
+WAITING = CapacityLimiter(2 * PREDICTING)
+SECONDS = 300.0
 """Seconds that a prediction of a file may take."""
 
 
@@ -175,7 +176,9 @@ async def predict(
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise ApiError(422, "invalid", "file: no file was sent")
-        return await run_in_threadpool(_predicted, service, number, file.file, file.filename or "", wanted)
+        # Threads of their own: those who wait for the one predicting process hold up nobody else.
+        given = (service, number, file.file, file.filename or "", wanted)
+        return await to_thread.run_sync(_predicted, *given, limiter=WAITING)
 
 
 def _predicted(service: Service, number: int, source: BinaryIO, name: str, wanted: str) -> Predicted:
@@ -185,9 +188,14 @@ def _predicted(service: Service, number: int, source: BinaryIO, name: str, wante
     stem = project.places.work / f"predict-{secrets.token_hex(8)}"
     path = intake.taken(project, source, stem, name)
     try:
-        arguments = {"path": str(path), "name": intake.shown_name(name), "work": f"{stem}.study", "map": wanted}
+        arguments: dict[str, Any] = {
+            "path": str(path),
+            "name": intake.shown_name(name),
+            "work": f"{stem}.study",
+            "wanted": wanted,
+        }
         folder_ = str(project.places.detector(number))
-        _, body = project.predictor.call("predict", detector=folder_, seconds=PREDICTING, **arguments)
+        _, body = project.predictor.call("predict", detector=folder_, seconds=SECONDS, **arguments)
         return Predicted.model_validate(json.loads(body))
     finally:
         path.unlink(missing_ok=True)

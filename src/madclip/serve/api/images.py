@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
 
 from madclip.errors import DataError
 from madclip.serve import images, labels
@@ -151,7 +152,7 @@ async def put_mask(
 ) -> Image:
     """Keep a painted mask of the image's own size; If-Match is the image's version that was painted on."""
     content = await request.body()
-    return await _in_thread(_keep_mask, service, number, content, if_match)
+    return await run_in_threadpool(_keep_mask, service, number, content, if_match)
 
 
 @router.delete("/images/{number}/mask.png", responses=CONFLICT)
@@ -171,12 +172,6 @@ def _keep_mask(service: Served, number: int, content: bytes | None, if_match: st
     return Image.model_validate(image_shown(service, changed))
 
 
-async def _in_thread(function: Any, *arguments: Any) -> Any:
-    from starlette.concurrency import run_in_threadpool
-
-    return await run_in_threadpool(function, *arguments)
-
-
 # Maps
 
 
@@ -193,7 +188,7 @@ def _map_of(service: Served, number: int) -> tuple[int, Kept]:
 def _restored(service: Served, do: str, number: int, **more: Any) -> tuple[dict[str, Any], bytes]:
     detector, image = _map_of(service, number)
     project = service.project
-    arguments = {"map": str(project.places.map(detector, number)), "size": [image.height, image.width]}
+    arguments: dict[str, Any] = {"kept": str(project.places.map(detector, number)), "size": [image.height, image.width]}
     if do == "overlay":
         arguments |= dict(zip(("path", "frame", "axis"), project.slice_of(image), strict=True))
     return project.predictor.call(do, detector=str(project.places.detector(detector)), **arguments, **more)

@@ -45,7 +45,9 @@ def begin(service: Served, wanted: JobWanted) -> Job:
     parameters = given.model_dump(exclude_unset=True)
     parse_operating_point(given.operating_point)
     with service.project.database.change() as session:
-        Recipe.preset(given.recipe, **setting(service.project, session, parameters)["changes"])
+        chosen = setting(service.project, session, parameters)
+        Recipe.preset(given.recipe, **chosen["changes"])
+        parameters |= {name: chosen[name] for name in ("backbone", "objective")}
         waiting = session.scalar(select(func.count()).where(Kept.state == "queued", ~Kept.background)) or 0
         if waiting >= WAITING:
             raise BusyError(f"{waiting} jobs wait already: come again later")
@@ -88,7 +90,7 @@ async def watch_job(service: Served, number: Id, request: Request) -> StreamingR
 
     async def events() -> AsyncIterator[str]:
         last = ""
-        while not await request.is_disconnected():
+        while not service.stopping.is_set() and not await request.is_disconnected():
             job = await run_in_threadpool(found, service, number)
             said = json.dumps(job.model_dump(), ensure_ascii=False)
             if said != last:

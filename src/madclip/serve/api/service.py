@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+import threading
+import traceback
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Path, Request, Response
@@ -32,6 +35,7 @@ class Service:
     Attributes:
         project: What it serves.
         jobs: What is done for it.
+        stopping: Set when the server is about to end.
         local: Whether only this machine can ask, so that folders of it may be opened.
         guard: Who may ask.
     """
@@ -40,6 +44,7 @@ class Service:
     jobs: Jobs
     local: bool
     guard: Guard | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
 
 
 class ApiError(Exception):
@@ -123,4 +128,7 @@ def tell_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def _(_: Request, error: Exception) -> Response:
+        # Its words may quote a file's name: its kind and its place are enough to find it.
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        print(f"madclip serve: {type(error).__name__} in {last.name}, line {last.lineno}", file=sys.stderr)
         return refusal(500, "fault", f"an unforeseen error ({type(error).__name__})")

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
+from madclip.errors import DataError
 from madclip.serve import images, labels
 from madclip.serve.api.models import Images
 from madclip.serve.api.service import ApiError, Id, Served, Service
 from madclip.serve.project import named
 from madclip.serve.tables import Image
-from madclip.errors import DataError
 
 router = APIRouter(prefix="/v1/volumes/{number}", tags=["volumes"])
 NIFTI: dict[int | str, dict[str, Any]] = {200: {"content": {"application/gzip": {}}}}
