@@ -372,13 +372,14 @@ class Route {
 
 export const route = new Route()
 
-/** Whether a key belongs to a field rather than to the page. */
+/** Whether a key belongs to the field or button that has the focus, or to the browser, rather than to the page. */
 export function typing(event: KeyboardEvent): boolean {
-  if (event.ctrlKey || event.metaKey || event.altKey) return true
-  if (document.querySelector('dialog[open]')) return true
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return true
+  const { key } = event
   const target = event.target as HTMLElement
-  if (target instanceof HTMLInputElement && target.type === 'range') return event.key.startsWith('Arrow') || event.key === 'Home' || event.key === 'End' || event.key.startsWith('Page')
-  if (target instanceof HTMLInputElement && target.type === 'checkbox') return event.key === ' '
-  if (target instanceof HTMLButtonElement || target instanceof HTMLAnchorElement) return event.key === 'Enter' || event.key === ' '
+  if (target.matches('input[type="range"]')) return /^(Arrow|Page|Home|End)/.test(key)
+  if (target.matches('input[type="checkbox"]')) return key === ' '
+  if (target.matches('button, summary')) return key === 'Enter' || key === ' '
+  if (target.matches('a')) return key === 'Enter' && !target.hasAttribute('aria-current')
   return target.matches('input, textarea, select')
 }
