@@ -6,6 +6,7 @@ import json
 import struct
 import zipfile
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pydicom
@@ -394,10 +395,8 @@ def test_a_body_that_does_not_say_how_large_it_is_is_counted(served):
         connection.send(b"0\r\n\r\n")
     except OSError:
         pass  # it hangs up once it has answered
-    try:
+    with suppress(http.client.HTTPException, OSError):
         assert connection.getresponse().status == 413
-    except (http.client.HTTPException, OSError):
-        pass
     connection.close()
     assert ask(served, "GET", "/healthz")[0] == 200
 
@@ -486,10 +485,7 @@ def test_no_patient_is_in_logs_or_in_what_is_kept(serve, tmp_path, eventually):
     eventually(lambda: all(job["state"] == "done" for job in client.get("/v1/jobs")["jobs"]))
     for image in client.images():
         for what in ("thumbnail.jpg", "pixels"):
-            try:
-                client.raw("GET", f"/v1/images/{image['id']}/{what}")
-            except ServerError as error:
-                assert "CANARYNAME" not in str(error)
+            assert b"CANARYNAME" not in ask_any(server, f"/v1/images/{image['id']}/{what}")[1]
     for path in (f"/v1/images/{image['id']}", "/v1/project", "/metrics", "/openapi.json", "/v1/manifest.csv"):
         assert b"CANARYNAME" not in client.raw("GET", path)[0]
     server.stop()

@@ -2,7 +2,9 @@
 
 import io
 import json
+import sqlite3
 import zipfile
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -89,7 +91,7 @@ def test_from_images_to_a_detector_that_is_corrected(story, tmp_path, quick):
     assert all(image["label"] is None and image["next"]["reason"] for image in suggested)
     for image in suggested[:2]:
         client.label(image, "abnormal" if truth[image["name"]] else "normal")
-    corrected = [image for image in client.images() if image["label"] == "normal"][0]
+    corrected = next(image for image in client.images() if image["label"] == "normal")
     client.label(corrected, "abnormal")
     client.wait(client.refit())
     second = client.detectors()[0]
@@ -118,6 +120,13 @@ def test_from_images_to_a_detector_that_is_corrected(story, tmp_path, quick):
 
     results, _ = client.raw("GET", "/v1/results.csv")
     assert len(results.decode().splitlines()) == 25
+
+    # Numbers of NumPy would be bytes in SQLite.
+    with closing(sqlite3.connect(server.project / "project.sqlite")) as database:
+        for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+            for column in database.execute(f"pragma table_info({table})").fetchall():
+                kinds = database.execute(f"select distinct typeof({column[1]}) from {table}").fetchall()
+                assert (("blob",) in kinds) == ((table, column[1]) == ("feature", "pooled"))
 
 
 def test_an_evaluation_measures_only_what_was_not_learned_from(story, quick):
