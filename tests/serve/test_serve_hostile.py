@@ -287,7 +287,7 @@ BAD_FILES = {
     "numpy objects": b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (64, 64), }".ljust(128)
     + b"\n",
     "dicom without pixels": b"\0" * 128 + b"DICM" + b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\x00",
-    "tiff in a circle": b"II*\x00\x08\x00\x00\x00\x01\x00\x00\x01\x03\x00\x01\x00\x00\x00\x40\x00\x00\x00\x08\x00\x00\x00",
+    "tiff in a circle": b"II*\0\x08\0\0\0\x01\0\0\x01\x03\0\x01\0\0\0\x40\0\0\0\x08\0\0\0",
     "gzip bomb": b"\x1f\x8b\x08" + b"\0" * 7 + zlib.compress(b"\0" * 10**6)[2:],
     "tiny": png((2, 2)),
 }
