@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 from urllib.parse import urlencode, urlsplit
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 Label = Literal["normal", "abnormal"]
 Kind = Literal["fit", "refit", "predict", "evaluate", "export"]
-ENDED = ("done", "failed", "cancelled")
+IDLE = 20.0
+"""Seconds after which a connection is not used again: the server ends those that are quiet for a minute."""
 
 
 class Row(TypedDict):
@@ -156,6 +158,7 @@ class Client:
     def __init__(self, url: str = "http://127.0.0.1:8765", token: str | None = None, timeout: float = 300.0) -> None:
         self._url, self._token, self._timeout = urlsplit(url), token, timeout
         self._connection: http.client.HTTPConnection | None = None
+        self._used = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -314,18 +317,17 @@ class Client:
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[bytes, dict[str, str]]:
         """The bytes and the headers of an answer."""
-        for attempt in (1, 2):
-            if self._connection is None:
-                self._connection = self._open()
-            try:
-                self._connection.request(method, self._path(path), body, self._headers(headers or {}))
-                answer = self._connection.getresponse()
-                content = answer.read()
-                break
-            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-                self.close()  # the server ends connections that were quiet for a while
-                if attempt == 2 or method not in ("GET", "PUT", "DELETE"):
-                    raise
+        if time.monotonic() - self._used > IDLE:
+            self.close()
+        connection = self._connection = self._connection or self._open()
+        try:
+            connection.request(method, self._path(path), body, self._headers(headers or {}))
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+        self._used = time.monotonic()
         if answer.status >= 400:
             raise ServerError(answer.status, _json(content))
         return content, {name.lower(): value for name, value in answer.getheaders()}

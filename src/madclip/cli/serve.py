@@ -9,7 +9,6 @@ import typer
 
 from madclip.cli.console import note
 from madclip.cli.options import TINY_NOTE
-from madclip.errors import RecipeError
 
 
 def serve(
@@ -46,8 +45,6 @@ def serve(
 
         folders.append(draw_demo(project))
         objective = objective or "Brain"
-    if not folders and not project.exists():
-        raise RecipeError(f"{project}: no such project; name a folder of images, or --demo")
     if backbone is None:
         note(TINY_NOTE)
     serve(Serving(project, host, port, token_file, folders, backbone, objective), note)

@@ -150,6 +150,7 @@ def _listen(guard: Guard, service: Service, serving: Serving, say: Callable[[str
         log_level="critical",  # its words on errors would quote names of files
         access_log=False,
         limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=60,
         timeout_graceful_shutdown=3,
         server_header=False,
         proxy_headers=False,
@@ -159,8 +160,9 @@ def _listen(guard: Guard, service: Service, serving: Serving, say: Callable[[str
         socket = settings.bind_socket()
     except SystemExit:
         raise DataError(f"{serving.host}:{serving.port}: cannot listen there; another program may do so") from None
-    # asyncio does this only to sockets that name their protocol: without it every answer on a kept connection waits 40 ms.
+    # asyncio does this only to sockets that name their protocol; without it answers on kept connections wait 40 ms.
     socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    socket.listen(CONNECTIONS)  # who comes from now on waits a moment, and is not turned away
     host, port = socket.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     say(f"open http://{shown}:{port}/ in a browser; Ctrl-C ends it")

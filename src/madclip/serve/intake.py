@@ -20,8 +20,8 @@ from madclip.serve.tables import Folder, Image, Volume
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-LOOKING = 900.0
-"""Seconds that a look through a folder may take."""
+LOOKING, UPLOADED = 900.0, 60.0
+"""Seconds that a look through a folder may take, and one at an uploaded file."""
 
 
 def open_folder(project: Project, path: Path) -> dict[str, Any]:
@@ -153,11 +153,11 @@ def taken(project: Project, source: IO[bytes], stem: Path, name: str) -> Path:
 
 
 def _keep_upload(project: Project, final: Path, shown: str) -> list[int]:
-    _, body = project.readers.call("look", paths=[str(final)], named=True, seconds=LOOKING)
+    _, body = project.readers.call("look", paths=[str(final)], named=True, seconds=UPLOADED)
     found = json.loads(body)
     first = found["images"][0]
     # Decoded once, so that what is accepted can be used.
-    project.readers.call("size_of_image", path=first[0], frame=first[1], axis=first[2])
+    project.readers.call("size_of_image", path=first[0], frame=first[1], axis=first[2], seconds=UPLOADED)
     with project.database.look() as session:
         keys = [group["key"] for group in found["volumes"]]
         others = session.scalars(select(Image.path).join(Volume).where(Volume.key.in_(keys), Image.uploaded).distinct())

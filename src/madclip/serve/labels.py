@@ -86,6 +86,8 @@ def set_mask(project: Project, number: int, content: bytes, version: int) -> Ima
     with project.database.look() as session:
         image = one(session, number)
         _same(image, version)
+    if not content:
+        raise DataError("the body is the mask, a PNG")
     size = size_of(project, image)
     reply, clean = project.readers.call("mask", body=content, size=list(size))
     return keep_mask(project, number, b"" if reply["empty"] else clean, version)

@@ -22,6 +22,9 @@ KEPT = {"cache-control": "private, no-cache"}
 """A browser keeps a picture, and asks whether it is still the same."""
 
 
+Version = Annotated[str, Header(pattern=r'^"?[1-9][0-9]{0,14}"?$', description="The image's version, as a number.")]
+
+
 def kept(service: Served, number: int) -> Kept:
     """The image of a number."""
     with service.project.database.look() as session:
@@ -147,28 +150,24 @@ _BODY = {
 
 
 @router.put("/images/{number}/mask.png", responses=CONFLICT, openapi_extra=_BODY)
-async def put_mask(
-    service: Served, number: Id, request: Request, if_match: Annotated[str, Header(max_length=40)]
-) -> Image:
+async def put_mask(service: Served, number: Id, request: Request, if_match: Version) -> Image:
     """Keep a painted mask of the image's own size; If-Match is the image's version that was painted on."""
     content = await request.body()
     return await run_in_threadpool(_keep_mask, service, number, content, if_match)
 
 
 @router.delete("/images/{number}/mask.png", responses=CONFLICT)
-def delete_mask(service: Served, number: Id, if_match: Annotated[str, Header(max_length=40)]) -> Image:
+def delete_mask(service: Served, number: Id, if_match: Version) -> Image:
     """Take the mask away; the label stays."""
     return _keep_mask(service, number, None, if_match)
 
 
 def _keep_mask(service: Served, number: int, content: bytes | None, if_match: str) -> Image:
-    text = if_match.strip().strip('"')
-    if not text.isdecimal() or not 0 < int(text) < 2**53:
-        raise ApiError(422, "invalid", "If-Match is the version of the image, a whole number")
+    version = int(if_match.strip('"'))
     if content is None:
-        changed = labels.keep_mask(service.project, number, b"", int(text))
+        changed = labels.keep_mask(service.project, number, b"", version)
     else:
-        changed = labels.set_mask(service.project, number, content, int(text))
+        changed = labels.set_mask(service.project, number, content, version)
     return Image.model_validate(image_shown(service, changed))
 
 

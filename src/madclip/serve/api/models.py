@@ -18,7 +18,7 @@ Number = Annotated[int, Field(ge=1, le=2**53)]
 class Given(BaseModel):
     """What a client sends: nothing in it that is not known, no NaN and no infinity."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Fault(BaseModel):

@@ -74,7 +74,7 @@ _MEANING = {
     429: "Too many at once: come again.",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refusal, "description": meaning} for status, meaning in _MEANING.items() if status != 415
+    status: {"model": Refusal, "description": meaning} for status, meaning in _MEANING.items()
 }
 """What every answer may be instead of what was asked for."""
 
