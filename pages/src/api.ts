@@ -79,7 +79,8 @@ export interface Detector {
   changed: string
   active: boolean
   seconds: number
-  history: { loss: number }[]
+  /** The mean terms of the loss in each round over the images; the loss is their sum. */
+  history: Record<string, number>[]
   exports: string[]
 }
 
