@@ -1,7 +1,7 @@
 """Screenshots of every page of `madclip serve`, in both themes and at both widths, on images of no patient.
 
-    python tools/pages_shots.py shots/                          # serves --demo, labels, trains, then looks
-    python tools/pages_shots.py shots/ http://127.0.0.1:8765/   # of a server that runs already
+`python tools/pages_shots.py shots/` serves the demo, labels, trains, then looks; with an address of a server that runs
+already, it looks at that one.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def every(url: str, out: Path) -> None:
                 context = browser.new_context(viewport={"width": across, "height": down}, color_scheme=theme)
                 page = context.new_page()
                 page.on("console", lambda said: print(said.text) if said.type == "error" else None)
-                page.on("pageerror", lambda error: print(error))
+                page.on("pageerror", print)
                 shoot(page, url, out, f"{theme}-{width}")
                 context.close()
         browser.close()

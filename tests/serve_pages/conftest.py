@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_server import FakeServer, Project
+from fake_project import Project
+from fake_server import FakeServer
 from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,7 +35,10 @@ def scans(tmp_path_factory):
     generator = np.random.default_rng(0)
     for i in range(24):
         side = "b_abnormal" if i >= 12 else "a_normal"
-        more = {3: "_a_long_name_of_a_series_as_scanners_give_it_T2_FLAIR_axial_3mm", 4: "_<img src=x onerror=alert(1)>"}
+        more = {
+            3: "_a_long_name_of_a_series_as_scanners_give_it_T2_FLAIR_axial_3mm",
+            4: "_<img src=x onerror=alert(1)>",
+        }
         Image.fromarray(phantom(generator, i >= 12)).save(folder / f"{side}_{i:02d}{more.get(i, '')}.png")
     (folder / "readme.txt").write_text("no image")
     return folder

@@ -104,7 +104,9 @@ def heatmap_follows_the_threshold(page, server):
         press(page, *keys)
         level = float(page.input_value("#level"))
         paths.append(page.get_attribute(".contour", "d"))
-        box = page.evaluate("(({x, y, width, height}) => [x, y, x + width, y + height])(document.querySelector('.contour').getBBox())")
+        box = page.evaluate(
+            "(({x, y, width, height}) => [x, y, x + width, y + height])(document.querySelector('.contour').getBBox())"
+        )
         rows, columns = np.nonzero(values >= level)
         wanted = [columns.min() + 0.5, rows.min() + 0.5, columns.max() + 0.5, rows.max() + 0.5]
         outward = np.array(wanted) - box

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_server import FakeServer, Project, anomaly_map
+from fake_project import Project, anomaly_map
+from fake_server import FakeServer
 from story import (
-    draw_in_a_volume,
     go,
     label_by_keyboard,
     listed,
@@ -89,7 +89,9 @@ def test_ranges_and_many_at_once(opened, server, scans):
     open_folder(page, scans)
     press(page, "Home", "ArrowRight", "Shift+ArrowRight", "Shift+ArrowDown")
     chosen = page.locator(".cell[aria-selected=true]").count()
-    across = page.evaluate("new Set([...document.querySelectorAll('.cell')].map(c => c.getBoundingClientRect().x)).size")
+    across = page.evaluate(
+        "new Set([...document.querySelectorAll('.cell')].map(c => c.getBoundingClientRect().x)).size"
+    )
     assert chosen == 2 + across
     press(page, "a")
     until(page, f"document.querySelector('.counts .abnormal').textContent === '{chosen} abnormal'")
@@ -177,10 +179,6 @@ def test_training_is_cancelled_and_failures_are_shown(opened, server, scans):
     press(page, "Home", "ArrowRight", "c")
     page.locator(".banner").wait_for()
     assert "normal" in page.locator(".cell").nth(1).inner_text(), "a label that did not arrive is shown no longer"
-
-
-def test_a_mask_drawn_in_a_volume_lies_where_it_was_drawn(opened, server, tmp_path):
-    draw_in_a_volume(opened(server.url).page, server, tmp_path)
 
 
 def test_the_map_that_the_tests_expect_is_smooth_brightness():
