@@ -5,11 +5,13 @@ import io
 import json
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+AXE = Path(__file__).parents[2] / "pages" / "node_modules" / "axe-core" / "axe.min.js"
 FIRST_VOLUME = (
     "fetch('v1/images?limit=500').then(a => a.json()).then(said => said.images.find(one => one.volume)?.volume)"
 )
@@ -22,6 +24,19 @@ def fetched(server, path):
 
 def listed(server, query="sort=name"):
     return json.loads(fetched(server, f"v1/images?{query}")[1])["images"]
+
+
+def faults(page):
+    """What axe finds, serious and critical; nothing where axe is not installed."""
+    if not AXE.exists():
+        return []
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(said => said.violations)")
+    return [
+        (fault["id"], [node["html"][:160] + node["failureSummary"][:300] for node in fault["nodes"]][:3])
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
 
 
 def open_folder(page, folder):
@@ -147,6 +162,7 @@ def draw_in_a_volume(page, server, folder):
     number = page.evaluate(FIRST_VOLUME)
     page.goto(f"{server.url}#/volume/{number}")
     page.wait_for_selector("[data-ready]")
+    assert faults(page) == []
     drawn = []
     press(page, "b", "[", "[")
     for keys in (["ArrowLeft"] * 3 + ["PageUp"], ["ArrowUp"] * 4 + ["PageDown"] * 5):

@@ -1,12 +1,12 @@
 """The pages of `madclip serve` in a real browser, against a server that answers as the contract says."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from fake_project import Project, anomaly_map
 from fake_server import FakeServer
 from story import (
+    AXE,
+    faults,
     go,
     label_by_keyboard,
     listed,
@@ -17,20 +17,6 @@ from story import (
 )
 
 pytestmark = pytest.mark.browser
-AXE = Path(__file__).parents[2] / "pages" / "node_modules" / "axe-core" / "axe.min.js"
-
-
-def faults(page):
-    """What axe finds, serious and critical; nothing where axe is not installed."""
-    if not AXE.exists():
-        return []
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(said => said.violations)")
-    return [
-        (fault["id"], [node["html"][:160] + node["failureSummary"][:300] for node in fault["nodes"]][:3])
-        for fault in found
-        if fault["impact"] in ("serious", "critical")
-    ]
 
 
 def test_what_it_gets_wrong_is_one_click_from_being_corrected(opened, server, scans):
