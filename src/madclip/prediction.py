@@ -57,8 +57,8 @@ class Prediction:
         decision: `anomalous` where the score reaches the threshold, else `normal`; None without a threshold.
         probability: Calibrated probability that the image is anomalous; None where the detector is not calibrated.
         p_value: Conformal p-value against the normal images of the calibration; None where there are none.
-        verdict: `normal`, `anomalous` or `uncertain`, at the error rates that the calibration can promise; None where
-            the detector is not calibrated.
+        verdict: `normal`, `anomalous` or `uncertain`, at the error rates that the calibration can promise; where the
+            detector is not calibrated None, or `uncertain` of one that saw no abnormal image.
         familiar: Whether the image looks like anything in the shots; False warns of a wrong modality or view.
         note: What a reader must know in a sentence or two: why decision and verdict differ, why there is neither, or
             what is odd about the file's grey values.
@@ -192,16 +192,19 @@ def to_frame(predictions: Iterable[Prediction]) -> Any:
     return pd.DataFrame(rows, columns=columns)
 
 
-def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "") -> Prediction:
+def judged(
+    plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "", verdict: Verdict | None = None
+) -> Prediction:
     """A prediction with what a calibration says of its score; nothing said contradicts another without a note.
 
     Args:
         plain: Score, map and familiarity.
         calibration: None where the detector has none.
         why_uncalibrated: The note to give then.
+        verdict: And the verdict.
     """
     if calibration is None:
-        return replace(plain, note=_joined(plain.note, why_uncalibrated))
+        return replace(plain, verdict=verdict, note=_joined(plain.note, why_uncalibrated))
     probability = calibration.probability(plain.score)
     verdict = calibration.verdict(plain.score, familiar=plain.familiar)
     decision: Decision = "anomalous" if plain.score >= calibration.threshold else "normal"
@@ -212,7 +215,9 @@ def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated:
         probability=None if probability is None else float(probability),
         p_value=float(calibration.p_value(plain.score)),
         verdict=verdict,
-        note=_joined(plain.note, _difference(decision, verdict, probability, familiar=plain.familiar)),
+        note=_joined(
+            plain.note, _difference(decision, verdict, probability, familiar=plain.familiar), calibration.rests
+        ),
     )
 
 

@@ -121,6 +121,12 @@ class Recipe:
         "`mean` of the detection head's patches, `max` of the map, `both`: the mean of these two, or `by_task`: `max` "
         "where there were masks to learn from, else `mean` (as the released code does).",
     )
+    text_weight: float = _field(
+        0.2,
+        "Weight of the fixed prompts beside the memory of patches, in a detector of normal images alone.",
+        0.0,
+        1.0,
+    )
     align_corners: bool = _field(False, "Whether interpolation maps corner patches to corner pixels.")
     smoothing: float = _field(0.0, "Smoothing of the focal term's target (released code: 1e-5).", 0.0, 0.1)
     variants: tuple[str, ...] = _field(ALL_VARIANTS, "Augmented copies of every shot, by name.")

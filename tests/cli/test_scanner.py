@@ -201,6 +201,32 @@ def test_an_unfinished_run_goes_on_at_the_start_of_a_series(tmp_path, madclip, s
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_run_that_ends_while_a_heat_map_is_written_writes_it_later(tmp_path, madclip, small_detector, monkeypatch):
+    slices(tmp_path / "study", [0.0, 4.0, 8.0], [scan(n, n == 2) for n in range(3)], BitsStored=12)
+    command = ("predict", small_detector, tmp_path / "study", "--out", tmp_path / "out")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("madclip.report.series.write_heatmap", full)
+        result = madclip(*command)
+    assert result.code == 2
+    assert "No space left on device" in result.err
+    assert "Traceback" not in result.err
+    assert madclip(*command).code == 0
+    (row,) = (json.loads(line) for line in (tmp_path / "out/series.jsonl").read_text().splitlines())
+    assert row["map"] == ["volumes/000.nii.gz"]
+
+
+def test_a_damaged_scanner_file_is_not_named_on_the_page(tmp_path, madclip, small_detector):
+    path = tmp_path / "study" / f"{CANARY}.dcm"
+    save(dicom(scan(0, False)), path)
+    path.with_name(f"{CANARY}2.dcm").write_bytes(b"no DICOM at all" * 50)
+    madclip("predict", small_detector, tmp_path / "study", "--out", tmp_path / "out")
+    assert CANARY not in (tmp_path / "out/index.html").read_text()
+
+
 @pytest.mark.parametrize("axis", ["coronal", "2"])
 def test_a_detector_keeps_its_axis(tmp_path, madclip, small, axis):
     for name in ("normal/a", "normal/b", "normal/c", "abnormal/d", "abnormal/e", "abnormal/f"):

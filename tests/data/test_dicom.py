@@ -107,6 +107,28 @@ def test_voi_tables_win_over_windows(tmp_path):
     np.testing.assert_allclose(grey(path, "0,100"), np.clip(values / 100, 0, 1), atol=1e-6)
 
 
+def test_voi_tables_are_for_what_is_rescaled(tmp_path):
+    values = np.arange(192, dtype=np.uint16).reshape(12, 16)
+    table = np.linspace(0, 255, 192) ** 2 // 255
+    made = dicom(values, RescaleSlope=1, RescaleIntercept=-1024)
+    made.VOILUTSequence = sequence(LUTDescriptor=[192, -1024, 8], LUTData=[int(value) for value in table])
+    made.VOILUTSequence[0]["LUTDescriptor"].VR = "SS"
+    made.VOILUTSequence[0]["LUTData"].VR = "US"
+    np.testing.assert_allclose(grey(save(made, tmp_path / "a.dcm")), table.astype(int).reshape(12, 16) / 255, atol=1e-6)
+
+
+def test_padding_is_black_whatever_the_range(tmp_path):
+    values = np.full((12, 16), 1000, np.uint16)
+    values[:, :4] = 63
+    values[:, 8:] = 1200
+    made = dicom(values, PixelPaddingValue=63, RescaleIntercept=-1000, WindowCenter=100, WindowWidth=2000)
+    for photometric in ("MONOCHROME2", "MONOCHROME1"):
+        made.PhotometricInterpretation = photometric
+        found = grey(save(made, tmp_path / f"{photometric}.dcm"))
+        assert (found[:, :4] == 0).all()
+        assert (found[:, 4:] > 0).all()
+
+
 def test_modality_tables_win_over_slopes(tmp_path):
     values = np.arange(256, dtype=np.uint16).reshape(16, 16)
     made = dicom(values, BitsStored=8, RescaleSlope=9, RescaleIntercept=9)

@@ -10,6 +10,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation
 from data.scanner import dicom, save, slices
 from madclip.clinical.objects import headers_for
 from madclip.data import read_mask
+from madclip.data.inputs import expand_inputs
 from madclip.data.load import load_dataset
 from madclip.data.readers import frames_of
 from madclip.errors import DataError
@@ -100,6 +101,18 @@ def test_a_radiograph_and_its_mask_in_a_folder(tmp_path):
     segmentation([source], LESIONS[1][None], tmp_path / "masks/film.dcm")
     (sample,) = load_dataset(tmp_path).abnormal
     np.testing.assert_array_equal(read_mask(sample.mask), LESIONS[1].any(-1))
+
+
+def test_our_own_results_are_no_images(study):
+    """A folder with a study and what was written of it is the study."""
+    segmentation(headers(study / "ct"), LESIONS, study / "ct/000_seg.dcm")
+    ours = dicom(np.zeros((12, 16, 3), np.uint8), Manufacturer="madclip", Modality="OT", SeriesInstanceUID="1.9")
+    save(ours, study / "ct/000_picture.dcm")
+    dose = dicom(np.ones((12, 16), np.uint16), SeriesInstanceUID="1.8", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.2")
+    save(dose, study / "ct/dose.dcm")
+    found = expand_inputs([study / "ct"])
+    assert len(found.images) == 6
+    assert found.passed_over == {"DICOM without an image": 3}
 
 
 def test_segmentations_that_do_not_fit_are_refused(study):

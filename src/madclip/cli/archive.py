@@ -45,7 +45,7 @@ def predict_archive(
     from madclip.scale.archive import ROWS
     from madclip.scale.archive import predict_archive as predict
 
-    source = _source(inputs, out, scoring.axis)
+    source = _source(inputs, out, scoring.axis, overwrite=overwrite)
     with shown_progress() as progress:
         counts = predict(
             source,
@@ -65,7 +65,7 @@ def predict_archive(
         raise typer.Exit(2)
 
 
-def _source(inputs: Sequence[str], out: Path, axis: str) -> Source:
+def _source(inputs: Sequence[str], out: Path, axis: str, *, overwrite: bool) -> Source:
     """The rows of a listing, or the images that files, folders and patterns stand for."""
     from madclip.cli.predict import at_hand
     from madclip.data.inputs import expand_inputs
@@ -75,7 +75,7 @@ def _source(inputs: Sequence[str], out: Path, axis: str) -> Source:
     named += [one for one in inputs if is_listing(one) and not is_url(one) and not Path(one).is_dir()]
     if not named:
         with shown_progress() as progress:
-            local = [at_hand(one, out, progress) for one in inputs]
+            local = [at_hand(one, out, progress, afresh=overwrite) for one in inputs]
         images = expand_inputs(local, axis)
         if said := images.said():
             note(said)

@@ -9,6 +9,7 @@ import typer
 
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
+    NORMAL_ONLY,
     TINY_NOTE,
     AbnormalNames,
     Address,
@@ -48,10 +49,10 @@ from madclip.cli.options import (
     said_of_data,
 )
 from madclip.cli.outputs import check_detector, check_runs
-from madclip.errors import RecipeError
+from madclip.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from madclip.data.samples import Dataset, Sample
+    from madclip.data.samples import Dataset, Reading, Sample
     from madclip.detector import MadCLIP
 
 
@@ -74,8 +75,14 @@ Cache = Annotated[
 
 
 def fit(
-    data: Data,
     out: DetectorOut,
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The labelled images: a folder, or a manifest as CSV or JSON lines (see docs/data.md). Normal images "
+            "alone will do; with --shots 0 none are looked at."
+        ),
+    ] = None,
     shots: Shots = "16",
     shot_list: ShotList = None,
     patients: Patients = "auto",
@@ -101,7 +108,7 @@ def fit(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Learn a detector from a few labelled images."""
+    """Learn a detector from a few labelled images, from normal ones alone, or from texts alone."""
     from madclip.data.load import scan_dataset
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
     from madclip.fitting import Run
@@ -110,9 +117,9 @@ def fit(
     check_detector(out, overwrite=overwrite)
     chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
     reading = parse_reading(patients, normal, abnormal, slices, chosen.axis)
-    dataset = read_dataset(data, reading, force=force)
+    dataset = _given(data, shots, reading, force=force)
     more = None if calibrate_on is None else scan_dataset(calibrate_on, reading)
-    drawn, count = _drawn(dataset, shots, shot_list, select)
+    drawn, count = ((), 0) if dataset is None else _drawn(dataset, shots, shot_list, select)
     if backbone is None:
         note(TINY_NOTE)
     detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
@@ -126,21 +133,44 @@ def fit(
             operating_point=operating_point,
             run=Run(TokenCache() if cache else None, state, resume, select, progress),
         )
+    detector.save(out)
     if more is not None:
         detector.calibrate(more, operating_point=operating_point)
-    detector.save(out)
+        detector.save(out)
     state.unlink(missing_ok=True)
+    _say_learned(detector, out, {} if dataset is None else said_of_data(dataset), as_json=as_json)
+
+
+def _say_learned(detector: MadCLIP, out: Path, said: dict[str, str], *, as_json: bool) -> None:
+    """Print what a detector learned from, what is known of the data set, and what its verdicts rest on."""
     facts = {
         "detector": str(out),
         "backbone": detector.backbone.spec.id,
-        "objective": objective,
+        "objective": detector.objective,
         "loss": detector.state.history[-1] if detector.state.history else None,
         **detector.provenance.summary(),
     }
-    learned = f"{out}: learned from {_count(detector)} ({facts['masks']} with masks)"
-    said = said_of_data(dataset)
-    lines = [learned, *said.values(), detector.provenance.uncalibrated]
+    masks = f" ({detector.provenance.masks} with masks)" if detector.provenance.abnormal else ""
+    learned = f"{out}: learned from {detector.provenance.learned}{masks}"
+    lines = [learned, *said.values(), detector.provenance.uncalibrated, _threshold(detector)]
     print_facts(as_json, facts | {"data": said}, "\n".join(filter(None, lines)))
+
+
+def _threshold(detector: MadCLIP) -> str:
+    """What a threshold of one class alone promises, since nobody chose it; of both nothing."""
+    known = detector.calibration
+    return f"threshold {known.threshold:.4f} ({known.operating_point}). {known.rests}" if known and known.rests else ""
+
+
+def _given(data: Path | None, shots: str, reading: Reading, *, force: bool) -> Dataset | None:
+    """The data set that is learned from; None where there are to be no shots."""
+    if parse_shots(shots) == 0:
+        if data is not None:
+            note(f"note: {data} is not looked at: with --shots 0 the detector goes by the texts alone")
+        return None
+    if data is None:
+        raise DataError("DATA is missing: name the labelled images, or pass --shots 0 to go by the texts alone")
+    return read_dataset(data, reading, force=force, needed=NORMAL_ONLY)
 
 
 def _drawn(
@@ -157,10 +187,6 @@ def _drawn(
     listed = published_shots(source, name, parse_equal_shots(shots), dataset.shot_pool)
     # Only an epoch chosen on test images needs more than the list; a refit then asks what to draw.
     return replace(dataset, samples=(*listed, *dataset.split("test"))) if select == "test-best" else listed, None
-
-
-def _count(detector: MadCLIP) -> str:
-    return f"{detector.provenance.normal} normal and {detector.provenance.abnormal} abnormal images"
 
 
 def refit(
@@ -209,7 +235,7 @@ def refit(
     check_detector(target, overwrite=overwrite or out is None)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
-    dataset = read_dataset(data, reading, force=force)
+    dataset = read_dataset(data, reading, force=force, needed=NORMAL_ONLY)
     start = time.perf_counter()
     with shown_progress() as progress:
         model.refit(
@@ -225,7 +251,8 @@ def refit(
     facts = {"detector": str(target), "seconds": seconds, **model.provenance.summary()}
     stale = model.provenance.calibrated_before_refit
     kept = "; thresholds are those from before (--folds 4 makes new ones)" if stale else ""
-    print_facts(as_json, facts, f"{target}: refitted on {_count(model)} in {seconds:.1f} s{kept}")
+    done = f"{target}: refitted on {model.provenance.learned} in {seconds:.1f} s{kept}"
+    print_facts(as_json, facts, "\n".join(filter(None, [done, model.provenance.uncalibrated, _threshold(model)])))
 
 
 def repeat(
@@ -280,8 +307,8 @@ def repeat(
     if backbone is None:
         note(TINY_NOTE)
     counts = parse_shots(shots)
-    if counts is None:
-        raise RecipeError("repeat needs a number of shots: with --shots all every draw is the same")
+    if not counts:
+        raise RecipeError(f"repeat needs a number of shots: with --shots {shots} every draw is the same")
     chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
     dataset = read_dataset(data, parse_reading(patients, normal, abnormal, slices, chosen.axis), force=force)
     detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)

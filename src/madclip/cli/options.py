@@ -71,7 +71,8 @@ Shots = Annotated[
     str,
     typer.Option(
         metavar="N|NORMAL,ABNORMAL|all",
-        help="How many images to learn from: N of each class, NORMAL,ABNORMAL of the two, or all there are.",
+        help="How many images to learn from: N of each class, NORMAL,ABNORMAL of the two, or all there are. Of "
+        "abnormal ones there may be none; 0 goes by the texts alone.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Determines which images are drawn, the initial weights and the order.")]
@@ -85,7 +86,8 @@ OperatingPoint = Annotated[
     str,
     typer.Option(
         metavar="youden|sens=X|spec=X",
-        help="What the threshold aims at: the best sum of sensitivity and specificity, or a value of one of them.",
+        help="What the threshold aims at: the best sum of sensitivity and specificity, or a value of one of them. "
+        "Without abnormal images, youden becomes spec=0.9.",
     ),
 ]
 SelectOption = Annotated[
@@ -169,6 +171,8 @@ Gpus = Annotated[
     float,
     typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker on Ray; 0.5 lets two share one, 0 takes none."),
 ]
+BOTH, NORMAL_ONLY = ("normal", "abnormal"), ("normal",)
+"""Classes that a data set must have: to be measured on, and to be learned from."""
 TINY_NOTE = (
     "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
     "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
@@ -184,7 +188,9 @@ def parse_reading(
     return Reading(patients, tuple(normal or ()), tuple(abnormal or ()), axis, slices)
 
 
-def read_dataset(data: Path, reading: Reading, *, force: bool, stop: bool = True) -> Dataset:
+def read_dataset(
+    data: Path, reading: Reading, *, force: bool, stop: bool = True, needed: tuple[str, ...] = BOTH
+) -> Dataset:
     """A data set as it is to be understood, without errors that a look at its files would find.
 
     Args:
@@ -192,6 +198,7 @@ def read_dataset(data: Path, reading: Reading, *, force: bool, stop: bool = True
         reading: How it is to be understood.
         force: Whether to go on with errors, and without masks in whose folder nothing matches.
         stop: Whether errors that can be lived with stop at all, as they do before anything is learned.
+        needed: The classes that must have images.
 
     Raises:
         DataError: It cannot be read, or has errors and `force` does not say to go on.
@@ -199,7 +206,7 @@ def read_dataset(data: Path, reading: Reading, *, force: bool, stop: bool = True
     from madclip.data.check import errors_of
     from madclip.data.load import load_dataset
 
-    dataset = load_dataset(data, reading, unmatched=force)
+    dataset = load_dataset(data, reading, unmatched=force, needed=needed)
     if errors := errors_of(dataset):
         said = "; ".join(f"{one.message} ({len(one.files)})" if one.files else one.message for one in errors)
         if stop and not force:
@@ -233,11 +240,11 @@ def parse_recipe(
 
 
 def parse_shots(text: str) -> int | tuple[int, int] | None:
-    """`16`, `16,8` (normal, abnormal) or `all` (None)."""
+    """`16`, `16,8` or `16,0` (normal, abnormal), `0`, or `all` (None)."""
     if text == "all":
         return None
     parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts) or (len(parts), int(parts[0])) == (2, 0):
         raise RecipeError(f"--shots is a number, NORMAL,ABNORMAL, or all, not {text!r}")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 

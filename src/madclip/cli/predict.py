@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -118,7 +119,7 @@ def predict(
     output = Output(maps=maps or "tiff", overlays=overlays, dicom=parse_kinds(dicom), region=region)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     with shown_progress() as progress:
-        local = [at_hand(one, out, progress) for one in inputs]
+        local = [at_hand(one, out, progress, afresh=overwrite) for one in inputs]
     found = expand_inputs(local, axis or model.recipe.axis)
     computed = use_engine(model, detector, engine)
     for said in filter(None, (found.said(), model.provenance.uncalibrated)):
@@ -156,8 +157,11 @@ def predict(
         raise typer.Exit(2)
 
 
-def at_hand(named: str, out: Path, progress: Progress) -> str:
-    """An input as it was named, or the folder beside the predictions into which it was fetched or unpacked."""
+def at_hand(named: str, out: Path, progress: Progress, *, afresh: bool) -> str:
+    """An input as it was named, or the folder beside the predictions into which it was fetched or unpacked.
+
+    What was fetched before is not fetched again, unless `afresh` says so.
+    """
     from madclip.clinical.dicomweb import SCHEME, Address, fetch
     from madclip.data.zips import is_zip, unpack
 
@@ -166,6 +170,8 @@ def at_hand(named: str, out: Path, progress: Progress) -> str:
         return named
     state = "" if remote else str(Path(named).stat().st_mtime_ns)
     folder = out.with_name(f"{out.name}.study-{sha256(f'{named} {state}'.encode()).hexdigest()[:12]}")
+    if remote and afresh:
+        shutil.rmtree(folder, ignore_errors=True)  # an archive may hold more of a study by now
     if not folder.is_dir():
         with new_folder(folder) as partial:
             if remote:

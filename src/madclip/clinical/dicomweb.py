@@ -56,7 +56,10 @@ class Address:
         Raises:
             DataError: It is none, or holds credentials, which belong into the environment.
         """
-        parts = urlsplit(text.removeprefix(SCHEME))
+        try:
+            parts = urlsplit(text.removeprefix(SCHEME))
+        except ValueError:
+            raise DataError(f"{_shown(text)}: not of the form {SCHEME}https://HOST/dicom-web/studies/UID") from None
         match = _PATH.fullmatch(parts.path)
         if not text.startswith(SCHEME) or parts.scheme not in ("http", "https") or not parts.hostname or not match:
             raise DataError(f"{_shown(text)}: not of the form {SCHEME}https://HOST/dicom-web/studies/UID")

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom.dataset import Dataset
 
+MANUFACTURER = "madclip"
+"""Who made our own results, which are no images to predict."""
+_RESULTS = ("1.2.840.10008.5.1.4.1.1.30", "1.2.840.10008.5.1.4.1.1.481.2")
+"""Parametric maps and doses: numbers that somebody computed."""
 SAME_PLACE = 1e-2
 """Slices nearer than this lie at one place: mm."""
 EVEN = 0.05
@@ -84,7 +88,8 @@ class Facts:
     """What the header of a DICOM file says of where its images belong.
 
     Attributes:
-        images: The names of its images; none where it holds no pixels or only a segmentation.
+        images: The names of its images; none where it holds no pixels, or what somebody computed of others: a
+            segmentation, a parametric map, a dose, a result of ours.
         places: One for each image; None where a position is missing.
         series: Digest of the series' UID.
         study: Digest of the study's UID.
@@ -121,11 +126,14 @@ def facts_of(path: Path) -> Facts | None:
 
 def _facts(path: Path, header: Dataset) -> Facts:
     count = count_frames(path, header)
-    pixels = "Rows" in header and "BitsAllocated" in header and "SegmentSequence" not in header
+    result = header.get("SOPClassUID") in _RESULTS or str(header.get("Manufacturer") or "") == MANUFACTURER
+    pixels = "Rows" in header and "BitsAllocated" in header and "SegmentSequence" not in header and not result
     images = [ImageRef(path, number if count > 1 else None) for number in range(count)] if pixels else []
     places = [place_of(header, number) for number in range(len(images))]
     patient = str(header.get("PatientID") or "").strip()
-    kind = (header.get("Rows"), header.get("Columns"), "LOCALIZER" in (header.get("ImageType") or ()))
+    spacing = spacing_of(header, 0)
+    size = (header.get("Rows"), header.get("Columns"), *(round(one, 4) for one in spacing or ()))
+    kind = (*size, "LOCALIZER" in (header.get("ImageType") or ()))
     return Facts(
         images=tuple(images),
         places=tuple(place for place in places if place) if all(places) else None,

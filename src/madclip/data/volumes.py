@@ -18,7 +18,7 @@ from madclip.data.walk import Walk
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 MARGIN = 1
@@ -38,12 +38,16 @@ class Expanded:
     Attributes:
         samples: Its images.
         patient: Digest of the patient's id in its header; None where it has none.
+        study: Digest of the study's UID; None where it is no DICOM.
         left: Number of slices that are neither normal nor abnormal, or hold nothing.
+        whole: All its images, where they are a whole volume or series in which nothing is abnormal.
     """
 
     samples: list[Sample]
     patient: str | None = None
+    study: str | None = None
     left: int = 0
+    whole: tuple[ImageRef, ...] = ()
 
 
 def with_volumes(dataset: Dataset, reading: Reading) -> Dataset:
@@ -60,24 +64,11 @@ def with_volumes(dataset: Dataset, reading: Reading) -> Dataset:
         if reading.patients == "header":
             raise DataError(f"{dataset.root}: patients 'header': none of its images is a DICOM file; name another rule")
         return dataset
-    patients = {sample.image: one.patient for one in found for sample in one.samples}
+    of = {sample.image: one for one in found for sample in one.samples}
     samples = in_order(sample for one in found for sample in one.samples)
-    known = replace(dataset, samples=samples, left=sum(one.left for one in found))
-    return _with_patients(known, [patients[sample.image] for sample in samples], reading)
-
-
-def normal_volumes(samples: Iterable[Sample]) -> list[tuple[ImageRef, ...]]:
-    """All images of each normal volume or series among samples: what a whole one is, whichever slices were taken."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        if sample.volume is not None:
-            groups.setdefault(sample.volume, []).append(sample)
-    return [_whole(group) for group in groups.values() if not any(sample.label for sample in group)]
-
-
-def _whole(group: Sequence[Sample]) -> tuple[ImageRef, ...]:
-    images = (image for one in group for image in frames_of(one.image.path, one.image.axis or "axial"))
-    return tuple(dict.fromkeys(images))
+    whole = tuple((str(one.samples[0].volume), one.whole) for one in found if one.whole and one.samples)
+    known = replace(dataset, samples=samples, left=sum(one.left for one in found), whole=whole)
+    return _with_patients(known, [of[sample.image] for sample in samples], reading)
 
 
 @dataclass(frozen=True)
@@ -88,9 +79,11 @@ class _Stack:
     volume: str
     headers: tuple[Facts, ...] = ()
 
-    @property
-    def patient(self) -> str | None:
-        return self.headers[0].patient if self.headers else None
+
+def volume_of(image: ImageRef) -> str | None:
+    """Digest of the volume or series that an image is of; None where it is one by itself, or cannot be read."""
+    stack = None if image.frame is None and image.path.suffix.lower() in _SINGLE else _stack(image, "axial")
+    return None if stack is None else stack.volume
 
 
 def _expanded(sample: Sample, reading: Reading) -> Expanded:
@@ -100,9 +93,14 @@ def _expanded(sample: Sample, reading: Reading) -> Expanded:
     stack = _series_in(path) if path.is_dir() else _stack(sample.image, reading.axis)
     if stack is None:
         return Expanded([sample])
-    made = Expanded([replace(sample, volume=stack.volume)], stack.patient)
+    known = stack.headers[0] if stack.headers else None
+    made = Expanded([replace(sample, volume=stack.volume)])
+    if known is not None:
+        made.patient, made.study = known.patient, known.study
     if stack.images != (sample.image,):
-        made.samples, made.left = _slices(made.samples[0], stack, reading)
+        made.samples, lesions = _slices(made.samples[0], stack, reading)
+        made.left = len(stack.images) - len(made.samples)
+        made.whole = () if lesions else stack.images
     elif sample.mask is not None and sample.mask.frame is None and (frame is not None or _segmentation(sample.mask)):
         (mask,) = _masks(sample, stack)
         if mask is None and sample.label:
@@ -119,8 +117,14 @@ def _stack(image: ImageRef, axis: str) -> _Stack | None:
     except DataError:
         return None
     if facts:
-        return _Stack(named, facts.series, (facts,)) if named else None
+        return _Stack(_as_they_lie(facts, named), facts.series, (facts,)) if named else None
     return _Stack(named, ImageRef(image.path).digest()) if named != (ImageRef(image.path),) else None
+
+
+def _as_they_lie(facts: Facts, named: tuple[ImageRef, ...]) -> tuple[ImageRef, ...]:
+    """The frames of a file in the order in which they lie in the patient, where they are one stack."""
+    series = sorted_series([facts]) if len(named) > 1 else []
+    return series[0].images if len(series) == 1 else named
 
 
 def _series_in(folder: Path) -> _Stack:
@@ -133,8 +137,8 @@ def _series_in(folder: Path) -> _Stack:
     return _Stack(series[0].images, headers[0].series, headers)
 
 
-def _slices(sample: Sample, stack: _Stack, reading: Reading) -> tuple[list[Sample], int]:
-    """The labelled slices of a volume, and the number of those that are left out."""
+def _slices(sample: Sample, stack: _Stack, reading: Reading) -> tuple[list[Sample], bool]:
+    """The labelled slices of a volume, and whether any slice is abnormal."""
     images = stack.images
     if sample.mask is None and sample.label == 1:
         raise DataError(
@@ -152,7 +156,7 @@ def _slices(sample: Sample, stack: _Stack, reading: Reading) -> tuple[list[Sampl
         replace(sample, image=images[number], label=int(marked[number]), mask=masks[number] if marked[number] else None)
         for number in sorted(chosen)
     ]
-    return made, len(images) - len(made)
+    return made, bool(marked.any())
 
 
 def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
@@ -165,15 +169,19 @@ def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
         raise DataError(f"{sample.mask}: one slice of a label map for a whole volume ({sample.image}); name none")
     if _segmentation(sample.mask):
         return _planes(path, sample.image, stack)
-    if is_nifti(path) and is_nifti(sample.image.path):
+    if not sample.image.path.is_dir() and is_nifti(path) and is_nifti(sample.image.path):
         _check_alike(path, sample.image.path)
         return [ImageRef(path, image.frame, image.axis) for image in images]
-    found = frames_of(path, images[0].axis or "axial")
-    if len(found) == len(images):
-        return [*found]
-    if len(images) == 1 and images[0].frame is not None and images[0].frame < len(found):
-        return [found[images[0].frame]]
-    raise DataError(f"{path}: {len(found)} slices for a volume of {len(images)} ({sample.image.path})")
+    if sample.image.path.is_dir() or is_nifti(path) or is_nifti(sample.image.path):
+        raise DataError(
+            f"{path}: a label map of another format than {sample.image.path}, so that nothing says which slice of it "
+            "belongs to which image; give a DICOM segmentation, or convert both to NIfTI"
+        )
+    found, all_frames = frames_of(path), frames_of(sample.image.path)
+    if len(found) != len(all_frames):
+        raise DataError(f"{path}: {len(found)} slices for a volume of {len(all_frames)} ({sample.image.path})")
+    by_frame = dict(zip(all_frames, found, strict=True))  # as they stand in their files
+    return [by_frame[image] for image in images]
 
 
 def _segmentation(mask: ImageRef) -> bool:
@@ -183,12 +191,13 @@ def _segmentation(mask: ImageRef) -> bool:
 def _planes(path: Path, image: ImageRef, stack: _Stack) -> list[ImageRef | None]:
     """What a DICOM segmentation marks in each image, by the instances that it refers to; None where nothing."""
     header = read_header(path)
-    planes = planes_of(path, header)
+    planes = planes_of(path)
     number = {(digest_of(uid), frame): place for place, (uid, frame) in enumerate(planes)}
     found: dict[ImageRef, int] = {}
     for facts in stack.headers:
         for place, one in enumerate(facts.images):
-            drawn = number.get((facts.instance, 0 if one.frame is None else one.frame + 1))
+            frames = (0, 1) if one.frame is None else (one.frame + 1,)
+            drawn = next((number[facts.instance, frame] for frame in frames if (facts.instance, frame) in number), None)
             if drawn is None:
                 continue
             lies = facts.places[place] if facts.places else None
@@ -238,22 +247,29 @@ def _is_flat(image: ImageRef) -> bool:
     return bool((values == values.flat[0]).all())
 
 
-def _with_patients(dataset: Dataset, ids: Sequence[str | None], reading: Reading) -> Dataset:
-    """Patients by the headers, where they are asked for or nobody said otherwise; else each volume counts as one."""
+def _with_patients(dataset: Dataset, found: Sequence[Expanded], reading: Reading) -> Dataset:
+    """Patients by the headers, where they are asked for or nobody said otherwise; else each volume counts as one.
+
+    Where ids are missing, or all the same as anonymised files have them, the images of a study belong together.
+    """
     said = dataset.patients and not dataset.patients_guessed
     if reading.patients not in ("auto", "header") or (said and reading.patients == "auto"):
         return dataset
-    named = len({*ids} - {None})
-    if all(ids) and (named > 1 or reading.patients == "header"):
-        of, source, note = ids, "headers", "PatientID"
-    elif reading.patients == "header":
-        raise DataError(f"{dataset.root}: not all images have a patient's id in their header; name another rule")
-    elif dataset.patients:  # guessed, and no header says better
-        return dataset
-    else:
-        of = [sample.volume for sample in dataset.samples]
-        source, note = "volumes", "(each volume or series counts as one)"
+    ids = [one.patient for one in found]
+    differ = len({*ids} - {None}) > 1
+    of, note = ids, "PatientID"
+    if reading.patients == "header":
+        if not all(ids):
+            raise DataError(f"{dataset.root}: not all images have a patient's id in their header; name another rule")
+    elif not (all(ids) and differ):
+        if dataset.patients and not differ:  # guessed, and no header says better
+            return dataset
+        pairs = zip(dataset.samples, found, strict=True)
+        of = [(differ and one.patient) or one.study or sample.volume for sample, one in pairs]
+        note = "PatientID, or else the study" if differ else "the study"
         if not all(of):
             return dataset
+    headers = any(one.study for one in found)
     samples = tuple(replace(sample, patient=one) for sample, one in zip(dataset.samples, of, strict=True))
+    source, note = ("headers", note) if headers else ("volumes", "(each volume or series counts as one)")
     return replace(dataset, samples=samples, patients_from=source, patients_note=note, patients_guessed=False)

@@ -100,7 +100,8 @@ def evaluate(
         DataError: There is nothing to evaluate, or the detector has seen all of it.
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data, Reading(axis=detector.recipe.axis))
-    samples, warnings = unseen(detector.provenance, dataset, same_patient=same_patient)
+    facts = detector.provenance
+    samples, warnings = unseen(facts, dataset, same_patient=same_patient)
     warnings += _marks(detector, objective)
     # Maps wait on the disk, as large as the backbone sees images: metrics need all scores before the first map.
     with tempfile.TemporaryFile() as spool:
@@ -112,7 +113,7 @@ def evaluate(
         return evaluate_scores(
             [_row(dataset, sample, prediction) for sample, prediction in scored],
             _maps(detector, scored, spool, pixel_size),
-            calibration=detector.calibration or Uncalibrated(detector.provenance.uncalibrated or "not calibrated"),
+            calibration=detector.calibration or Uncalibrated(facts.uncalibrated or "not calibrated", facts.verdict),
             image_of=lambda index: _picture(scored[index][0], detector.recipe.view.grey_range),
             provenance=_provenance(detector, dataset, pixel_size, same_patient=same_patient),
             warnings=warnings,

@@ -86,7 +86,7 @@ class DicomWriter:
             maps: [N, H, W], one for each of its images.
             found: What was predicted of each.
         """
-        sources = headers_for([read_header(path) for path in dict.fromkeys(image.path for image in series.images)])
+        headers = [read_header(path) for path in dict.fromkeys(image.path for image in series.images)]
         scored = [(one.score, place) for place, one in enumerate(found) if not isinstance(one, DataError)]
         if not scored:
             return
@@ -96,7 +96,7 @@ class DicomWriter:
         for kind in self.kinds:
             start = f"{number:03d}_{kind}"
             try:
-                made = self._made(kind, series, sources, maps, found, worst)
+                made = self._made(kind, series, headers_for(headers), maps, found, worst)
             except DataError as error:
                 write_whole(folder / f"{start}.txt", f"no {kind}: {error}\n")
                 continue
@@ -126,15 +126,21 @@ class DicomWriter:
             pixels = read_image(series.images[worst], self.grey_range).pixels
             source = sources[worst if len(sources) == len(maps) else 0]
             return [picture(source, np.asarray(overlay(pixels, maps[worst])), self.origin)]
-        return [report(sources, self._finding(series, found), self.origin)]
+        return [report(sources, self._finding(series, sources, found, worst), self.origin)]
 
-    def _finding(self, series: Series, found: Sequence[Prediction | DataError]) -> Finding:
+    def _finding(
+        self, series: Series, sources: Sequence[Dataset], found: Sequence[Prediction | DataError], worst: int
+    ) -> Finding:
         rows = [Row.of(image, one).to_dict() for image, one in zip(series.images, found, strict=True)]
         said = series_row(series, rows, self.calibration)
         sure = (
             "The verdict is at the error rates that the detector's calibration can promise." if said["verdict"] else ""
         )
-        return Finding(said["score"], said["threshold"], said["verdict"], f"{said['note']} {sure}".strip())
+        place, frame = worst if len(sources) == len(found) else 0, series.images[worst].frame
+        number = f"instance number {sources[place].get('InstanceNumber')}" if frame is None else f"frame {frame + 1}"
+        where = f"It is {number} of its series." if len(found) > 1 else ""
+        statement = " ".join(filter(None, [said["note"], where, sure]))
+        return Finding(said["score"], said["threshold"], said["verdict"], statement, place)
 
     def names(self, number: int) -> list[str]:
         """The objects that there are of a series, below the folder of the predictions."""

@@ -101,8 +101,8 @@ def predict_folder(
         # Maps are scaled to the images' own size where they are written, and nowhere else.
         native = drawn.overlays or drawn.maps != "none" or bool(found.series)
         for image, result in zip(left, detector.predict_iter(left, native=native), strict=True):
+            whole.add(image, result)  # before the row: a run that ends here goes on with this series
             made.add(image, result)
-            whole.add(image, result)
             progress("predict", len(made.rows), len(made.images))
         whole.write_tables(made.rows, facts | {"Version": __version__, "Detector's digest": known[:16]})
     return writing.rows

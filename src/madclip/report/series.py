@@ -55,7 +55,7 @@ class SeriesResults:
     def add(self, image: ImageRef, result: Prediction | DataError) -> None:
         """Takes the map of the next image; nothing is done where it belongs to no series."""
         number = self._of.get(image)
-        if number is None:
+        if number is None or not self._held(self.series[number]):
             return
         one = self.series[number]
         if image == one.images[0]:
@@ -64,6 +64,14 @@ class SeriesResults:
         if image == one.images[-1]:
             self._write(number, one)
             self._found = []
+
+    def _held(self, one: Series) -> bool:
+        """Whether anything is made of the maps of a series."""
+        return bool(self.dicom and one.study) or self._is_volume(one)
+
+    @staticmethod
+    def _is_volume(one: Series) -> bool:
+        return len(one.images) > 1 and (one.places is not None or is_nifti(one.images[0].path))
 
     def write_tables(self, rows: Sequence[dict[str, Any]], about: dict[str, str]) -> None:
         """Writes a row for each series from the rows of its images, in the order of the run, and a page to look at."""
@@ -85,7 +93,8 @@ class SeriesResults:
         write_whole(self.folder / SERIES, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
 
     def _written(self, number: int) -> dict[str, list[str]]:
-        maps = sorted(f"{VOLUMES}/{path.name}" for path in (self.folder / VOLUMES).glob(f"{number:03d}*.nii.gz"))
+        names = (f"{number:03d}.nii.gz", f"{number:03d}_*.nii.gz")
+        maps = sorted(f"{VOLUMES}/{path.name}" for name in names for path in (self.folder / VOLUMES).glob(name))
         return {"map": maps, "dicom": self.dicom.names(number) if self.dicom else []}
 
     def _refused(self, number: int) -> list[str]:
@@ -100,7 +109,7 @@ class SeriesResults:
         maps = np.stack([np.zeros(shape, np.float32) if heat is None else heat for heat in found])
         if self.dicom and one.study:
             self.dicom.write(number, one, maps, self._found)
-        if len(maps) > 1 and (one.places or is_nifti(one.images[0].path)):
+        if self._is_volume(one):
             self._write_volume(number, one, maps)
 
     def _write_volume(self, number: int, one: Series, maps: npt.NDArray[np.float32]) -> None:

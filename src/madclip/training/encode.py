@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from madclip.backbones.spec import Backbone, Tower
+    from madclip.head.scorer import Scorer
     from madclip.recipe import Recipe, View
     from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
@@ -82,6 +83,17 @@ def pool(tokens: torch.Tensor) -> torch.Tensor:
 def encode_patches(backbone: Backbone, view: View, pixels: torch.Tensor) -> list[torch.Tensor]:
     """Patch tokens at the taps, prefix tokens dropped: pixels [B, 3, S, S] in 0..1 -> T tensors [B, G, d]."""
     return backbone.combine([tower.patch_tokens(pixels, normalise=view.normalise) for tower in backbone.towers])
+
+
+def encode_for(
+    head: Scorer, backbone: Backbone, view: View, pixels: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Tokens as a head takes them, and the patch tokens among them: pixels [B, 3, S, S] -> each T tensors [B, G, d]."""
+    if not head.keeps_prefix:
+        patches = encode_patches(backbone, view, pixels)
+        return patches, patches
+    streams = backbone.encode_image(backbone_pixels(backbone, view, pixels))
+    return streams, [stream[:, backbone.spec.prefix_tokens :] for stream in streams]
 
 
 def backbone_pixels(backbone: Backbone, view: View, pixels: torch.Tensor) -> torch.Tensor:

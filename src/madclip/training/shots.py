@@ -12,11 +12,12 @@ import numpy as np
 from madclip.data.arrays import ImageLike, read_pixels, read_region
 from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.load import load_dataset, read_sample
-from madclip.data.ref import ImageRef
+from madclip.data.ref import ImageRef, as_ref
 from madclip.data.samples import Dataset, Reading, Sample
 from madclip.data.shots import draw_shots
 from madclip.data.tiles import Corner, corners, cut
 from madclip.data.unseen import LostLesions, lost_lesions
+from madclip.data.volumes import volume_of
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from madclip.recipe import View
 
+NORMAL_ONLY = ("normal",)
+"""What a data set must have to be learned from."""
 TILES, MOST = 4, 0.5
 """Tiles of each shot that are learned from; of an abnormal one those with at least this part of what one can hold."""
 Chosen: TypeAlias = "Sequence[Sample] | Sequence[tuple[ImageLike, int, ImageLike | None]]"
@@ -42,8 +45,8 @@ class Shot:
         label: 0 normal, 1 abnormal.
         mask: [S, S] bool, or None where an abnormal image has none.
         digest: The image's identity: SHA-256 of the file's bytes and the frame (or of the array's), hexadecimal.
-        group: What it shares with images that are not independent of it, its patient or its volume; None where that
-            is not known.
+        groups: What it shares with images that are not independent of it: its patient, its volume, or, for tiles,
+            their image; that which comes first keeps images together.
         note: What is odd about the file's grey values, in one sentence.
         lost: Lesions of which nothing is left in the resized mask.
         corner: Top and left of the tile that it is, pixels; None where it is the whole image.
@@ -53,15 +56,26 @@ class Shot:
     label: int
     mask: torch.Tensor | None
     digest: str
-    group: str | None = None
+    groups: tuple[str, ...] = ()
     note: str = ""
     lost: LostLesions | None = None
     corner: Corner | None = None
 
+    @property
+    def group(self) -> str | None:
+        """What images are kept together by."""
+        return next(iter(self.groups), None)
+
 
 def draw_samples(data: Dataset, shots: int | tuple[int, int] | None, seed: int) -> tuple[Sample, ...]:
-    """The samples of a data set that a method learns from: a seeded draw of its shot pool, or with None all of it."""
-    return tuple(data.shot_pool) if shots is None else draw_shots(data.shot_pool, shots, seed)
+    """The samples of a data set that a method learns from: a seeded draw of its shot pool, or with None all of it.
+
+    Where no abnormal image is there to draw from, as many normal ones are drawn alone.
+    """
+    pool = data.shot_pool
+    if isinstance(shots, int) and not any(sample.label for sample in pool):
+        shots = (shots, 0)
+    return tuple(pool) if shots is None else draw_shots(pool, shots, seed)
 
 
 def labelled_images(
@@ -81,7 +95,7 @@ def labelled_images(
     if labelled and not (labels is None and masks is None):
         raise DataError("labels and masks go with images given directly; a data set brings its own")
     if isinstance(data, (str, Path)):
-        return load_dataset(data, Reading(axis=axis))
+        return load_dataset(data, Reading(axis=axis), needed=NORMAL_ONLY)
     if isinstance(data, Dataset):
         return data
     if labels is None:
@@ -103,12 +117,12 @@ def read_shots(chosen: Chosen, view: View) -> list[Shot]:
     """Samples, or images with labels and masks, as the backbone will see them: one shot each, or a few of its tiles.
 
     Raises:
-        DataError: One cannot be read, or there are images of one class only.
+        DataError: One cannot be read, or there is no normal image.
     """
     shots = [shot for one in chosen for shot in _shots_of(one, view)]
     counts = [sum(shot.label == c for shot in shots) for c in (0, 1)]
-    if not all(counts):
-        raise DataError(f"fitting needs normal and abnormal images: there are {counts[0]} and {counts[1]}")
+    if not counts[0]:
+        raise DataError(f"fitting needs normal images, with or without abnormal ones: there are 0 and {counts[1]}")
     return shots
 
 
@@ -135,7 +149,7 @@ class _Labelled:
     label: int
     mask: npt.NDArray[np.bool_] | None
     digest: str
-    group: str | None = None
+    groups: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -147,14 +161,14 @@ def _shots_of(one: Sample | tuple[ImageLike, int, ImageLike | None], view: View)
 def _read(sample: Sample, view: View) -> _Labelled:
     image, mask = read_sample(sample, view.grey_range)
     digest = sample.image.digest()
-    return _Labelled(str(sample.image), image.pixels, sample.label, mask, digest, sample.group, image.note or "")
+    return _Labelled(str(sample.image), image.pixels, sample.label, mask, digest, sample.groups, image.note or "")
 
 
 def _given(image: ImageLike, label: int, mask: ImageLike | None, view: View) -> _Labelled:
     if isinstance(image, (str, Path, ImageRef)):
         if not isinstance(mask, (str, Path, ImageRef, type(None))):
             raise DataError(f"{image}: its mask must be a file as well")
-        return _read(Sample(image, label, mask), view)
+        return _read(Sample(image, label, mask, volume=volume_of(as_ref(image))), view)
     pixels = read_pixels(image, view)
     whole = None
     if mask is not None:
@@ -173,7 +187,7 @@ def _whole(one: _Labelled, view: View, corner: Corner | None = None) -> Shot:
         one.label,
         None if one.mask is None else fit_mask(one.mask, view),
         one.digest,
-        one.group,
+        one.groups,
         one.note,
         None if one.mask is None else lost_lesions(one.mask, view),
         corner,
@@ -196,4 +210,4 @@ def _tiles(one: _Labelled, view: View) -> list[Shot]:
 
 def _tile(one: _Labelled, corner: Corner, view: View) -> _Labelled:
     mask = None if one.mask is None else cut(one.mask, corner, view)
-    return replace(one, pixels=cut(one.pixels, corner, view), mask=mask, group=one.group or f"image {one.digest}")
+    return replace(one, pixels=cut(one.pixels, corner, view), mask=mask, groups=one.groups or (f"image {one.digest}",))
