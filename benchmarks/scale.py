@@ -56,19 +56,33 @@ class Nothing:
         return (Prediction(0.5, nothing, (1, 1), image) for image in inputs)
 
 
+class Clocked:
+    """A work that says with each result how much processor time it took, whatever else the machine does."""
+
+    def __init__(self, work: Any) -> None:
+        self.work = work
+
+    def __call__(self, item: Any) -> tuple[Any, float]:
+        """The result, and seconds."""
+        start = time.process_time()
+        return self.work(item), time.process_time() - start
+
+
 class Timed:
-    """An executor that notes when each result of another came."""
+    """An executor that notes when each result of another came, and the processor time it took."""
 
     def __init__(self, executor: Any) -> None:
         self.executor, self.threads = executor, executor.threads
         self.start = 0.0
         self.came: list[float] = []
+        self.busy: list[float] = []
 
     def run(self, work: Any, items: Any, *, lost: Any = None) -> Iterator[Any]:
         """See `Executor.run`."""
         self.start = time.perf_counter()
-        for result in self.executor.run(work, items, lost=lost):
+        for result, busy in self.executor.run(Clocked(work), items, lost=lambda item: (lost(item), 0.0)):
             self.came.append(time.perf_counter())
+            self.busy.append(busy)
             yield result
 
 
@@ -118,7 +132,8 @@ def measure(executor: Any, source: Source, count: int, scoring: Any) -> dict[str
 
     Returns:
         `rate`, images a second, from the first result on; `ready`, seconds to it less a chunk's own time; `whole`,
-        seconds in all; `memory`, MB of the largest worker; `spread`, by which chunks of one worker differ, in parts.
+        seconds in all; `memory`, MB of the largest worker; `busy`, processor time of an image in the worker, seconds,
+        without the first chunk; `spread`, by which that of chunks differs, in parts.
     """
     timed = Timed(executor)
     with tempfile.TemporaryDirectory() as out, watched() as memory:
@@ -128,13 +143,14 @@ def measure(executor: Any, source: Source, count: int, scoring: Any) -> dict[str
     workers = getattr(executor, "workers", 1) or 1
     # What came first was worked on beside what others had begun: their chunks are not counted.
     rate = (count - workers * CHUNK) / (timed.came[-1] - timed.came[0])
-    taken = np.diff(timed.came)
+    busy = np.array(timed.busy[workers:])
     return {
         "rate": rate,
         "ready": max(timed.came[0] - timed.start - workers * CHUNK / rate, 0.0),
         "whole": whole,
         "memory": max(memory.values(), default=0.0),
-        "spread": float(taken.std() / taken.mean()),
+        "busy": float(busy.mean() / CHUNK),
+        "spread": float(busy.std() / busy.mean()),
     }
 
 
@@ -188,15 +204,22 @@ def main() -> None:
     lines = [
         f"{machine}; backbone {saved.backbone['id']}; {given.count:,} images, in chunks of {CHUNK}.",
         "",
-        "| workers | images a second | start-up | in all | memory of a worker |",
-        "| --- | --- | --- | --- | --- |",
+        "| workers | processor time of an image | images a second | start-up | in all | memory of a worker |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     with tempfile.TemporaryDirectory() as folder:
         spread = 0.0
         source = linked(given.images, given.count, Path(folder))
         for name, found in rows_of(scoring, source, given.count, given.workers):
             memory = f"{found['memory']:.0f} MB" if found["memory"] else "-"
-            cells = [name, f"{found['rate']:.1f}", f"{found['ready']:.1f} s", f"{found['whole']:.1f} s", memory]
+            cells = [
+                name,
+                f"{1000 * found['busy']:.1f} ms",
+                f"{found['rate']:.1f}",
+                f"{found['ready']:.1f} s",
+                f"{found['whole']:.1f} s",
+                memory,
+            ]
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], f"{found['spread']:.0%}", file=sys.stderr, flush=True)
             spread = spread or found["spread"]
