@@ -114,7 +114,8 @@ def nearest_distance(features: torch.Tensor, memory: torch.Tensor) -> torch.Tens
     A product of matrices finds which row that is; the distance itself is of the difference, exact also near 0.
     """
     nearest = (features @ memory.mT - memory.square().sum(1) / 2).argmax(-1)
-    return (features - memory[nearest]).norm(dim=-1)
+    distance: torch.Tensor = (features - memory[nearest]).norm(dim=-1)
+    return distance
 
 
 def nearest_other(features: torch.Tensor) -> torch.Tensor:
