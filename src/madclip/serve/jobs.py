@@ -160,8 +160,11 @@ class Jobs:
                 self.live = None
 
     def _next(self) -> Job | None:
+        query = select(Job).where(Job.state == "queued").order_by(Job.background, Job.id).limit(1)
+        with self.project.database.look() as session:
+            if session.scalar(query) is None:
+                return None
         with self.project.database.change() as session:
-            query = select(Job).where(Job.state == "queued").order_by(Job.background, Job.id).limit(1)
             job = session.scalar(query)
             if job is None:
                 return None
