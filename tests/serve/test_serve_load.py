@@ -34,7 +34,7 @@ def fitted(serve, tmp_path, draw_images, quick):
 
 
 @pytest.mark.soak
-def test_many_clients_at_once(fitted, soak):
+def test_many_clients_at_once(fitted, soak):  # noqa: C901  (one story of many at once)
     """No answer but 200 and 429, none lost, memory flat, and nobody waits much longer than the queue explains."""
     server, folder = fitted
     count, clients = soak(2000), CLIENTS
@@ -54,7 +54,8 @@ def test_many_clients_at_once(fitted, soak):
             try:
                 score = client.predict(detector, file)["rows"][0]["score"]
             except ServerError as error:
-                assert error.status == 429
+                if error.status != 429:
+                    raise
                 time.sleep(0.1)
             else:
                 waits.append(time.perf_counter() - begun)
@@ -69,7 +70,7 @@ def test_many_clients_at_once(fitted, soak):
             try:
                 if abs(predicted(client, file) - expected[file.name]) > 1e-6:
                     wrong.append(file.name)
-            except (AssertionError, ServerError, OSError) as error:
+            except (ServerError, OSError) as error:
                 wrong.append(error)
 
     threads = [threading.Thread(target=ask) for _ in range(clients)]
