@@ -466,6 +466,11 @@ def test_tokens(serve, tmp_path):
     assert token not in log
 
 
+def test_one_project_has_one_server(served, serve):
+    with pytest.raises(AssertionError, match="another server has this project open"):
+        serve(project=served.project)
+
+
 def test_others_are_served_with_a_token_only(tmp_path):
     import subprocess
     import sys

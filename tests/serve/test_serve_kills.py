@@ -130,9 +130,3 @@ def test_a_job_can_be_cancelled_and_the_next_one_goes_on(serve, tmp_path, draw_i
     assert last["state"] == "cancelled"
     assert client.wait(after)["state"] == "done"
     assert [detector["id"] for detector in client.detectors()] == [after["id"]]
-
-
-def test_one_project_has_one_server(serve, tmp_path):
-    server = serve()
-    with pytest.raises(AssertionError, match="another server has this project open"):
-        serve(project=server.project)

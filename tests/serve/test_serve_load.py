@@ -1,5 +1,6 @@
 """What takes long by nature: many clients at once, and requests that a machine makes up from the OpenAPI document."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,10 @@ import pytest
 from madclip.client import ServerError
 
 CLIENTS = 50
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(os.environ.get("MADCLIP_SOAK") != "full", reason="half a minute each: in full or not at all"),
+]
 
 
 def memory(numbers):
@@ -33,7 +38,6 @@ def fitted(serve, tmp_path, draw_images, quick):
     return server, folder
 
 
-@pytest.mark.soak
 def test_many_clients_at_once(fitted, soak):  # noqa: C901  (one story of many at once)
     """No answer but 200 and 429, none lost, memory flat, and nobody waits much longer than the queue explains."""
     server, folder = fitted
@@ -85,14 +89,11 @@ def test_many_clients_at_once(fitted, soak):  # noqa: C901  (one story of many a
     assert np.percentile(waits, 95) <= 1.5 * clients * alone + 0.5
 
 
-@pytest.mark.soak
-def test_requests_that_a_machine_makes_up(fitted, soak):
+def test_requests_that_a_machine_makes_up(fitted):
     """No answer that the OpenAPI document does not describe, and none that is a fault of ours."""
     program = Path(sys.executable).parent / "st"
     if not program.exists() and not shutil.which("st"):
         pytest.skip("schemathesis is not installed")
-    if soak(20) < 20:
-        pytest.skip("takes half a minute")
     server, _ = fitted
     command = [str(program), "run", f"{server.url}/openapi.json", "-H", "X-Madclip: 1", "--phases", "coverage,fuzzing"]
     command += ["--max-examples", "40", "--seed", "1", "--request-timeout", "60"]
