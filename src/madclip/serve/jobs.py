@@ -146,18 +146,24 @@ class Jobs:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            job = self._next()
-            if job is None:
-                self._wake.wait(1.0)
-                self._wake.clear()
-                continue
             try:
-                self._do(job)
-            except Exception as error:  # noqa: BLE001  (a fault in one job, or a full disk, and the queue goes on)
-                if not self._stop.is_set():
-                    self._end(job.id, "failed", f"a fault of the server ({type(error).__name__})")
-            finally:
-                self.live = None
+                job = self._next()
+                if job is not None:
+                    self._done_or_failed(job)
+                    continue
+            except Exception as error:  # noqa: BLE001  (a full disk may be freed, and then the queue goes on)
+                log("the queue waits", reason=type(error).__name__)
+            self._wake.wait(1.0)
+            self._wake.clear()
+
+    def _done_or_failed(self, job: Job) -> None:
+        try:
+            self._do(job)
+        except Exception as error:  # noqa: BLE001  (a fault in one job, and the next one is done)
+            if not self._stop.is_set():
+                self._end(job.id, "failed", f"a fault of the server ({type(error).__name__})")
+        finally:
+            self.live = None
 
     def _next(self) -> Job | None:
         query = select(Job).where(Job.state == "queued").order_by(Job.background, Job.id).limit(1)
