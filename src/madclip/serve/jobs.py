@@ -160,6 +160,7 @@ class Jobs:
         try:
             self._do(job)
         except Exception as error:  # noqa: BLE001  (a fault in one job, and the next one is done)
+            self._end_process()  # whatever it has still to say belongs to this job
             if not self._stop.is_set():
                 self._end(job.id, "failed", f"a fault of the server ({type(error).__name__})")
         finally:
