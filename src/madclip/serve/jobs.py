@@ -15,7 +15,7 @@ from madclip.serve.outcome import keep_detector, keep_row
 from madclip.serve.project import Project, log
 from madclip.serve.tables import Job
 from madclip.serve.wire import Header, receive, send
-from madclip.serve.workers import Child, start
+from madclip.serve.workers import Child, FaultError, start
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -202,8 +202,8 @@ class Jobs:
 
     def _part(self, job: Job, part: Header) -> tuple[str, str | None, Any]:
         """Lets the learning process do one part of a job: how it ended, why, and what came of it."""
-        child = self._started()
         try:
+            child = self._started()
             send(child.to, part)
             if self._cancel:
                 send(child.to, {"cancel": True})
@@ -218,7 +218,7 @@ class Jobs:
                 elif "end" in said:
                     ended = self._cancel if said["end"] == "cancelled" else said["end"]
                     return ended or "cancelled", said.get("error"), said.get("result")
-        except (OSError, ValueError):  # the pipe is broken, or closed
+        except (OSError, ValueError, FaultError):  # the pipe is broken or closed, or it ended before it was ready
             pass
         self._end_process()
         return self._cancel or ("paused" if self._stop.is_set() else "lost"), None, None
