@@ -4,7 +4,7 @@ import { api, Refused, type Detector, type Job, type Label, type Picture, type P
 import { many, short } from './words'
 
 /** Images that one call lists. */
-const PAGE = 500
+const PAGE = 1000
 
 interface Notice {
   id: number
