@@ -17,6 +17,7 @@ from madclip.client import Client
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
+
 QUICK = {
     "folds": 2,
     "changes": {"image_size": 64, "epochs": 2, "batch_size": 8, "variants": ["identity", "flip-horizontal"]},

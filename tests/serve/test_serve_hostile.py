@@ -155,6 +155,22 @@ def test_the_project_itself_cannot_be_opened_as_images(served):
         assert ask(served, "POST", "/v1/folders", json.dumps({"path": str(path)}).encode(), JSON)[0] == 422
 
 
+def test_a_link_opens_nothing_beyond_the_folder(served, tmp_path):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "secret.png").write_bytes(png(value=7))
+    (tmp_path / "open" / "good.png").write_bytes(png(value=9))
+    (tmp_path / "open" / "link.png").symlink_to(tmp_path / "secret.png")
+    client = served.client()
+    found = client.open_folder(tmp_path / "open")
+    assert found["added"] == 1
+    assert found["passed_over"] == {"links out of the folder": 1}
+    # One that is put there later leads nowhere either.
+    image = next(image for image in client.images() if image["name"] == "good.png" and not image["error"])
+    (tmp_path / "open" / "good.png").unlink()
+    (tmp_path / "open" / "good.png").symlink_to(tmp_path / "secret.png")
+    assert ask(served, "GET", f"/v1/images/{image['id']}/pixels")[0] == 422
+
+
 BODIES = [
     b"",
     b"{",
@@ -448,6 +464,11 @@ def test_tokens(serve, tmp_path):
     log = (server.project / "audit.log").read_text()
     assert "wrong token" in log
     assert token not in log
+
+
+def test_one_project_has_one_server(served, serve):
+    with pytest.raises(AssertionError, match="another server has this project open"):
+        serve(project=served.project)
 
 
 def test_others_are_served_with_a_token_only(tmp_path):

@@ -17,9 +17,9 @@ from madclip.prediction import Row
 from madclip.serve import suggest
 from madclip.serve.api import models
 from madclip.serve.database import Database
+from madclip.serve.engine import RememberingEngine
 from madclip.serve.outcome import difference
 from madclip.serve.tables import Base
-from madclip.serve.tokens import RememberingEngine
 from madclip.serve.workers import BusyError, Pool
 from madclip.training.cache import TokenCache
 

@@ -20,7 +20,7 @@ try:
     from madclip.serve.api.service import ERRORS, Service, tell_errors
     from madclip.serve.guard import Guard, is_loopback, read_tokens
     from madclip.serve.jobs import Jobs
-    from madclip.serve.places import locked
+    from madclip.serve.places import Places, locked
     from madclip.serve.project import Project, audit
 except ImportError as missing:
     raise MissingExtraError.of("The server", "serve", str(missing)) from None
@@ -99,8 +99,8 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
     if serving.token_file is None and not is_loopback(serving.host):
         raise RecipeError(f"--host {serving.host} serves other machines too: give --token-file")
     tokens, made = read_tokens(serving.token_file) if serving.token_file else ((), None)
-    held = Project(serving.project, (serving.backbone,) if serving.backbone else ())
-    with locked(held.places):
+    with locked(Places(serving.project)):
+        held = Project(serving.project, (serving.backbone,) if serving.backbone else ())
         work = Jobs(held)
         try:
             held.tidy()
@@ -108,7 +108,7 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
             _settle(held, serving)
             service = Service(held, work, local=not tokens and is_loopback(serving.host))
             for folder in serving.folders:
-                found = open_folder(held, folder)
+                found = open_folder(held, folder.expanduser().absolute())
                 say(f"{folder}: {found['added']} images added, {found['images']} in the project")
             project.look_at_images(service)
             guard = Guard(make_app(service), held.database, tokens)

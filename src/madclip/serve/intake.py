@@ -37,7 +37,7 @@ def open_folder(project: Project, path: Path) -> dict[str, Any]:
     if folder.is_relative_to(project.places.root) or project.places.root.is_relative_to(folder):
         raise DataError("the project itself lies in this folder; open one that holds images only")
     _, body = project.readers.call("look", paths=[str(folder)], seconds=LOOKING)
-    found = json.loads(body)
+    found = _inside(json.loads(body), folder)
     with project.database.change() as session:
         known = session.scalar(select(Folder).where(Folder.path == str(folder)))
         if known is None:
@@ -49,6 +49,18 @@ def open_folder(project: Project, path: Path) -> dict[str, Any]:
         total = session.scalar(select(func.count(Image.id)))
     log("folder opened", folder=known.id, added=len(added))
     return {"added": len(added), "passed_over": found["passed_over"], "images": total or 0}
+
+
+def _inside(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What was found, without files that a link brings in from elsewhere: these were not opened."""
+    inside = [Path(one[0]).resolve().is_relative_to(folder) for one in found["images"]]
+    if all(inside):
+        return found
+    place = {old: new for new, old in enumerate(number for number, kept in enumerate(inside) if kept)}
+    volumes = [{**one, "images": [place[n] for n in one["images"] if n in place]} for one in found["volumes"]]
+    passed = {**found["passed_over"], "links out of the folder": inside.count(False)}
+    images = [found["images"][number] for number in place]
+    return {"images": images, "volumes": [one for one in volumes if one["images"]], "passed_over": passed}
 
 
 def _below(path: str, folder: Path) -> str:

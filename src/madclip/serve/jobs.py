@@ -15,7 +15,7 @@ from madclip.serve.outcome import keep_detector, keep_row
 from madclip.serve.project import Project, log
 from madclip.serve.tables import Job
 from madclip.serve.wire import Header, receive, send
-from madclip.serve.workers import Child, start
+from madclip.serve.workers import Child, FaultError, start
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -146,22 +146,32 @@ class Jobs:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            job = self._next()
-            if job is None:
-                self._wake.wait(1.0)
-                self._wake.clear()
-                continue
             try:
-                self._do(job)
-            except Exception as error:  # noqa: BLE001  (a fault in one job, or a full disk, and the queue goes on)
-                if not self._stop.is_set():
-                    self._end(job.id, "failed", f"a fault of the server ({type(error).__name__})")
-            finally:
-                self.live = None
+                job = self._next()
+                if job is not None:
+                    self._done_or_failed(job)
+                    continue
+            except Exception as error:  # noqa: BLE001  (a full disk may be freed, and then the queue goes on)
+                log("the queue waits", reason=type(error).__name__)
+            self._wake.wait(1.0)
+            self._wake.clear()
+
+    def _done_or_failed(self, job: Job) -> None:
+        try:
+            self._do(job)
+        except Exception as error:  # noqa: BLE001  (a fault in one job, and the next one is done)
+            self._end_process()  # whatever it has still to say belongs to this job
+            if not self._stop.is_set():
+                self._end(job.id, "failed", f"a fault of the server ({type(error).__name__})")
+        finally:
+            self.live = None
 
     def _next(self) -> Job | None:
+        query = select(Job).where(Job.state == "queued").order_by(Job.background, Job.id).limit(1)
+        with self.project.database.look() as session:
+            if session.scalar(query) is None:
+                return None
         with self.project.database.change() as session:
-            query = select(Job).where(Job.state == "queued").order_by(Job.background, Job.id).limit(1)
             job = session.scalar(query)
             if job is None:
                 return None
@@ -192,8 +202,8 @@ class Jobs:
 
     def _part(self, job: Job, part: Header) -> tuple[str, str | None, Any]:
         """Lets the learning process do one part of a job: how it ended, why, and what came of it."""
-        child = self._started()
         try:
+            child = self._started()
             send(child.to, part)
             if self._cancel:
                 send(child.to, {"cancel": True})
@@ -208,7 +218,7 @@ class Jobs:
                 elif "end" in said:
                     ended = self._cancel if said["end"] == "cancelled" else said["end"]
                     return ended or "cancelled", said.get("error"), said.get("result")
-        except (OSError, ValueError):  # the pipe is broken, or closed
+        except (OSError, ValueError, FaultError):  # the pipe is broken or closed, or it ended before it was ready
             pass
         self._end_process()
         return self._cancel or ("paused" if self._stop.is_set() else "lost"), None, None

@@ -26,7 +26,7 @@ from madclip.metrics.intervals import delong_interval
 from madclip.metrics.scored import Scored
 from madclip.prediction import Row, predict_each, usual_batch
 from madclip.recipe import Recipe
-from madclip.serve.tokens import RememberingEngine, space_of
+from madclip.serve.engine import RememberingEngine, space_of
 from madclip.serve.wire import Header, pipes, receive, said_of, send
 from madclip.training.cache import TokenCache
 

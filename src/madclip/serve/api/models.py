@@ -208,7 +208,7 @@ class Parameters(Given):
     changes: Annotated[dict[Annotated[str, Field(max_length=40)], Scalar | list[Scalar]], Field(max_length=40)] = {}
     operating_point: Annotated[str, Field(max_length=40)] = "youden"
     folds: Annotated[int, Field(ge=0, le=20)] | None = None
-    ids: Annotated[list[Number], Field(max_length=100_000)] | None = None
+    ids: Annotated[list[Number], Field(max_length=30_000)] | None = None
     format: Literal["onnx", "openvino"] = "onnx"
 
 

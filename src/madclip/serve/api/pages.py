@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
 
 router = APIRouter(include_in_schema=False)
-MISSING = "The pages are not built: run `npm ci && npm run build` in web/ of the repository. The API is at /docs.\n"
+MISSING = "The pages are not built: run `npm ci && npm run build` in web/; for the API see /openapi.json.\n"
 TYPES = {".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css", ".svg": "image/svg+xml"}
 FOREVER = "public, max-age=31536000, immutable"
 """Files below assets/ have their content's digest in their name."""
