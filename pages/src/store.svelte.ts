@@ -321,9 +321,9 @@ class Store {
     if (job.state === 'failed') this.say(job.error ?? `The ${job.kind} failed.`, 'warning')
     try {
       await Promise.all([this.refreshProject(), this.refreshDetectors()])
-      this.epoch++
       if (job.background) await this.refresh()
       else if (job.state === 'done' && job.kind !== 'export') await this.load(this.query, this.list[this.focus]?.id)
+      this.epoch++ // now that the list holds what is new
     } catch (error) {
       this.fail(error)
     }
