@@ -15,6 +15,8 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# A worker holds torch and some models: four do not fill the memory of a laptop.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test tools quick soak coverage newest lint types docs wheel pages pages-shots clean
 
@@ -23,20 +25,20 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory lint types
-	$(BIN)/pytest
+	$(PYTEST)
 
 tools:
 	apt-get -o DPkg::Lock::Timeout=300 install --yes --quiet --no-install-recommends orthanc orthanc-dicomweb dicom3tools
 
 quick: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory lint types
-	$(BIN)/pytest -m 'not slow and not soak and not browser'
+	$(PYTEST) -m 'not slow and not soak and not browser'
 
 soak: $(VENV)/.installed-dev
 	MADCLIP_SOAK=full $(BIN)/pytest -m soak --timeout=7200
 
 coverage: $(VENV)/.installed-dev
-	$(BIN)/pytest --cov=madclip --cov-branch --cov-report=term:skip-covered
+	$(PYTEST) --cov=madclip --cov-branch --cov-report=term:skip-covered
 
 # Constraints are left out, so that releases which came after them are tried; never part of CI.
 newest:

@@ -105,7 +105,8 @@ def _jittered(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     brightness, contrast = 0.8 + 0.4 * torch.rand(2, len(pixels), 1, 1, 1, generator=generator)
     bright = pixels * brightness
     mean = bright.mean((1, 2, 3), keepdim=True)
-    return (mean + contrast * (bright - mean)).clamp(0, 1)
+    found: torch.Tensor = (mean + contrast * (bright - mean)).clamp(0, 1)
+    return found
 
 
 class Change(NamedTuple):

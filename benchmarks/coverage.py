@@ -20,7 +20,7 @@ from madclip.calibration.calibration import Calibration
 from madclip.calibration.probability import fit_isotonic, fit_platt
 from madclip.calibration.thresholds import choose_threshold
 from madclip.files import write_between
-from madclip.metrics.image import brier, expected_calibration_error
+from madclip.metrics.image import Estimate, brier, expected_calibration_error
 from madclip.metrics.intervals import (
     bootstrap_interval,
     delong_interval,
@@ -52,12 +52,20 @@ def coverage(repetitions: int, drawn: int) -> str:
                 found = [delong_interval(data), delong_interval(data, logit=False)]
                 if repetition < drawn:
                     found.append(bootstrap_interval(data, repetitions=1000, seed=repetition))
-                held[: len(found)] += [e.low <= area <= e.high for e in found]
+                held[: len(found)] += [covers(e, area) for e in found]
             share = held / [repetitions, repetitions, max(drawn, 1)]
             cells = [f"{100 * s:.1f}" + ("" if 0.93 <= s <= 0.97 else " **outside**") for s in share]
             rows.append(f"| {area} | {size} | {' | '.join(cells)} |")
             print(rows[-1], flush=True)
     return "\n".join(rows)
+
+
+def covers(found: Estimate, truth: float | None) -> bool:
+    """Whether an interval covers the truth."""
+    assert found.low is not None
+    assert found.high is not None
+    assert truth is not None
+    return found.low <= truth <= found.high
 
 
 def clustered(repetitions: int) -> str:
@@ -72,7 +80,7 @@ def clustered(repetitions: int) -> str:
             scores = math.sqrt(0.5) * (shared + generator.normal(size=8 * count)) + shift(0.9) * labels
             data = [Scored.of(labels, scores, patients=owners) for owners in (None, patients)]
             found = [delong_interval(one) for one in data]
-            held += [e.low <= 0.9 <= e.high for e in found]
+            held += [covers(e, 0.9) for e in found]
         rows.append(f"| {count} | {100 * held[0] / repetitions:.1f} | {100 * held[1] / repetitions:.1f} |")
         print(rows[-1], flush=True)
     return "\n".join(rows)
@@ -104,7 +112,7 @@ def pixels(repetitions: int) -> str:
                 histogram.update(scores, mask)
                 quantiles.update(scores, mask)
             found = quantiles.intervals(histogram, seed=repetition)
-            held += [e.low <= value <= e.high for e, value in zip(found, truth, strict=True)]
+            held += [covers(e, value) for e, value in zip(found, truth, strict=True)]
         rows.append(f"| {count} | {' | '.join(f'{100 * h / repetitions:.1f}' for h in held)} |")
         print(rows[-1], flush=True)
     return "\n".join(rows)

@@ -38,7 +38,7 @@ def logistic_scores(shots: Sequence[Sample], test: Sequence[Sample]) -> NDArray[
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     model.fit(rows(shots), [sample.label for sample in shots])
-    return model.predict_proba(rows(test))[:, 1]
+    return np.asarray(model.predict_proba(rows(test))[:, 1])
 
 
 def intensity_map(sample: Sample) -> NDArray[np.float32]:

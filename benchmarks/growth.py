@@ -14,6 +14,7 @@ import math
 import os
 import tempfile
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -27,9 +28,12 @@ from madclip.benchmark.timing import Shape, make_random, repeat
 from madclip.data.load import load_dataset
 from madclip.data.readers import read_image
 from madclip.files import write_between
+from madclip.fitting import Run
 from madclip.head.head import Head
 from madclip.phantoms.dataset import write_phantoms
+from madclip.prediction import raised
 from madclip.report.figures import INK, NORMAL, STYLE
+from madclip.state import Fitted, Provenance
 from madclip.training.cache import TokenCache
 
 if TYPE_CHECKING:
@@ -72,8 +76,8 @@ def resident_mb() -> float:
 def detector_of(backbone: str | Path, **changes: Any) -> MadCLIP:
     """A detector that was not fitted but could be: for time it does not matter what was learned."""
     detector = MadCLIP(Recipe().replace(**changes), backbone=backbone, objective="Brain", device="cpu")
-    detector.head = Head(detector.recipe, detector.backbone, "Brain")
-    detector.provenance = {"masks": 1}
+    head = Head(detector.recipe, detector.backbone, "Brain")
+    detector.fitted = Fitted(head, detector.recipe, Provenance(masks=1))
     return detector
 
 
@@ -81,12 +85,13 @@ def fit_points(folder: Path, shots: Sequence[int] = SHOTS, epochs: Sequence[int]
     """Seconds of fits on cached tokens: all shots for some epochs, some shots for the recipe's."""
     write_phantoms(folder / "phantoms", "brain", 1, 1, 0, 0.5, 240, shots=max(shots))
     data, cache = load_dataset(folder / "phantoms"), TokenCache(folder / "tokens")
-    MadCLIP(Recipe().replace(epochs=1), device="cpu").fit(data, shots=None, folds=0, cache=cache)
+    MadCLIP(Recipe().replace(epochs=1), device="cpu").fit(data, shots=None, folds=0, run=Run(cache))
     chosen = {(k, Recipe().epochs) for k in shots} | {(max(shots), n) for n in epochs}
     points = []
     for k, n in sorted(chosen, key=math.prod):
         detector = MadCLIP(Recipe().replace(epochs=n), objective="Brain", device="cpu")
-        seconds = repeat(lambda d=detector, k=k: d.fit(data, shots=k, folds=0, cache=cache), times=3, warm=0)
+        again = partial(detector.fit, data, shots=k, folds=0, run=Run(cache))
+        seconds = repeat(again, times=3, warm=0)
         points.append(Point(k * n, median(seconds)))
     return points
 
@@ -111,7 +116,7 @@ def image_points(detector: MadCLIP, folder: Path, images: int) -> list[Point]:
     pool, points = phantoms(folder), []
     start = time.perf_counter()
     for done, prediction in enumerate(detector.predict_iter(different_images(pool, images)), 1):
-        assert 0 <= prediction.score <= 1
+        assert 0 <= raised(prediction).score <= 1
         if done in marks:
             points.append(Point(done, time.perf_counter() - start, resident_mb()))
             print(f"{done} images: {points[-1].seconds:.1f} s, {points[-1].mb:.0f} MB", flush=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 def naive_text(head: Head, backbone: Backbone) -> torch.Tensor:
     """Text features [e, 2] from all positions of the tower."""
+    assert head.prompts is not None
     embeddings = head.prompts.prompt_embeddings()
     padded = F.pad(embeddings, (0, 0, 0, backbone.spec.text_length - embeddings.shape[1]))
     encoded = backbone.encode_embeddings(padded.to(backbone.dtype), head.prompts.end)
@@ -48,8 +49,9 @@ def naive_loss(
 
 def materialise(backbone: Backbone) -> None:
     """Let the vision tower require gradients, as the released code does."""
+    assert isinstance(backbone.vision_blocks, torch.nn.Module)
     for parameter in backbone.vision_blocks.parameters():
-        parameter.requires_grad_(requires_grad=True)
+        parameter.requires_grad = True
 
 
 def batch_of(size: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

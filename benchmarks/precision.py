@@ -21,6 +21,7 @@ from madclip.evaluation.protocol import evaluate
 from madclip.export.engines import export_engine
 from madclip.export.use import use_engine
 from madclip.files import write_between
+from madclip.fitting import Run
 from madclip.training.cache import TokenCache
 from sets import LabelledSet
 
@@ -41,7 +42,7 @@ HEAD = "| set | what | loss, largest difference of an epoch | decisions changed 
 def fitted(folder: str, objective: str, dtype: str, shots: int, source: str) -> MadCLIP:
     """A detector whose tokens and products are of a type; cross-fitted for its threshold."""
     detector = MadCLIP(backbone=load_backbone(source, dtype=dtype), objective=objective)
-    return detector.fit(folder, shots=shots, seed=0, cache=TokenCache())
+    return detector.fit(folder, shots=shots, seed=0, run=Run(TokenCache()))
 
 
 def row(name: str, what: str, loss: float | None, plain: EvaluationResult, other: EvaluationResult | str) -> str:

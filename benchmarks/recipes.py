@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from madclip.training.crossfit import fold_members, subset
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -41,6 +40,7 @@ from madclip.recipe import parse_field
 from madclip.training.cache import TokenCache
 from madclip.training.encode import encode_patches, prepare
 from madclip.training.fit import fit_head
+from madclip.training.out_of_fold import fold_members
 from madclip.training.shots import read_shot
 from sets import LabelledSet
 
@@ -116,7 +116,7 @@ def draw(pool: Sequence[Sample], count: int, seed: int) -> tuple[list[Sample], l
     Where the shots would take so many patients that fewer than FEWEST images are left, they come from half of the
     patients: at most `count` of each class, and as many as that half has.
     """
-    shots = draw_shots(pool, count, seed)
+    shots = list(draw_shots(pool, count, seed))
     if not any(sample.patient for sample in pool):
         return shots, [sample for sample in pool if sample not in set(shots)]
     used = {sample.patient for sample in shots}
@@ -127,7 +127,7 @@ def draw(pool: Sequence[Sample], count: int, seed: int) -> tuple[list[Sample], l
     half = set(random.Random(seed).sample(patients, len(patients) // 2))
     own = [sample for sample in pool if sample.patient in half]
     count = min(count, *(sum(sample.label == label for sample in own) for label in (0, 1)))
-    return draw_shots(own, count, seed), [sample for sample in pool if sample.patient not in half]
+    return list(draw_shots(own, count, seed)), [sample for sample in pool if sample.patient not in half]
 
 
 class Cell:
@@ -180,7 +180,7 @@ class Cell:
         for members in fold_members(shots, FOLDS, self.seed):
             kept = [i for i in range(len(shots)) if i not in set(members)]
             head = Head(recipe, backbone, self.objective, seed=self.seed)
-            fit_head(head, subset(data, kept), recipe, seed=self.seed)
+            fit_head(head, data.subset(kept), recipe, seed=self.seed)
             tokens = torch.stack([data.tokens[i][[plain, mirrored]] for i in members])
             for rule, scores in read(head, tokens, has_masks=has_masks)[0].items():
                 out.setdefault(rule, torch.zeros(len(shots)))[members] = scores.float()
@@ -210,12 +210,12 @@ def tables(rows: list[dict[str, Any]]) -> str:
             pairs = [(at[key], at[first, *key[1:]]) for key in at if key[0] == name and (first, *key[1:]) in at]
             cells = []
             for metric in ("both", "pixels"):
-                known = [(one[metric], base[metric]) for one, base in pairs if one.get(metric) is not None]
-                if not known:
+                both = [(one[metric], base[metric]) for one, base in pairs if one.get(metric) is not None]
+                if not both:
                     cells.append("-")
                     continue
-                level = f"{np.mean([one for one, _ in known]):.3f}"
-                cells.append(level if name == first else f"{level}, {gain([one - base for one, base in known])}")
+                level = f"{np.mean([one for one, _ in both]):.3f}"
+                cells.append(level if name == first else f"{level}, {gain([one - base for one, base in both])}")
             seconds = np.median([one["seconds"] for one, _ in pairs])
             lines.append(f"| {shots} | {name} | {len(pairs)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
     return "\n".join(lines)

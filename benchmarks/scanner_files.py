@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def slice_of_ct(folder: Path) -> Path:
     """A CT slice of 512 x 512 pixels with a window, made of a small real one."""
-    made = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    made = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
     made.PixelData = np.kron(made.pixel_array, np.ones((4, 4), np.int16)).tobytes()
     made.Rows = made.Columns = 512
     made.WindowCenter, made.WindowWidth = 40, 400

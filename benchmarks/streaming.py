@@ -6,13 +6,21 @@ import argparse
 import json
 import resource
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from madclip.metrics.pixel import PixelHistogram
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-def scenes(generator: np.random.Generator, size: int, count: int, spread: float) -> list:
+    Scene = tuple[NDArray[np.float32], NDArray[np.bool_]]
+
+
+def scenes(
+    generator: np.random.Generator, size: int, count: int, spread: float
+) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Maps and masks that are rolled and mixed into as many as are asked for; half of the images are normal."""
     y, x = np.mgrid[:size, :size] / size
     made = []

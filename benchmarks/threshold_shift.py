@@ -20,6 +20,7 @@ from scipy.special import logit
 from madclip import MadCLIP, load_backbone
 from madclip.data.load import load_dataset
 from madclip.files import write_between
+from madclip.fitting import Run
 from madclip.training.cache import TokenCache
 from recipes import draw, gain
 from sets import LabelledSet
@@ -34,7 +35,7 @@ def one(backbone: Backbone, folder: str, objective: str, shots: int, seed: int) 
     """Shifts of the normal and of the abnormal images, sensitivity, specificity, on images that are not shots."""
     chosen, rest = draw(load_dataset(folder).shot_pool, shots, seed)
     detector = MadCLIP(backbone=backbone, objective=objective)
-    detector.fit(chosen, seed=seed, operating_point="sens=0.95", cache=TokenCache())
+    detector.fit(chosen, seed=seed, operating_point="sens=0.95", run=Run(TokenCache()))
     known = detector.calibration
     assert known is not None
     scores = np.array([found.score for found in detector.predict([sample.image for sample in rest])])

@@ -81,6 +81,15 @@ WAYS = {
         [sample for sample in data.shot_pool if digests[sample.image] in new.provenance.shots][1:-1]
     ),
     "refit with more": lambda new, data, digests: new.fit(data, shots=2, folds=0).refit(data, shots=4),
+    "normal images alone": lambda new, data, digests: new.fit(data, shots=(6, 0)),
+    "normal images, then an abnormal one": lambda new, data, digests: new.fit(data, shots=(5, 0)).refit(
+        data, shots=(6, 1)
+    ),
+    "texts alone": lambda new, data, digests: new.fit(data, shots=0),
+    "texts, calibrated": lambda new, data, digests: new.fit(shots=0).calibrate(
+        Dataset(data.root, "manifest", (data.shot_pool[0], data.shot_pool[-1]))
+    ),
+    "texts, then shots": lambda new, data, digests: new.fit(shots=0).refit(data, shots=3),
     "val then refit": lambda new, data, digests: new.fit(data, shots=4, folds=0, run=Run(select="val")).refit(
         data, shots=3
     ),
@@ -104,6 +113,8 @@ def test_what_was_used_is_not_measured(way, splits, patients, backbone, tmp_path
     rows = {str(data.root / row.name) for row in result.rows}
     assert rows <= measured
     assert not rows & seen
+    if way == "texts alone":
+        assert not seen, "no image is looked at"
     if patients:
         group = {str(sample.image.path): sample.patient for sample in data.samples}
         assert not {group[name] for name in rows} & {group[name] for name in seen}
@@ -120,10 +131,17 @@ def test_an_epoch_chosen_on_test_images_opens_them_and_says_so(backbone, tmp_pat
     assert any("optimistic" in warning for warning in evaluate(detector, data).warnings)
 
 
+def test_a_volume_is_known_again_whatever_its_patient_is_called():
+    shot = Sample(ImageRef(Path("/nowhere/a.nii.gz"), 3), 0, patient="P1", volume="v1")
+    known = Provenance.of([Shot(None, 0, None, "0" * 64, shot.groups)], 0)
+    for patient, volume, seen in (("P1", "v2", True), (None, "v1", True), ("v1", "v1", True), ("P2", "v2", False)):
+        assert known.saw_group(Sample(ImageRef(Path("/b.nii.gz"), 1), 1, patient=patient, volume=volume)) is seen
+
+
 def test_a_volume_that_gave_a_shot_is_not_measured():
     volume = Path("/nowhere/scan.nii.gz")
     shot = Sample(ImageRef(volume, 3), 0)
-    known = Provenance.of([Shot(None, 0, None, "0" * 64, shot.group)], 0)
+    known = Provenance.of([Shot(None, 0, None, "0" * 64, shot.groups)], 0)
     assert known.saw(Sample(ImageRef(volume, 4), 1))
     assert not known.saw_group(Sample(ImageRef(volume.with_name("other.nii.gz"), 3), 1))
 

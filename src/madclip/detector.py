@@ -18,11 +18,13 @@ from madclip.data.samples import Dataset, Reading, Sample
 from madclip.errors import DataError, RecipeError
 from madclip.estimator import Estimator
 from madclip.fitting import Draws, Run, Setting
-from madclip.prediction import BATCH, Prediction, judged, predict_each, score_batch, usual_batch
+from madclip.fitting.further import calibrated_further, whole_series
+from madclip.fitting.untrained import of_texts
+from madclip.prediction import BATCH, Prediction, judged, predict_each, raised, score_batch, usual_batch
 from madclip.recipe import Recipe
 from madclip.released import load_released
 from madclip.state import Fitted, Provenance
-from madclip.training.encode import encode_patches, pool
+from madclip.training.encode import encode_for, pool
 from madclip.training.shots import labelled_images
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class MadCLIP(Estimator):
 
     def fit(
         self,
-        data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
+        data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike] = (),
         labels: Sequence[int] | None = None,
         masks: Sequence[ImageLike | None] | None = None,
         *,
@@ -106,19 +108,21 @@ class MadCLIP(Estimator):
         operating_point: str = "youden",
         run: Run = Run(),  # noqa: B008  (frozen)
     ) -> Self:
-        """Learn from labelled images.
+        """Learn from labelled images; from normal ones alone where none is abnormal, and with no shots from the texts.
 
         Args:
             data: A folder in one of the layouts of `load_dataset` or a Dataset, of which `shots` are drawn (from
                 valid/ where there are splits, else from train/, never from test/); or Samples, or images with
-                `labels`, all of which are used.
+                `labels`, all of which are used. Nothing is looked at with `shots=0`.
             labels: For images given directly, 0 normal and 1 abnormal.
             masks: For images given directly, a mask or None for each.
-            shots: Images of each class, or (normal, abnormal); None uses all.
+            shots: Images of each class, or (normal, abnormal); None uses all; 0 goes by the texts alone.
             seed: Determines the draw, the initial weights and the order of images.
             folds: How many parts the out-of-fold scores come from, on which the threshold and the probabilities rest;
-                0 leaves the detector uncalibrated, as do images of a single patient.
-            operating_point: How the threshold is chosen: `youden`, `sens=0.95`, `spec=0.95`.
+                0 leaves the detector uncalibrated, as do images of a single patient. Normal images alone are held
+                out one by one, whatever it says.
+            operating_point: How the threshold is chosen: `youden`, `sens=0.95`, `spec=0.95`. From normal images alone
+                `youden` becomes `spec=0.9`, and a rate that they are too few to promise leaves it uncalibrated.
             run: Cache, checkpoint, which epoch is kept, and who is told of progress.
 
         Raises:
@@ -128,6 +132,9 @@ class MadCLIP(Estimator):
         """
         draws = Draws(seed, folds, operating_point, run.select, resume=run.resume)
         setting = Setting(self.recipe, self.backbone, self.objective)
+        if shots == 0:
+            self.fitted, self.engine = of_texts(setting, draws), None
+            return self
         drawn = fitting.draw(labelled_images(data, labels, masks, self.recipe.axis), shots, draws)
         self.fitted, self.engine = fitting.fit(setting, drawn, draws, run), None
         return self
@@ -147,7 +154,7 @@ class MadCLIP(Estimator):
         """Go on learning after shots were added, removed or relabelled: from the head as it is, in one short pass.
 
         It is much faster than `fit`. The influence of removed images fades but does not vanish; use `fit` to remove
-        it.
+        it. A detector that saw no abnormal image learns anew, from abnormal ones as `fit` does.
 
         Args:
             data: All images to learn from now, as for `fit`. Of a folder or a Dataset these are, unless `shots` says
@@ -175,20 +182,25 @@ class MadCLIP(Estimator):
     def calibrate(self, data: str | Path | Dataset, *, operating_point: str | None = None) -> Self:
         """Add labelled images to those that thresholds and probabilities come from; nothing else is learned.
 
-        The images must not be test images: `evaluate` leaves them out. One class alone will do.
+        The images must not be test images: `evaluate` leaves them out. One class alone will do. Nine or more whole
+        normal volumes or series among them give a threshold for the highest score in a series as well, which is
+        passed in one normal series of ten.
 
         Args:
-            data: As for `load_dataset`; all its images are used.
+            data: As for `load_dataset`; all its images are used, and of normal volumes all slices.
             operating_point: A new one; None keeps it.
 
         Raises:
             DataError: An image cannot be read, or the operating point needs a class that is missing.
         """
         before = self.state
-        reading = Reading(axis=self.recipe.axis)
-        samples = (data if isinstance(data, Dataset) else scan_dataset(data, reading)).samples
-        scores = [prediction.score for prediction in self.predict([sample.image for sample in samples])]
-        self.fitted = fitting.calibrated_further(before, samples, scores, operating_point)
+        found = data if isinstance(data, Dataset) else scan_dataset(data, Reading(axis=self.recipe.axis))
+        volumes = whole_series(before.provenance, found)
+        asked = [*dict.fromkeys([*(one.image for one in found.samples), *(image for one in volumes for image in one)])]
+        score = dict(zip(asked, (raised(one).score for one in self.predict_iter(asked, native=False)), strict=True))
+        scores = [score[sample.image] for sample in found.samples]
+        highest = [max(score[image] for image in one) for one in volumes]
+        self.fitted = calibrated_further(before, found.samples, scores, operating_point, highest)
         return self
 
     # Predicting
@@ -212,8 +224,8 @@ class MadCLIP(Estimator):
         """Scores [B], maps [B, S, S] and pooled tokens [B, features] of images that are as the backbone sees them."""
         if self.engine:
             return self.engine(pixels)
-        tokens = torch.stack(encode_patches(self.backbone, self.recipe.view, pixels), 1)
-        return (*self.state.score(tokens), pool(tokens).cpu())
+        tokens, patches = encode_for(self.state.head, self.backbone, self.recipe.view, pixels)
+        return (*self.state.score(torch.stack(tokens, 1)), pool(torch.stack(patches, 1)).cpu())
 
     @overload
     def predict(self, inputs: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is one image
@@ -227,12 +239,7 @@ class MadCLIP(Estimator):
         """
         if isinstance(inputs, (str, Path, ImageRef, np.ndarray, torch.Tensor, Picture)):
             return self.predict([inputs])[0]
-        results = []
-        for result in self.predict_iter(inputs):
-            if isinstance(result, DataError):
-                raise result
-            results.append(result)
-        return results
+        return [raised(result) for result in self.predict_iter(inputs)]
 
     def predict_iter(
         self, inputs: Iterable[ImageLike], *, batch_size: int | None = None, native: bool = True
@@ -256,7 +263,8 @@ class MadCLIP(Estimator):
             if isinstance(result, DataError):
                 yield result
             else:
-                yield judged(result, state.calibration, state.provenance.uncalibrated)
+                facts = state.provenance
+                yield judged(result, state.calibration, facts.uncalibrated, facts.verdict)
 
     @property
     def state(self) -> Fitted:

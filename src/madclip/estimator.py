@@ -175,8 +175,7 @@ def _learned(fitted: Fitted | None) -> str:
     if fitted is None:
         return "not fitted"
     facts, known = fitted.provenance, fitted.calibration
-    source = facts.source or f"{facts.normal} normal and {facts.abnormal} abnormal images"
-    return f"learned from {source}, {f'threshold {known.threshold:.4f}' if known else 'not calibrated'}"
+    return f"learned from {facts.learned}, {f'threshold {known.threshold:.4f}' if known else 'not calibrated'}"
 
 
 def _packed(save: Callable[[Path], None]) -> bytes:

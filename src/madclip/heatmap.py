@@ -36,6 +36,10 @@ COLOURS = np.frombuffer(base64.b64decode(_VIRIDIS), np.uint8).reshape(256, 3)
 STRENGTH = 0.6
 """Opacity of a map where it is highest."""
 _MARGIN, _BAR, _INK = 8, 10, (29, 36, 48)
+_SMALLEST = 96
+"""Pixels of a side of a picture that letters are drawn on."""
+_BARS = (200, 100, 50, 20, 10, 5, 2, 1)
+"""Lengths that a bar may have: mm."""
 
 
 def heat(values: Floats, low: float = 0.0, high: float = 1.0) -> Picture:
@@ -77,6 +81,39 @@ def overlay(pixels: Floats, anomaly_map: Floats, *, strength: float = STRENGTH) 
     blended *= 1 - opacity
     blended += heat(spread) * opacity
     return np.rint(blended, out=blended).astype(np.uint8)
+
+
+def oriented(picture: Picture, sides: str, spacing: tuple[float, float] | None) -> Picture:
+    """A picture [H, W, 3] with letters of the patient's sides at its edges and a bar of a round length.
+
+    Args:
+        picture: What they are drawn on; one that is too small for them is given back as it is.
+        sides: What lies to the left, right, top and bottom, a letter each; empty where that is unknown.
+        spacing: Millimetres between rows and between columns; None where unknown.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = picture.shape[:2]
+    if min(height, width) < _SMALLEST or not (sides or spacing):
+        return picture
+    drawn = Image.fromarray(picture)
+    draw = ImageDraw.Draw(drawn)
+    edge = max(2, width // 100)
+    size = max(10, min(height, width) // 24)
+    places = ((edge, height // 2, "lm"), (width - edge, height // 2, "rm"), (width // 2, edge, "mt"))
+    for letter, (x, y, anchor) in zip(sides, (*places, (width // 2, height - edge, "mb")), strict=False):
+        draw.text((x, y), letter, "white", anchor=anchor, font_size=size, stroke_width=1, stroke_fill="black")
+    if spacing:
+        length = next((one for one in _BARS if one <= width * spacing[1] / 4), 0)
+        right, bottom = width - 3 * edge, height - 3 * edge
+        if length:
+            left = right - length / spacing[1]
+            draw.line((left, bottom, right, bottom), "black", 4)
+            draw.line((left, bottom, right, bottom), "white", 2)
+            said = f"{length} mm" if length < 10 else f"{length // 10} cm"
+            place = (right, bottom - 3)
+            draw.text(place, said, "white", anchor="rb", font_size=size, stroke_width=1, stroke_fill="black")
+    return np.asarray(drawn)
 
 
 def legend(width: int, low: str, high: str) -> Picture:

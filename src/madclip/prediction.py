@@ -15,7 +15,8 @@ from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels, restore_map
 from madclip.data.readers import MIN_SIDE, read_image, read_many
 from madclip.data.ref import ImageRef, as_ref
-from madclip.errors import DataError, MissingExtraError
+from madclip.data.tiles import Joined, corners, cut
+from madclip.errors import DataError, MissingExtraError, RecipeError
 from madclip.heatmap import captioned, png
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ BATCH, CPU_BATCH = 16, 4
 READERS = 2
 """Threads that decode images while others are computed."""
 
-_SHARED = ("score", "threshold", "decision", "probability", "p_value", "verdict", "familiar", "note")
+SHARED = ("score", "threshold", "decision", "probability", "p_value", "verdict", "familiar", "note")
 """What a row takes from a prediction as it is."""
 
 Scored: TypeAlias = "tuple[torch.Tensor, torch.Tensor, Sequence[bool]]"
@@ -56,8 +57,8 @@ class Prediction:
         decision: `anomalous` where the score reaches the threshold, else `normal`; None without a threshold.
         probability: Calibrated probability that the image is anomalous; None where the detector is not calibrated.
         p_value: Conformal p-value against the normal images of the calibration; None where there are none.
-        verdict: `normal`, `anomalous` or `uncertain`, at the error rates that the calibration can promise; None where
-            the detector is not calibrated.
+        verdict: `normal`, `anomalous` or `uncertain`, at the error rates that the calibration can promise; where the
+            detector is not calibrated None, or `uncertain` of one that saw no abnormal image.
         familiar: Whether the image looks like anything in the shots; False warns of a wrong modality or view.
         note: What a reader must know in a sentence or two: why decision and verdict differ, why there is neither, or
             what is odd about the file's grey values.
@@ -168,7 +169,7 @@ class Row:
         ref = as_ref(image)
         if isinstance(result, DataError):
             return cls(str(ref.path), ref.frame, ref.axis or None, error=str(result))
-        said = {name: getattr(result, name) for name in _SHARED}
+        said = {name: getattr(result, name) for name in SHARED}
         return cls(str(ref.path), ref.frame, ref.axis or None, **said)
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,16 +192,19 @@ def to_frame(predictions: Iterable[Prediction]) -> Any:
     return pd.DataFrame(rows, columns=columns)
 
 
-def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "") -> Prediction:
+def judged(
+    plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "", verdict: Verdict | None = None
+) -> Prediction:
     """A prediction with what a calibration says of its score; nothing said contradicts another without a note.
 
     Args:
         plain: Score, map and familiarity.
         calibration: None where the detector has none.
         why_uncalibrated: The note to give then.
+        verdict: And the verdict.
     """
     if calibration is None:
-        return replace(plain, note=_joined(plain.note, why_uncalibrated))
+        return replace(plain, verdict=verdict, note=_joined(plain.note, why_uncalibrated))
     probability = calibration.probability(plain.score)
     verdict = calibration.verdict(plain.score, familiar=plain.familiar)
     decision: Decision = "anomalous" if plain.score >= calibration.threshold else "normal"
@@ -211,7 +215,9 @@ def judged(plain: Prediction, calibration: Calibration | None, why_uncalibrated:
         probability=None if probability is None else float(probability),
         p_value=float(calibration.p_value(plain.score)),
         verdict=verdict,
-        note=_joined(plain.note, _difference(decision, verdict, probability, familiar=plain.familiar)),
+        note=_joined(
+            plain.note, _difference(decision, verdict, probability, familiar=plain.familiar), calibration.rests
+        ),
     )
 
 
@@ -249,7 +255,8 @@ def predict_each(
         view: How the backbone sees images.
         score: Scores, maps and familiarity of a batch.
         batch_size: Images at once.
-        native: False leaves maps as the backbone's square, not brought back to the image's size.
+        native: False leaves maps as the backbone sees images (`madclip.data.tiles.map_size`), not brought back to the
+            image's size.
     """
 
     def read(image: ImageLike) -> tuple[torch.Tensor, tuple[int, int], str]:
@@ -259,13 +266,16 @@ def predict_each(
             pixels, note = stored.pixels, stored.note or ""
         else:
             pixels = read_pixels(image, view)
-        return fit_pixels(pixels, view), (pixels.shape[1], pixels.shape[2]), note
+        seen = torch.from_numpy(pixels) if view.tile else fit_pixels(pixels, view)
+        return seen, (pixels.shape[1], pixels.shape[2]), note
 
-    for batch in _batched(read_many(inputs, read, workers=READERS, ahead=2 * batch_size), batch_size):
-        fitted = [found[0] for _, found in batch if not isinstance(found, DataError)]
-        if fitted:
+    count = 1 if view.tile else batch_size
+    for batch in _batched(read_many(inputs, read, workers=READERS, ahead=2 * count), count):
+        seen = [found[0] for _, found in batch if not isinstance(found, DataError)]
+        if seen:
             with torch.inference_mode():
-                scored = zip(*score(torch.stack(fitted)), strict=True)
+                parts = _by_tiles(seen[0], view, score, batch_size) if view.tile else score(torch.stack(seen))
+                scored = zip(*parts, strict=True)
         for item, found in batch:
             if isinstance(found, DataError):
                 yield found
@@ -280,6 +290,23 @@ def predict_each(
             yield replace(plain, familiar=bool(familiar), note=found[2])
 
 
+def _by_tiles(pixels: torch.Tensor, view: View, score: Scorer, count: int) -> Scored:
+    """What a scorer says of one image [3, H, W] in tiles, `count` at once: the highest score, and the joined map.
+
+    The image is familiar where at least half of its tiles are.
+    """
+    size = (pixels.shape[1], pixels.shape[2])
+    joined, square = Joined(size, view), replace(view, aspect="stretch")
+    scores: list[torch.Tensor] = []
+    known: list[bool] = []
+    for part in _batched(corners(size, view), count):
+        found, maps, familiar = score(torch.stack([fit_pixels(cut(pixels, corner, view), square) for corner in part]))
+        joined.add(part, maps)
+        scores.append(found)
+        known += familiar
+    return torch.cat(scores).max()[None], joined.map()[None], [2 * sum(known) >= len(known)]
+
+
 def score_batch(
     pixels: torch.Tensor, view: View, score: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -287,7 +314,10 @@ def score_batch(
 
     Raises:
         DataError: The pixels have another shape, or values outside 0..1; or what was computed is not finite.
+        RecipeError: Images are seen in tiles, of which a batch has no number that is known.
     """
+    if view.tile:
+        raise RecipeError("this detector sees images in tiles: give them to predict, or predict_iter, one by one")
     if pixels.ndim != 4 or pixels.shape[1] != 3 or min(pixels.shape[2:]) < MIN_SIDE:
         raise DataError(f"pixels of shape {list(pixels.shape)} are not [B, 3, H, W] of at least {MIN_SIDE} a side")
     # A comparison with NaN is false.
@@ -306,6 +336,17 @@ def score_batch(
 def usual_batch(device: torch.device) -> int:
     """How many images are computed at once: few on a processor, whose caches they are to fit."""
     return CPU_BATCH if device.type == "cpu" else BATCH
+
+
+def raised(result: Prediction | DataError) -> Prediction:
+    """A prediction as it is.
+
+    Raises:
+        DataError: It is an error.
+    """
+    if isinstance(result, DataError):
+        raise result
+    return result
 
 
 def check_finite(what: str, *computed: torch.Tensor) -> None:

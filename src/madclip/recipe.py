@@ -33,14 +33,18 @@ class View:
         aspect: `stretch` to the square as the paper does, or `pad` the shorter side with zeros, equally on both ends.
         normalise: Whether pixels are normalised by the backbone's mean and standard deviation.
         grey_range: Which stored values become black and white, as `madclip.grey_range` reads it.
+        tile: Side of the squares that an image is seen in, pixels of the image; 0 sees it whole.
     """
 
     size: int
     aspect: Aspect = "stretch"
     normalise: bool = True
     grey_range: str = "file"
+    tile: int = 0
 
 
+MIN_TILE = 32
+"""Smaller tiles show nothing."""
 PAPER_VARIANTS = (
     "identity",
     "rotate-22.5",
@@ -84,6 +88,13 @@ class Recipe:
     axis: Axis = _field(
         "axial", "How volumes are cut into slices: `axial`, `coronal`, `sagittal`, or across an axis on disk."
     )
+    tile: int = _field(
+        0,
+        "Side in pixels of the squares in which a large image is seen, for lesions that are lost when the whole is "
+        "made small; 0 sees it whole.",
+        0,
+        16384,
+    )
     backbone_activation: BackboneActivation = _field(
         "weights", "MLP activation of both towers: as the weights say, or overridden."
     )
@@ -110,6 +121,12 @@ class Recipe:
         "`mean` of the detection head's patches, `max` of the map, `both`: the mean of these two, or `by_task`: `max` "
         "where there were masks to learn from, else `mean` (as the released code does).",
     )
+    text_weight: float = _field(
+        0.2,
+        "Weight of the fixed prompts beside the memory of patches, in a detector of normal images alone.",
+        0.0,
+        1.0,
+    )
     align_corners: bool = _field(False, "Whether interpolation maps corner patches to corner pixels.")
     smoothing: float = _field(0.0, "Smoothing of the focal term's target (released code: 1e-5).", 0.0, 0.1)
     variants: tuple[str, ...] = _field(ALL_VARIANTS, "Augmented copies of every shot, by name.")
@@ -134,7 +151,7 @@ class Recipe:
     @property
     def view(self) -> View:
         """How images are brought before the backbone."""
-        return View(self.image_size, self.aspect, self.normalise, self.grey_range)
+        return View(self.image_size, self.aspect, self.normalise, self.grey_range, self.tile)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Recipe:
@@ -242,6 +259,8 @@ def _check_ranges(recipe: Recipe) -> None:
             raise RecipeError(f"recipe field {name!r} needs at least one entry and none twice, not {values}")
     if "identity" not in recipe.variants:
         raise RecipeError("recipe field 'variants' needs 'identity': the images as they are")
+    if 0 < recipe.tile < MIN_TILE:
+        raise RecipeError(f"recipe field 'tile' is 0 or at least {MIN_TILE} pixels, not {recipe.tile}")
     unknown = set(recipe.variants) - set(ALL_VARIANTS)
     if unknown:
         raise RecipeError(f"unknown variants {sorted(unknown)}: choose among {', '.join(ALL_VARIANTS)}")

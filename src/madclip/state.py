@@ -6,17 +6,21 @@ import dataclasses
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 
 from madclip.errors import CheckpointError
-from madclip.head.head import Head, Readout
+from madclip.head.head import Head
+from madclip.head.memory import NormalMemory
+from madclip.head.scorer import Readout, Scorer
+from madclip.head.zero_shot import ZeroShot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from madclip.calibration.calibration import Calibration
+    from madclip.backbones.spec import Backbone
+    from madclip.calibration.calibration import Calibration, Verdict
     from madclip.calibration.familiarity import Familiarity
     from madclip.data.samples import Sample
     from madclip.recipe import Recipe
@@ -84,18 +88,42 @@ class Provenance:
     @classmethod
     def of(cls, shots: Sequence[Shot], seed: int, **more: Any) -> Self:
         """What can be said of shots that were learned from with a seed; further fields by name."""
-        digests = tuple(sorted(shot.digest for shot in shots))
+        images = {shot.digest if shot.corner else number: shot for number, shot in enumerate(shots)}.values()
+        digests = tuple(sorted(shot.digest for shot in images))
         known = cls(
             madclip=version("madclip"),
             torch=torch.__version__,
             seed=seed,
-            normal=sum(shot.label == 0 for shot in shots),
-            abnormal=sum(shot.label == 1 for shot in shots),
-            masks=sum(shot.mask is not None and shot.label == 1 for shot in shots),
+            normal=sum(shot.label == 0 for shot in images),
+            abnormal=sum(shot.label == 1 for shot in images),
+            masks=sum(shot.mask is not None and shot.label == 1 for shot in images),
             shots=digests,
             salt=sha256("".join(digests).encode()).hexdigest()[:16],
         )
-        return dataclasses.replace(known, **more).with_groups(shot.group for shot in shots)
+        return dataclasses.replace(known, **more).with_groups(group for shot in shots for group in shot.groups)
+
+    @property
+    def learned_from(self) -> Literal["nothing", "normal", "both"]:
+        """Which images: of `both` classes, also for a published checkpoint; `normal` ones alone; or none but texts."""
+        if self.abnormal or self.source:
+            return "both"
+        return "normal" if self.normal else "nothing"
+
+    @property
+    def learned(self) -> str:
+        """What it learned from, for people."""
+        if self.source:
+            return self.source
+        return {
+            "both": f"{self.normal} normal and {self.abnormal} abnormal images",
+            "normal": f"{self.normal} normal images alone",
+            "nothing": "texts alone",
+        }[self.learned_from]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What is said of images without a calibration: nothing, or `uncertain` where no abnormal image was seen."""
+        return None if self.learned_from == "both" else "uncertain"
 
     @property
     def seen(self) -> frozenset[str]:
@@ -112,15 +140,15 @@ class Provenance:
 
     def saw_group(self, sample: Sample) -> bool:
         """Whether an image of the same patient or volume was used for anything."""
-        return bool(self.groups) and sample.group is not None and self.hashed(sample.group) in self.groups
+        return bool(self.groups) and any(self.hashed(group) in self.groups for group in sample.groups)
 
     def hashed(self, name: str) -> str:
         """A name that must not be kept, as it is kept."""
         return sha256(f"{self.salt} {name}".encode()).hexdigest()[:16]
 
-    def with_groups(self, groups: Iterable[str | None]) -> Self:
+    def with_groups(self, groups: Iterable[str]) -> Self:
         """This provenance with more patients and volumes that were seen."""
-        added = {self.hashed(group) for group in groups if group is not None}
+        added = {self.hashed(group) for group in groups}
         return dataclasses.replace(self, groups=tuple(sorted({*self.groups, *added})))
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,15 +195,17 @@ class Fitted:
         calibration: What the shots say about scores; None where no shot could be held out.
         familiarity: The out-of-distribution check; None with fewer than three shots of different patients.
         history: Mean loss terms of every epoch.
-        text: Text features of the head, [e, 2].
+        series: What whole normal volumes and series say of the highest score in one; None where none was calibrated on.
+        text: Text features of the head, [e, 2]; [0, 2] where it uses none.
     """
 
-    head: Head
+    head: Scorer
     recipe: Recipe
     provenance: Provenance
     calibration: Calibration | None = None
     familiarity: Familiarity | None = None
     history: History = field(default_factory=list)
+    series: Calibration | None = None
     text: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -188,5 +218,14 @@ class Fitted:
         return Readout.of(self.recipe, has_masks=bool(self.provenance.masks))
 
     def score(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores [B] and maps [B, S, S] of patch tokens [B, T, G, d]."""
+        """Scores [B] and maps [B, S, S] of tokens [B, T, G, d], as `encode_for` gives them for the head."""
         return self.head.score(tokens, self.readout, self.text)
+
+
+def new_head(recipe: Recipe, backbone: Backbone, objective: str, facts: Provenance) -> Scorer:
+    """The head of a detector that learned from what `facts` say, before its tensors are loaded."""
+    if facts.learned_from == "both":
+        return Head(recipe, backbone, objective)
+    if facts.learned_from == "normal":
+        return NormalMemory(recipe, backbone, objective, images=facts.normal)
+    return ZeroShot(recipe, backbone, objective)

@@ -15,15 +15,15 @@ from madclip.calibration.calibration import Calibration
 from madclip.calibration.familiarity import Familiarity
 from madclip.errors import CheckpointError, DataError, MadCLIPError, RecipeError
 from madclip.files import new_folder
-from madclip.head.head import Head
 from madclip.recipe import Recipe
-from madclip.state import Fitted, Provenance
+from madclip.state import Fitted, Provenance, new_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from madclip.backbones.spec import Backbone, BackboneSpec
+    from madclip.head.scorer import Scorer
     from madclip.training.fit import History
 
 FORMAT = 1
@@ -42,6 +42,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "history": (list,),
 }
 """What detector.json holds besides the format's version."""
+_MAPS = {"normal": "distance to the nearest normal patch, and the texts", "nothing": "nearness to the texts"}
+"""Where the map of a detector comes from that learned from no abnormal image."""
 
 
 def check_target(folder: Path) -> None:
@@ -72,6 +74,7 @@ class Saved:
         calibration: What the shots said of scores.
         familiarity: The out-of-distribution check.
         history: Mean loss terms of every epoch.
+        series: What whole volumes and series said of their highest scores.
     """
 
     folder: Path
@@ -82,6 +85,7 @@ class Saved:
     calibration: Calibration | None
     familiarity: Familiarity | None
     history: History
+    series: Calibration | None
 
     def fitted(self, load: Callable[[], Backbone], *, moved: bool) -> Fitted:
         """The fitted state, on the backbone that `load` gives.
@@ -107,14 +111,14 @@ class Saved:
                 f"{self.folder}: fitted with backbone {wanted['id']} (weights {wanted['fingerprint'][:12]}), "
                 f"not with {given.spec.id} (weights {given.fingerprint[:12]}); name the right one"
             )
-        head = Head(self.recipe, given, self.objective)
+        head = new_head(self.recipe, given, self.objective, self.provenance)
         path = self.folder / _WEIGHTS
         try:
             tensors = load_file(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: missing or damaged ({error})") from error
         load_exactly(head, tensors, path)
-        return Fitted(head, self.recipe, self.provenance, self.calibration, self.familiarity, self.history)
+        return Fitted(head, self.recipe, self.provenance, self.calibration, self.familiarity, self.history, self.series)
 
 
 def save(folder: Path, fitted: Fitted, backbone: Backbone, objective: str) -> None:
@@ -139,6 +143,7 @@ def save(folder: Path, fitted: Fitted, backbone: Backbone, objective: str) -> No
         "familiarity": fitted.familiarity.to_dict() if fitted.familiarity else None,
         "provenance": fitted.provenance.to_dict(),
         "history": fitted.history,
+        "series": fitted.series.to_dict() if fitted.series else None,
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in fitted.head.state_dict().items()}
     try:
@@ -167,6 +172,7 @@ def read(folder: Path) -> Saved:
             calibration=Calibration.from_dict(facts["calibration"]) if facts["calibration"] else None,
             familiarity=Familiarity.from_dict(facts["familiarity"]) if facts["familiarity"] else None,
             history=facts["history"],
+            series=Calibration.from_dict(facts["series"]) if facts.get("series") else None,
         )
     except RecipeError as error:
         raise CheckpointError(f"{folder / _FACTS}: {error}") from error
@@ -204,7 +210,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     return facts  # type: ignore[no-any-return]
 
 
-def load_exactly(head: Head, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def load_exactly(head: Scorer, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Give a head tensors whose names, shapes and types must be its own.
 
     Raises:
@@ -230,8 +236,11 @@ def model_card(fitted: Fitted, spec: BackboneSpec, objective: str) -> str:
     shots = (
         f"converted from a published checkpoint (SHA-256 {facts.sha256[:12]})"
         if facts.source
-        else f"{facts.normal} normal and {facts.abnormal} abnormal images, {facts.masks} with masks, seed {facts.seed}"
+        else f"{facts.learned}, {facts.masks} with masks, seed {facts.seed}"
+        if facts.abnormal
+        else facts.learned
     )
+    head = f"{'segmentation' if fitted.readout.has_masks else 'detection'} head"
     licence = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not known"}
     threshold = f"{fitted.calibration.threshold:.4f}" if fitted.calibration else facts.uncalibrated or "none"
     return (
@@ -239,8 +248,7 @@ def model_card(fitted: Fitted, spec: BackboneSpec, objective: str) -> str:
         f"- Made by madclip {facts.madclip}, recipe `{fitted.recipe.name}`\n"
         f"- Backbone: {spec.id}, licence {spec.licence} ({licence[spec.commercial]})\n"
         f"- Learned from: {shots}\n"
-        f"- Image score: {fitted.readout.rule}; "
-        f"map: {'segmentation' if fitted.readout.has_masks else 'detection'} head\n"
+        f"- Image score: {fitted.readout.rule}; map: {_MAPS.get(facts.learned_from, head)}\n"
         f"- Threshold: {threshold}\n\n"
         'Load it with `MadCLIP.load("this folder")` or `madclip predict`.\n\n'
         "It ranks images by how anomalous they look beside its few examples. It is not a medical device.\n"

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from madclip.benchmark.cell import CellWork
-from madclip.benchmark.experiments import ABLATIONS, SHOTS, Cell, cells_of, tasks_of
+from madclip.benchmark.experiments import ABLATIONS, SHOTS, Cell, cells_of, recipe_of, tasks_of
 from madclip.benchmark.plan import Plan, find_sets, own_splits
 from madclip.benchmark.published import _numbers
 from madclip.benchmark.render import Table, render
@@ -66,6 +66,20 @@ class TestCells:
         for _, changes in ABLATIONS.values():
             changed = Recipe().replace(**changes).to_dict()
             assert [key for key in plain if plain[key] != changed[key]] == list(changes)
+
+    def test_modes_without_abnormal_images(self):
+        cells = cells_of("normal-only", ["mine"], ["madclip", "patchcore"], 2)
+        assert {cell.method for cell in cells} == {"madclip", "madclip-memory", "patchcore"}
+        assert {cell.shots for cell in cells} == {1, 2, 4, 8, 16}
+        assert {cell.seed for cell in cells_of("zero-shot", ["mine"], ["madclip"], 3)} == {0}
+        with pytest.raises(
+            RecipeError, match=r"'mvfa' learns from images that normal-only does not give it.*patchcore"
+        ):
+            cells_of("normal-only", [], ["mvfa"], 1)
+        with pytest.raises(RecipeError, match="'patchcore' learns from"):
+            cells_of("zero-shot", [], ["patchcore"], 1)
+        assert recipe_of("madclip-memory", {"epochs": 9}, "normal-only") == Recipe(epochs=9, text_weight=0.0)
+        assert recipe_of("madclip-c", {}, "ablations") == Recipe(dual_branch=False)
 
     @pytest.mark.parametrize(
         ("methods", "seeds", "message"), [(["what"], 1, "unknown method"), (["madclip"], 0, "at least 1")]
@@ -149,6 +163,18 @@ class TestRun:
         values = [float(row["value"]) for row in rows]
         assert min(values) >= 0 <= max(values) <= 1
 
+    def test_cells_that_end_their_worker_are_told(self, root, tmp_path):
+        class Losing:
+            threads = 1
+
+            def run(self, work, items, *, lost):
+                return map(lost, items)
+
+        cells = cells_of("real", ["mine"], ["nearest-mean"], 2, [2])
+        failed = run(cells, plan(root), tmp_path, executor=Losing())
+        assert len(failed) == 2
+        assert all("ended its worker each time" in line for line in failed)
+
     def test_a_finished_cell_is_not_run_again(self, root, tmp_path):
         cells = cells_of("real", ["mine"], ["nearest-mean"], 1, [2])
         run(cells, plan(root), tmp_path)
@@ -204,6 +230,19 @@ class TestRun:
         # Two slices a patient.
         assert len(one["groups"]) == 10
         assert len(set(one["groups"])) == 6
+
+    def test_a_mode_learns_from_nothing_else(self, root, tmp_path):
+        for experiment, methods, learned in (
+            ("normal-only", ["madclip", "patchcore"], (2, 0)),
+            ("zero-shot", ["madclip"], (0, 0)),
+        ):
+            cells = cells_of(experiment, ["mine"], methods, 1, [2] if learned[0] else [])
+            out = tmp_path / experiment
+            assert run(cells, plan(root, experiment=experiment), out) == []
+            for facts in read_cells(out, cells).values():
+                fit = facts["provenance"]["fit"]
+                assert (fit["normal"], fit["abnormal"]) == learned
+                assert 0 <= facts["metrics"]["image_auroc"][0] <= 1
 
     def test_a_cell_that_fails_is_said_and_the_rest_goes_on(self, root, tmp_path):
         cells = [Cell("mine", 99, 0, "nearest-mean"), Cell("mine", 2, 0, "nearest-mean")]
@@ -281,6 +320,25 @@ class TestTables:
         (table,) = tables_of(Run("table1", cells, found))
         average = {row[3]: row[4] for row in table.rows if row[2] == "Average"}
         assert average == {"AC": "85.0 [21.5, 100.0]", "AS": "90.0 [90.0, 90.0]"}
+
+    def test_modes_without_abnormal_images(self):
+        cells = cells_of("normal-only", ["mine"], ["madclip", "patchcore"], 2, [1, 16])
+        found = {
+            cell: measured(0.8 + 0.1 * cell.seed) for cell in cells if (cell.method, cell.shots) != ("patchcore", 1)
+        }
+        for cell, facts in found.items():
+            if cell.method == "madclip" and cell.shots == 16:
+                facts["metrics"] = facts["metrics"] | {"specificity": [0.9 + 0.04 * cell.seed, None, None]}
+        *tables, rates, elsewhere = tables_of(Run("normal-only", cells, found))
+        assert tables[0].head[1:] == ("1 normal images alone", "16 normal images alone")
+        assert [table.title for table in tables[-2:]] == ["madclip against each method"] * 2
+        assert {row[1] for row in tables[-1].rows} == {"madclip-memory"}  # at one image, where patchcore was not run
+        # 10 and 6 percent of normal test images: mean 8, Student's t of two draws 12.706 x 2.83 / sqrt(2) = 25.4.
+        assert rates.rows == (("madclip", "16", "8.0 [0.0, 33.4]; 2 draws", "8.0"),)
+        univad = next(row for row in elsewhere.rows if row[0] == "UniVAD")
+        assert univad[elsewhere.head.index("BrainMRI AC")] == "80.2 †"
+        assert all(cell == "-" or "†" in cell for row in elsewhere.rows for cell in row[1:])
+        assert "MVFA" in tables_of(Run("zero-shot", cells_of("zero-shot", ["mine"], ["madclip"], 1), {}))[-1].notes[0]
 
     def test_numbers_selected_on_test_images_are_marked_each(self):
         cells = cells_of("table1", [], ["madclip", "patchcore"], 1)

@@ -45,7 +45,7 @@ def test_points_of_one_run(growth, small_detector, small_backbone, tmp_path):
 def test_fits_are_of_the_shots_and_epochs_named(growth, monkeypatch, tmp_path):
     asked = []
 
-    def fit(self, data, *, shots, folds, cache):
+    def fit(self, data, *, shots, folds, run):
         asked.append((shots or len(load_dataset(data.root).shot_pool) // 2, self.recipe.epochs))
 
     monkeypatch.setattr(growth.MadCLIP, "fit", fit)

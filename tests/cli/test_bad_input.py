@@ -99,20 +99,45 @@ def test_folders_without_images(fit, madclip, tmp_path):
     madclip("data", "check", tmp_path / "empty").one_line(tmp_path / "empty")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("good", "normal"), ("Ungood", "abnormal")])
-def test_one_class_only(fit, data, name, kind):
-    for split in ("valid", "test"):
-        shutil.rmtree(data / split / name)
-    fit(data).one_line(data, f"no {kind} images")
+def test_no_normal_images(fit, data):
+    shutil.rmtree(data / "valid" / "good")
+    for shots in ("2", "2,0", "all"):
+        result = fit(data, "--shots", shots)
+        assert result.code == 2
+        assert result.err.count("\n") == 1
+    shutil.rmtree(data / "test" / "good")
+    fit(data).one_line(data, "no normal images")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("good", "0 normal"), ("Ungood", "0 abnormal")])
-@pytest.mark.parametrize("shots", ["2", "all"])
-def test_one_class_only_among_the_shots(fit, data, name, kind, shots):
-    shutil.rmtree(data / "valid" / name)
-    result = fit(data, "--shots", shots)
-    assert result.code == 2
-    assert result.err.count("\n") == 1
+def test_one_class_to_measure_on(madclip, small_detector, data):
+    shutil.rmtree(data / "test" / "Ungood")
+    shutil.rmtree(data / "valid" / "Ungood")
+    madclip("evaluate", small_detector, data).one_line(data, "no abnormal images")
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--shots", "2,1"], ["fewer images than shots", "0 abnormal"]),
+        (["--shots", "3"], ["fewer images than shots", "2 normal"]),
+        (["--select", "val"], ["--select val", "nothing is trained"]),
+        (["--operating-point", "sens=0.9"], ["sens=0.9", "needs abnormal"]),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_arguments_without_abnormal_images(fit, data, extra, words):
+    shutil.rmtree(data / "valid" / "Ungood")
+    fit(data, *extra).one_line(*words)
+
+
+def test_arguments_without_images(madclip, tmp_path, small, data):
+    out = tmp_path / "d"
+    madclip("fit", "--out", out, *small).one_line("DATA is missing", "--shots 0")
+    madclip("fit", "--out", out, "--shots", 0, "--backbone", "lite0").one_line("lite0", "no texts")
+    madclip("fit", "--out", out, "--shots", 0, *small, "--select", "val").one_line("nothing is trained")
+    madclip("fit", "--out", out, "--shots", 0, *small, "--objective", " ").one_line("objective", "empty")
+    madclip("repeat", data, "--out", out, "--shots", 0, *small).one_line("--shots 0", "every draw is the same")
+    assert not out.exists()
 
 
 def test_fewer_images_than_shots(fit, data):
@@ -204,7 +229,8 @@ def test_inputs_of_predict(madclip, small_detector, tmp_path):
         (["--objective", ""], ["objective", "empty"]),
         (["--objective", "  "], ["objective", "empty"]),
         (["--shots", "none"], ["--shots"]),
-        (["--shots", "0"], ["--shots"]),
+        (["--shots", "0,2"], ["--shots"]),
+        (["--shots", "-1"], ["--shots"]),
         (["--shots", "²"], ["--shots"]),
         (["--shots", "1,2,3"], ["--shots"]),
         (["--seed", "-1"], ["seed"]),

@@ -11,6 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from data.test_tiles import write_large
+
 # What a fit is in another process: checkpoints after every step, so that a kill finds one.
 SLOW_FIT = """
 import time
@@ -273,3 +275,13 @@ def test_refit_and_predict_with_an_export(madclip, small, small_data, tmp_path):
     )
     done = madclip("predict", fitted, small_data / "test", "--out", tmp_path / "p", "--engine", "torch", "--json")
     assert json.loads(done.out)["engine"] == "torch"
+
+
+@pytest.mark.slow
+def test_large_images_are_seen_in_tiles(tmp_path, madclip, small):
+    data, out = write_large(tmp_path / "large"), tmp_path / "detector"
+    assert madclip("fit", data, "--out", out, "--tiles", 128, "--shots", 2, *small).code == 0
+    assert json.loads((out / "detector.json").read_text())["recipe"]["tile"] == 128
+    assert madclip("predict", out, data / "abnormal", "--out", tmp_path / "p").code == 0
+    rows = [json.loads(line) for line in (tmp_path / "p/predictions.jsonl").read_text().splitlines()]
+    assert {tifffile.imread(tmp_path / "p" / row["map"]).shape for row in rows} == {(320, 320)}

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -200,6 +201,32 @@ def test_an_unfinished_run_goes_on_at_the_start_of_a_series(tmp_path, madclip, s
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_run_that_ends_while_a_heat_map_is_written_writes_it_later(tmp_path, madclip, small_detector, monkeypatch):
+    slices(tmp_path / "study", [0.0, 4.0, 8.0], [scan(n, n == 2) for n in range(3)], BitsStored=12)
+    command = ("predict", small_detector, tmp_path / "study", "--out", tmp_path / "out")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("madclip.report.series.write_heatmap", full)
+        result = madclip(*command)
+    assert result.code == 2
+    assert "No space left on device" in result.err
+    assert "Traceback" not in result.err
+    assert madclip(*command).code == 0
+    (row,) = (json.loads(line) for line in (tmp_path / "out/series.jsonl").read_text().splitlines())
+    assert row["map"] == ["volumes/000.nii.gz"]
+
+
+def test_a_damaged_scanner_file_is_not_named_on_the_page(tmp_path, madclip, small_detector):
+    path = tmp_path / "study" / f"{CANARY}.dcm"
+    save(dicom(scan(0, False)), path)
+    path.with_name(f"{CANARY}2.dcm").write_bytes(b"no DICOM at all" * 50)
+    madclip("predict", small_detector, tmp_path / "study", "--out", tmp_path / "out")
+    assert CANARY not in (tmp_path / "out/index.html").read_text()
+
+
 @pytest.mark.parametrize("axis", ["coronal", "2"])
 def test_a_detector_keeps_its_axis(tmp_path, madclip, small, axis):
     for name in ("normal/a", "normal/b", "normal/c", "abnormal/d", "abnormal/e", "abnormal/f"):
@@ -215,6 +242,33 @@ def test_a_detector_keeps_its_axis(tmp_path, madclip, small, axis):
     rows = json.loads(result.out)["predictions"]
     assert {row["axis"] for row in rows} == {"coronal" if axis == "coronal" else None}
     assert len(rows) == (9 if axis == "coronal" else 40)
+
+
+def test_nine_normal_volumes_give_a_threshold_for_whole_series(tmp_path, madclip, small, small_data):
+    for number in range(9):
+        voxels = np.stack([scan(100 * number + k, False).T for k in range(3)], axis=2).astype(np.int16)
+        nifti(tmp_path / f"normals/normal/{number}.nii.gz", voxels)
+    common = ("fit", small_data, "--shots", 4, "--folds", 2, *small)
+    asked = ("--calibrate", tmp_path / "normals", "--slices", 1)
+    assert madclip(*common, "--out", tmp_path / "some", *asked).code == 0
+    assert madclip("predict", tmp_path / "some", tmp_path / "normals", "--out", tmp_path / "out").code == 0
+    rows = [json.loads(line) for line in (tmp_path / "out/series.jsonl").read_text().splitlines()]
+    saved = json.loads((tmp_path / "some/detector.json").read_text())["series"]
+    # Whole volumes were scored, of which --slices takes one slice each; nine promise that one in ten passes.
+    np.testing.assert_allclose(saved["normal_scores"], sorted(row["score"] for row in rows), atol=1e-6)
+    assert saved["promise"] == 0.9
+    assert saved["threshold"] == np.nextafter(saved["normal_scores"][-1], 1)
+    assert {row["decision"] for row in rows} == {"normal"}
+    assert min(row["p_value"] for row in rows) == pytest.approx(2 / 10)
+    shutil.rmtree(tmp_path / "normals/normal")
+    for number in range(8):
+        nifti(tmp_path / f"normals/normal/{number}.nii.gz", voxels + number)
+    few = madclip(*common, "--out", tmp_path / "few", *asked)
+    assert "nine whole normal ones are needed, and there are 8" in few.err
+    assert madclip("predict", tmp_path / "few", tmp_path / "normals", "--out", tmp_path / "none").code == 0
+    rows = [json.loads(line) for line in (tmp_path / "none/series.jsonl").read_text().splitlines()]
+    assert {row["decision"] for row in rows} == {None}
+    assert "There is no threshold for whole series." in rows[0]["note"]
 
 
 @pytest.mark.slow

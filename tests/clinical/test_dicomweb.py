@@ -5,6 +5,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -102,7 +103,7 @@ def archive(answer, listed=LISTED, heard=None, context=None):
             if found == "hang":
                 waiting.wait(20)
                 return
-            status, body = found if isinstance(found, tuple) else (200, found)
+            status, body = found if isinstance(found, tuple) else (200, PART if found == "drip" else found)
             self.send_response(status)
             kind = (
                 "application/dicom+json"
@@ -110,9 +111,12 @@ def archive(answer, listed=LISTED, heard=None, context=None):
                 else 'multipart/related; type="application/dicom"; boundary=B'
             )
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body) + (1000 if body.endswith(b"half") else 0)))
+            more = {"drip": 10_000}.get(found, 1000 if body.endswith(b"half") else 0)
+            self.send_header("Content-Length", str(len(body) + more))
             self.end_headers()
             self.wfile.write(body)
+            while found == "drip" and not waiting.wait(0.05):
+                self.wfile.write(b"x")
 
         def log_message(self, *_):
             return
@@ -153,6 +157,15 @@ def test_an_archive_that_fails_gives_one_line_in_time(tmp_path, monkeypatch, cap
     assert "ZZCANARY" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caplog.records == []
+
+
+def test_an_archive_that_drips_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicomweb, "PATIENCE", 0.3)
+    begun = time.monotonic()
+    with archive("drip") as root, pytest.raises(DataError, match=r"sends \d+ bytes in 0 s, which is too slow"):
+        fetch(Address(root, "1.2.3"), tmp_path / "got")
+    assert time.monotonic() - begun < 10
+    assert not list(tmp_path.rglob("*.dcm"))
 
 
 def test_credentials_are_never_sent_in_the_clear(tmp_path, monkeypatch):

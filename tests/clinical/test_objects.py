@@ -4,6 +4,7 @@ import json
 import subprocess
 import urllib.request
 import warnings
+from copy import deepcopy
 
 import highdicom
 import numpy as np
@@ -60,6 +61,30 @@ def radiograph(tmp_path):
 def written(made, path):
     made.save_as(path, enforce_file_format=True)
     return path
+
+
+def test_a_map_is_shown_from_0_to_1(sources, regions):
+    """By the window in the object, as pydicom applies it, and not as a step at 0, which a linear window of 1 is."""
+    made = parametric_map(sources, regions * np.float32(0.7), ORIGIN)
+    shared = made.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence[0]
+    values = np.array([0.0, 0.07, 0.5, 1.0])
+    assert shared.VOILUTFunction == "LINEAR_EXACT"
+    low = shared.WindowCenter - shared.WindowWidth / 2
+    np.testing.assert_allclose((values - low) / shared.WindowWidth, values)
+
+
+def test_a_report_refers_to_the_image_that_it_is_of(sources):
+    made = report(sources, Finding(0.7, None, None, "said", source=4), ORIGIN)
+    assert sources[4].SOPInstanceUID in str(made.ContentSequence)
+    assert sources[0].SOPInstanceUID not in str(made.ContentSequence)
+
+
+def test_what_nothing_can_refer_to_is_refused(sources):
+    for name in ("SOPInstanceUID", "SOPClassUID", "Modality"):
+        one = deepcopy(sources[0])
+        delattr(one, name)
+        with pytest.raises(DataError, match=f"has no {name}"):
+            headers_for([one])
 
 
 def test_everything_is_valid(tmp_path, sources, regions, radiograph, dciodvfy):

@@ -4,6 +4,7 @@ import io
 import zlib
 from pathlib import Path
 
+import highdicom
 import imagecodecs
 import numpy as np
 import pydicom
@@ -104,6 +105,28 @@ def test_voi_tables_win_over_windows(tmp_path):
     np.testing.assert_allclose(grey(path), apply_voi(values, pydicom.dcmread(path)) / 1023, atol=1e-6)
     np.testing.assert_allclose(grey(path, "full"), values / 255, atol=1e-6)
     np.testing.assert_allclose(grey(path, "0,100"), np.clip(values / 100, 0, 1), atol=1e-6)
+
+
+def test_voi_tables_are_for_what_is_rescaled(tmp_path):
+    values = np.arange(192, dtype=np.uint16).reshape(12, 16)
+    table = np.linspace(0, 255, 192) ** 2 // 255
+    made = dicom(values, RescaleSlope=1, RescaleIntercept=-1024)
+    made.VOILUTSequence = sequence(LUTDescriptor=[192, -1024, 8], LUTData=[int(value) for value in table])
+    made.VOILUTSequence[0]["LUTDescriptor"].VR = "SS"
+    made.VOILUTSequence[0]["LUTData"].VR = "US"
+    np.testing.assert_allclose(grey(save(made, tmp_path / "a.dcm")), table.astype(int).reshape(12, 16) / 255, atol=1e-6)
+
+
+def test_padding_is_black_whatever_the_range(tmp_path):
+    values = np.full((12, 16), 1000, np.uint16)
+    values[:, :4] = 63
+    values[:, 8:] = 1200
+    made = dicom(values, PixelPaddingValue=63, RescaleIntercept=-1000, WindowCenter=100, WindowWidth=2000)
+    for photometric in ("MONOCHROME2", "MONOCHROME1"):
+        made.PhotometricInterpretation = photometric
+        found = grey(save(made, tmp_path / f"{photometric}.dcm"))
+        assert (found[:, :4] == 0).all()
+        assert (found[:, 4:] > 0).all()
 
 
 def test_modality_tables_win_over_slopes(tmp_path):
@@ -265,6 +288,29 @@ def test_highdicom_reads_the_same_frames(tmp_path):
         np.testing.assert_allclose(
             read_image(ImageRef(Path(path), number)).pixels, np.moveaxis(frame / 255, -1, 0), atol=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    ("ways", "sides"),
+    [
+        ([1, 0, 0, 0, 1, 0], "RLAP"),  # axial
+        ([1, 0, 0, 0, 0, -1], "RLHF"),  # coronal
+        ([0, 1, 0, 0, 0, -1], "APHF"),  # sagittal
+        ([-1, 0, 0, 0, -0.8, 0.6], "LRPA"),  # turned upside down, and oblique
+    ],
+)
+def test_sides_are_those_that_highdicom_names(tmp_path, ways, sides):
+    made = dicom(np.eye(12, 16, dtype=np.uint16), ImageOrientationPatient=ways)
+    assert read_image(save(made, tmp_path / "a.dcm")).sides == sides
+    directions = np.column_stack([np.cross(ways[:3], ways[3:]), ways[3:], ways[:3]])
+    _, bottom, right = highdicom.spatial.get_closest_patient_orientation(directions)
+    assert sides[3] + sides[1] == bottom.value + right.value
+
+
+def test_a_projection_says_its_sides_itself(tmp_path):
+    made = dicom(np.eye(12, 16, dtype=np.uint16), PatientOrientation=["L", "FP"])
+    assert read_image(save(made, tmp_path / "a.dcm")).sides == "RLHF"
+    assert read_image(save(dicom(np.eye(12, dtype=np.uint16)), tmp_path / "b.dcm")).sides == ""
 
 
 def test_spacing_of_the_patient_goes_before_the_detectors(tmp_path):

@@ -107,7 +107,7 @@ def test_there_and_back(native, size, aspect, axis):
     assert np.abs(back - ramp).max() <= 1.5 / shortest
     middle = np.s_[native[0] // 4 : -native[0] // 4, native[1] // 4 : -native[1] // 4]
     if shortest >= 32:
-        np.testing.assert_allclose(back[middle], ramp[middle], atol=2e-3)
+        np.testing.assert_allclose(back[middle], ramp[middle], atol=4e-3)
 
 
 @given(native=SIZES, size=st.integers(8, 64), aspect=ASPECTS, seed=st.integers(0, 9))

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
+import tifffile
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from data.scanner import dicom, save, slices
+from data.scanner import dicom, save, sequence, slices
 from madclip.data import read_image, read_mask
 from madclip.data.inputs import expand_inputs
-from madclip.data.load import load_dataset
+from madclip.data.load import load_dataset, scan_dataset
 from madclip.data.readers import frames_of
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Reading, said_of_patients, said_of_volumes
@@ -57,6 +59,7 @@ def test_slices_are_shown_as_a_radiologist_sees_them(tmp_path):
         for number, ref in enumerate(sagittal):
             np.testing.assert_allclose(grey(ref), there[::-1, :, 8 - number], atol=1e-6)
         assert [read_image(refs[0]).spacing for refs in (axial, coronal, sagittal)] == [(3, 2), (4, 2), (4, 3)]
+        assert [read_image(refs[0]).sides for refs in (axial, coronal, sagittal)] == ["RLAP", "RLHF", "APHF"]
 
 
 def test_the_order_of_axes_on_disk_changes_nothing(tmp_path):
@@ -312,6 +315,93 @@ def test_headers_know_patients_better_than_names_do_and_a_manifest_better_than_h
     rows = [f"{path.relative_to(tmp_path)},{path.parent.name},{n}" for n, path in enumerate(tmp_path.rglob("*.dcm"))]
     (tmp_path / "manifest.csv").write_text("\n".join(["image,label,patient", *rows]))
     assert load_dataset(tmp_path / "manifest.csv").patients == {str(n) for n in range(8)}
+
+
+def test_studies_count_as_patients_where_ids_are_missing_or_all_the_same(tmp_path):
+    for number in range(6):
+        kind, study = ("normal", "abnormal")[number % 2], f"1.2.{number // 2}"
+        header = {"StudyInstanceUID": study, "SeriesInstanceUID": f"1.2.3.{number}", "PatientID": "ANON"}
+        slices(tmp_path / kind, [0, 5], names=[f"{chr(97 + number)}.dcm", f"{chr(107 + number)}.dcm"], **header)
+    assert len(load_dataset(tmp_path).patients) == 3
+    assert load_dataset(tmp_path).patients_note == "the study"
+    save(dicom(np.eye(12, dtype=np.uint16), PatientID="other", SeriesInstanceUID="1.5"), tmp_path / "normal/x.dcm")
+    save(dicom(np.eye(12, dtype=np.uint16) * 2, PatientID="", SeriesInstanceUID="1.6"), tmp_path / "normal/y.dcm")
+    assert {sample.patient is None for sample in load_dataset(tmp_path).samples} == {False}
+    assert len(load_dataset(tmp_path).patients) == 3  # ANON, other, and the study of the one without an id
+
+
+def test_only_whole_normal_volumes_stand_for_whole_volumes(tmp_path):
+    for name in "abc":
+        nifti(tmp_path / f"{name}.nii.gz", VOXELS + ord(name))
+    nifti(tmp_path / "map.nii.gz", lesions(8))
+    slices(tmp_path / "ct", [0, 5, 10], [np.eye(12, 16, dtype=np.uint16)] * 3, SeriesInstanceUID="1.7")
+    slices(tmp_path / "part", [0, 5], SeriesInstanceUID="1.8")
+    rows = ["a.nii.gz,normal,,", "b.nii.gz,,map.nii.gz,", "c.nii.gz,normal,,3", "ct,normal,,", "part/000.dcm,normal,,"]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,label,mask,frame", *rows]))
+    found = scan_dataset(tmp_path, Reading(slices="0:4"))
+    # b has a lesion, though not among the slices taken; c is one slice, and so is part.
+    assert [{image.path.parent / image.path.name for image in images} for _, images in found.whole] == [
+        {tmp_path / "a.nii.gz"},
+        {tmp_path / f"ct/00{n}.dcm" for n in range(3)},
+    ]
+    assert [len(images) for _, images in found.whole] == [13, 3]
+
+
+def test_frames_of_one_file_are_taken_as_they_lie(tmp_path):
+    """Interleaved slices: the neighbours of a lesion are those next to it in the patient."""
+    heights = [0.0, 6.0, 12.0, 3.0, 9.0, 15.0]
+    frames = np.stack([np.eye(12, dtype=np.uint16) * (n + 1) for n in range(6)])
+    made = dicom(frames, NumberOfFrames=6, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1")
+    made.PerFrameFunctionalGroupsSequence = pydicom.Sequence()
+    for height in heights:
+        group = pydicom.Dataset()
+        group.PlanePositionSequence = sequence(ImagePositionPatient=[0, 0, height])
+        made.PerFrameFunctionalGroupsSequence.append(group)
+    made.SharedFunctionalGroupsSequence = sequence(
+        PlaneOrientationSequence=sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+        PixelMeasuresSequence=sequence(PixelSpacing=[1, 1]),
+    )
+    save(made, tmp_path / "scan.dcm")
+    mask = np.zeros((6, 12, 12), np.uint8)
+    mask[1, 2:5, 2:5] = 1  # at 6 mm, so that those at 3 and 9 mm are neither
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    (tmp_path / "manifest.csv").write_text("image,label,mask\nscan.dcm,,mask.tif\n")
+    found = load_dataset(tmp_path)
+    assert [(s.image.frame, s.label, s.mask and s.mask.frame) for s in found.samples] == [
+        (0, 0, None),
+        (1, 1, 1),
+        (2, 0, None),
+        (5, 0, None),
+    ]
+    nifti(tmp_path / "map.nii.gz", lesions(3)[:, :, :6])
+    for rows in ("scan.dcm,,map.nii.gz", "scan.nii.gz,,mask.tif"):
+        nifti(tmp_path / "scan.nii.gz")
+        (tmp_path / "manifest.csv").write_text(f"image,label,mask\n{rows}\n")
+        with pytest.raises(DataError, match="nothing says which slice of it"):
+            load_dataset(tmp_path)
+    tifffile.imwrite(tmp_path / "mask.tif", mask[:5])
+    (tmp_path / "manifest.csv").write_text("image,label,mask,frame\nscan.dcm,abnormal,mask.tif,1\n")
+    with pytest.raises(DataError, match="5 slices for a volume of 6"):
+        scan_dataset(tmp_path)
+
+
+def test_masks_of_any_type_are_masks(tmp_path):
+    for dtype in (np.uint8, np.int16, np.float32):
+        path = nifti(tmp_path / f"{np.dtype(dtype)}.nii.gz", (255 * (lesions(3) > 0)).astype(dtype))
+        assert read_mask(ImageRef(path, 3)).sum() == (lesions(3) > 0).sum()
+
+
+def test_the_range_of_a_volume_does_not_depend_on_its_type_or_unit(tmp_path):
+    voxels = np.clip(VOXELS, 0, 250)
+    for dtype in (np.uint8, np.uint16):
+        path = nifti(tmp_path / f"{np.dtype(dtype)}.nii.gz", voxels.astype(dtype), cal_min=10, cal_max=100)
+        there = np.clip((voxels[::-1, ::-1, 4].T - 10) / 90, 0, 1)
+        np.testing.assert_allclose(grey(ImageRef(path, 4), "file"), there, atol=1e-6)
+        ends = np.percentile(voxels, (5, 90))
+        there = np.clip((voxels[::-1, ::-1, 4].T - ends[0]) / (ends[1] - ends[0]), 0, 1)
+        np.testing.assert_allclose(grey(ImageRef(path, 4), "p5,p90"), there, atol=1e-6)
+    path = nifti(tmp_path / "um.nii.gz", affine=np.diag([2000.0, 3000.0, 4000.0, 1.0]), xyzt_units=3)
+    assert read_image(ImageRef(path, 3)).spacing == (3, 2)
 
 
 def test_a_slice_is_named_with_its_plane(tmp_path):

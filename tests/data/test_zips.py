@@ -38,6 +38,13 @@ def test_a_study_in_a_zip(tmp_path):
     assert [image.path.name for image in series.images] == ["000001.dcm", "000002.dcm", "000000.dcm"]
 
 
+def test_what_a_folder_would_pass_over_is_not_unpacked(tmp_path):
+    data = slices(tmp_path / "study", [0.0])[0].read_bytes()
+    names = ("a.dcm", "__MACOSX/._a.dcm", "in/.hidden/b.dcm", "in/masks/a.dcm", "in\\Thumbs.db", "masks.dcm")
+    (tmp_path / "out").mkdir()
+    assert unpack(pack(tmp_path / "a.zip", dict.fromkeys(names, data)), tmp_path / "out") == 2
+
+
 def test_suffixes_are_kept_where_they_are_harmless(tmp_path):
     made = pack(tmp_path / "a.zip", {"x.nii.gz": b"1", "y.P/NG": b"2", "z": b"3", "w." + "a" * 50: b"4", "v.é": b"5"})
     (tmp_path / "out").mkdir()

@@ -128,7 +128,7 @@ def test_fixed_prompts_take_any_objective(new, small_data):
         ([np.zeros((64, 64), np.uint8)] * 2, [0, 1], [None], "1 masks"),
         ([np.zeros((64, 64), np.uint8)] * 2, [0, 2], None, "not \\[2\\]"),
         ([np.zeros((64, 64), np.uint8)] * 2, [0, "1"], None, "labels are 0"),
-        ([np.zeros((64, 64), np.uint8)] * 2, [0, 0], None, "there are 2 and 0"),
+        ([np.zeros((64, 64), np.uint8)] * 2, [1, 1], None, "there are 0 and 2"),
         ([np.zeros((64, 64), np.uint8)] * 2, [0, 1], [None, np.zeros((64, 64))], "empty there"),
         ([np.zeros((64, 64), np.uint8)] * 2, [0, 1], [np.ones((64, 64)), None], "marks a normal image"),
         ([np.zeros((64, 64), np.uint8)] * 2, [0, 1], [None, np.ones((64, 32))], "must agree"),
@@ -173,7 +173,7 @@ def test_arguments_that_make_no_sense(small_recipe, small_backbone, new, small_d
         MadCLIP(backbone=small_backbone).fit(small_data)
     with pytest.raises(RecipeError, match="activation"):
         MadCLIP(small_recipe.replace(backbone_activation="quick_gelu"), backbone=small_backbone).fit(small_data)
-    for arguments in ({"seed": -1}, {"folds": 1}, {"shots": 0}, {"operating_point": "most"}):
+    for arguments in ({"seed": -1}, {"folds": 1}, {"shots": -1}, {"operating_point": "most"}):
         with pytest.raises(RecipeError):
             new().fit(small_data, **({"shots": 2} | arguments))
 
@@ -219,7 +219,7 @@ def test_folds_leave_both_classes_to_learn_from(seed):
         patients = [None if generator.random() < 0.3 else f"p{generator.integers(0, 5)}" for _ in range(2 * count)]
         labels = generator.integers(0, 2, 2 * count)
         shots = [
-            Shot(torch.zeros(1), int(label), None, str(i), patient)
+            Shot(torch.zeros(1), int(label), None, str(i), () if patient is None else (patient,))
             for i, (label, patient) in enumerate(zip(labels, patients, strict=True))
         ]
         if why_not(shots):

@@ -80,7 +80,8 @@ def test_repeating_summarises_and_resumes(data, backbone, tmp_path):
     first = repeat(detector, data, tmp_path, seeds=(0, 1), **arguments)
     assert detector.fitted is None
     assert {(stage, part) for stage, part, _, _ in told} == {
-        (stage, f"seed {seed}") for stage in ("encode", "fit", "evaluate") for seed in (0, 1)
+        ("draws", ""),
+        *((stage, f"seed {seed}") for stage in ("encode", "fit", "evaluate") for seed in (0, 1)),
     }
     assert ("evaluate", "seed 1", 16, 16) in told
     values = first["image_auroc"]["values"]

@@ -50,6 +50,18 @@ def test_graph_is_the_detector(detector):
         assert torch.allclose(one, two, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shots", [(4, 0), 0], ids=["normal images alone", "texts alone"])
+def test_what_saw_no_abnormal_image_is_exported_too(shots, detector, small_data, tmp_path):
+    pytest.importorskip("onnx")
+    new = MadCLIP(detector.recipe, backbone=detector.backbone, objective="Brain").fit(small_data, shots=shots)
+    facts = engines.export_engine(new, small_data, tmp_path / "out", engine="onnx")
+    assert max(facts["check"]["score"], facts["check"]["map"]) < 1e-4
+    image = next((small_data / "test" / "Ungood" / "img").iterdir())
+    expected = new.predict(image)
+    use_engine(new, tmp_path / "out")
+    assert new.predict(image).score == pytest.approx(expected.score, abs=1e-4)
+
+
 def test_a_detector_in_bfloat16_is_exported_from_the_weights_in_float32(small_detector, detector):
     half = MadCLIP.load(small_detector, device="cpu")
     half.backbone = deepcopy(half.backbone).to(torch.bfloat16)

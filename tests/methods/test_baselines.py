@@ -12,10 +12,11 @@ from madclip import MadCLIP
 from madclip.data.load import load_dataset
 from madclip.errors import DataError, MissingExtraError, RecipeError
 from madclip.evaluation.protocol import evaluate
+from madclip.head.memory import greedy_coreset, local_features, smooth
 from madclip.methods import BASELINES, load_baseline
 from madclip.methods.base import squash
 from madclip.methods.floors import class_means, fit_logistic, nearest_mean_score
-from madclip.methods.patchcore import greedy_coreset, local_features, reweighted_score, smooth
+from madclip.methods.patchcore import reweighted_score
 
 
 @pytest.fixture(scope="module", params=list(BASELINES))

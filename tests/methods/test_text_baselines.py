@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from madclip import load_backbone
 from madclip.data.load import load_dataset
 from madclip.evaluation.protocol import evaluate
+from madclip.head.memory import far_from_memory
+from madclip.head.scoring import abnormal_share, text_scores
 from madclip.methods import load_baseline
 from madclip.methods.april_gan import memory_map, project
 from madclip.methods.learning import Adam, Learning, optimise
 from madclip.methods.mediclip import BODY, make_anomaly, push_away, random_region
 from madclip.methods.mvfa import feed_back
-from madclip.methods.text import abnormal_share, far_from_memory, text_scores
 from madclip.methods.winclip import harmonic_mean, spread, window_patches
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from madclip.data.ref import ImageRef
 from madclip.errors import MissingExtraError
-from madclip.heatmap import captioned, heat, legend, overlay, png, span, stretch
+from madclip.heatmap import captioned, heat, legend, oriented, overlay, png, span, stretch
 from madclip.prediction import Prediction, Row, predict_each, to_frame
 from madclip.recipe import Recipe
 from madclip.report.sheet import contact_sheet
@@ -96,6 +96,21 @@ def test_an_overlay_does_not_depend_on_the_scale_of_its_map(factor, offset):
     pixels, anomaly_map = rng.random((3, 9, 11), np.float32), rng.random((9, 11), np.float32)
     other = overlay(pixels, (anomaly_map * factor + offset).astype(np.float32))
     assert np.abs(other.astype(int) - overlay(pixels, anomaly_map)).max() <= 3
+
+
+def test_letters_stand_at_their_sides_and_the_bar_has_its_length():
+    plain = np.full((200, 300, 3), 90, np.uint8)
+    changed = (oriented(plain, "RLAP", None) != plain).any(-1)
+    for area in (changed[80:120, :30], changed[80:120, 270:], changed[:30, 130:170], changed[170:, 130:170]):
+        assert area.any()
+    changed[80:120, :30] = changed[80:120, 270:] = changed[:30, 130:170] = changed[170:, 130:170] = False
+    assert not changed.any()
+    # 300 columns of 0.5 mm: a quarter is 37 mm, so the bar is 2 cm, 40 pixels.
+    white = (oriented(plain, "", (0.5, 0.5)) == 255).all(-1)
+    row = white[180:].sum(1).argmax() + 180
+    assert white[row].sum() in (40, 41)
+    assert oriented(plain[:50], "RLAP", (1.0, 1.0)) is plain[:50] or (oriented(plain[:50], "RLAP", None) == 90).all()
+    np.testing.assert_array_equal(oriented(plain, "", None), plain)
 
 
 def test_the_legend_runs_from_left_to_right():

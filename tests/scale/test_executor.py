@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from madclip.errors import DataError, RecipeError
-from madclip.scale.executor import LocalProcesses, run_alone
+from madclip.scale.executor import AHEAD, LocalProcesses, run_alone
 
 
 class Slowly:
@@ -39,6 +39,15 @@ def test_results_come_in_the_order_of_the_items(workers):
     assert sum(max(row[3] for row in found if row[2] == process) for process in processes) == 6
     assert (processes == {os.getpid()}) == (workers == 1)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_items_are_asked_for_as_they_are_worked_on(workers):
+    asked = []
+    results = LocalProcesses(workers).run(abs, (asked.append(item) or item for item in range(1000)))
+    assert next(results) == 0
+    assert len(asked) <= AHEAD * workers + 1
+    results.close()
 
 
 def end(item):

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from madclip.benchmark.experiments import ABLATIONS
+from madclip.benchmark.experiments import check_experiment, recipe_of
 from madclip.benchmark.tokens import RememberedBackbone, TokenMemory
 from madclip.errors import DataError, MadCLIPError
 from madclip.files import write_whole
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from madclip.data.samples import Dataset
     from madclip.evaluation.protocol import Detector
 
-METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "specificity")
 
 
 class CellWork:
@@ -122,18 +122,15 @@ class CellWork:
         from madclip.detector import MadCLIP
         from madclip.fitting import Run
         from madclip.methods import BASELINES, load_baseline
-        from madclip.recipe import Recipe
         from madclip.training.cache import TokenCache
 
         data, objective, cache = self.dataset(cell.source), self.plan.objectives[cell.source], TokenCache()
+        shots = (cell.shots, 0) if self.plan.experiment == "normal-only" else cell.shots
         if cell.method in BASELINES:
             baseline = load_baseline(cell.method)(self.backbone(None), objective=objective)
-            return baseline.fit(data, shots=cell.shots, seed=cell.seed, cache=cache)
-        preset, _, letter = cell.method.partition("-")
-        recipe = Recipe.preset(preset, **self.plan.changes)
-        if letter:
-            recipe = recipe.replace(**ABLATIONS[letter][1])
+            return baseline.fit(data, shots=shots, seed=cell.seed, cache=cache)
+        recipe = recipe_of(cell.method, self.plan.changes, check_experiment(self.plan.experiment))
         activation = None if recipe.backbone_activation == "weights" else recipe.backbone_activation
         detector = MadCLIP(recipe, backbone=self.backbone(activation), objective=objective)
         run = Run(cache=cache, select=self.plan.select)
-        return detector.fit(data, shots=cell.shots, seed=cell.seed, folds=0, run=run)
+        return detector.fit(data, shots=shots, seed=cell.seed, folds=0, run=run)

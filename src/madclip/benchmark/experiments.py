@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from madclip.benchmark.registry import by_name
 from madclip.errors import RecipeError
 from madclip.methods import BASELINES, load_baseline
-from madclip.recipe import PRESETS
+from madclip.recipe import PRESETS, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-Experiment: TypeAlias = Literal["table1", "table2", "table3", "ablations", "real"]
+Experiment: TypeAlias = Literal["table1", "table2", "table3", "ablations", "real", "normal-only", "zero-shot"]
 
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "a": ("fixed prompts", {"learned_prompts": False}),
@@ -28,6 +28,12 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Letter of the paper's ablation: what it is, and its one switch of the recipe."""
 
+VARIANTS: dict[Experiment, dict[str, dict[str, Any]]] = {
+    "normal-only": {"memory": {"text_weight": 0.0}},
+    "zero-shot": {"whole": {"image_score": "mean"}, "patches": {"image_score": "max"}},
+}
+"""What each preset is run with besides as it is, where no abnormal image is learned from: changes of its recipe."""
+
 SETS = ("HIS", "Chest", "OCT17", "BrainMRI", "LiverCT", "RESC")
 """The data sets of Tables 1 and 2."""
 CROSS = (("Chest", "NIHChest"), ("Chest", "CheXpert"), ("BrainMRI", "ADNI"), ("OCT17", "OCTDL"), ("RESC", "OCTDL"))
@@ -38,6 +44,8 @@ SHOTS: dict[Experiment, tuple[int, ...]] = {
     "table3": (16,),
     "ablations": (16,),
     "real": (2, 4, 8, 16),
+    "normal-only": (1, 2, 4, 8, 16),
+    "zero-shot": (0,),
 }
 METHODS = (*PRESETS, *BASELINES)
 
@@ -48,9 +56,9 @@ class Cell:
 
     Attributes:
         set: Whose test images are scored; `SOURCE->TARGET` where the shots are another set's.
-        shots: Images of each class.
+        shots: Images of each class; in `normal-only` of the normal class, without any of the other.
         seed: Determines the draw, and what the method leaves to chance.
-        method: A preset of the recipe, `PRESET-LETTER` for one of its ablations, or a baseline.
+        method: A preset of the recipe, `PRESET-LETTER` for one of its ablations or `VARIANTS`, or a baseline.
     """
 
     set: str
@@ -84,23 +92,33 @@ def cells_of(
 
     Args:
         experiment: Which.
-        sets: Those of `real` and of the ablations; the tables bring their own.
-        methods: As in `Cell.method`. In the ablations each preset stands for itself and its six ablations.
-        seeds: Draws, from 0.
+        sets: Those of all experiments but the tables, which bring their own.
+        methods: As in `Cell.method`. In the ablations each preset stands for itself and its six ablations, in the
+            modes without abnormal images for itself and its `VARIANTS`.
+        seeds: Draws, from 0; of texts alone there is one.
         shots: Instead of those in `SHOTS`.
 
     Raises:
         RecipeError: No method has that name, or there are no seeds.
     """
+    if experiment == "zero-shot":
+        seeds = min(seeds, 1)  # there is nothing to draw
     if seeds < 1:
         raise RecipeError(f"{seeds} seeds: give at least 1")
     for method in methods:
         if method not in METHODS:
             raise RecipeError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
+    if wrong := [method for method in methods if method not in methods_of(experiment)]:
+        why = (
+            "has no ablations"
+            if experiment == "ablations"
+            else f"learns from images that {experiment} does not give it"
+        )
+        raise RecipeError(f"{wrong[0]!r} {why}: choose among {', '.join(methods_of(experiment))}")
     if experiment == "ablations":
-        if wrong := [method for method in methods if method not in PRESETS]:
-            raise RecipeError(f"{wrong[0]!r} has no ablations: choose among {', '.join(PRESETS)}")
         methods = [name for method in methods for name in (method, *(f"{method}-{letter}" for letter in ABLATIONS))]
+    variants = VARIANTS.get(experiment, {})
+    methods = [name for m in methods for name in (m, *(f"{m}-{what}" for what in variants if m in PRESETS))]
     crossed = tuple("->".join(pair) for pair in CROSS)
     names = {"table1": SETS, "table2": SETS, "table3": crossed}.get(experiment, tuple(sets))
     return sorted(
@@ -110,6 +128,23 @@ def cells_of(
         for seed in range(seeds)
         for method in methods
     )
+
+
+def methods_of(experiment: Experiment) -> tuple[str, ...]:
+    """The methods that an experiment can have, by what it gives them to learn from."""
+    given = {"ablations": (), "normal-only": ("nothing", "normal"), "zero-shot": ("nothing",)}.get(experiment)
+    if given is None:
+        return METHODS
+    return (*PRESETS, *(name for name in BASELINES if given and load_baseline(name).learns_from in given))
+
+
+def recipe_of(method: str, changes: dict[str, Any], experiment: Experiment) -> Recipe:
+    """The recipe of a preset with an experiment's changes, and of its ablations and variants."""
+    preset, _, name = method.partition("-")
+    recipe = Recipe.preset(preset, **changes)
+    if not name:
+        return recipe
+    return recipe.replace(**(VARIANTS[experiment][name] if experiment in VARIANTS else ABLATIONS[name][1]))
 
 
 def needs_masks(method: str) -> bool:

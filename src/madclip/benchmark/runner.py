@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from madclip.benchmark.cell import CellWork
-from madclip.errors import CheckpointError, DataError
+from madclip.errors import CheckpointError, DataError, MadCLIPError
 from madclip.files import write_whole
 from madclip.progress import silent
 from madclip.scale.executor import LocalProcesses
@@ -61,13 +61,17 @@ def run(
     finished = len(there) - len(todo)
     progress("cells", finished, len(there))
     failed: list[str] = []
-    results = (executor or LocalProcesses(1, plan.threads)).run(work, todo)
+    results = (executor or LocalProcesses(1, plan.threads)).run(work, todo, lost=_lost)
     for done, (cell, error) in enumerate(zip(todo, results, strict=True), finished + 1):
         if error:
             failed.append(f"{cell}: {error}")
         progress("cells", done, len(there))
     _write_csv(out, plan, read_cells(out, there))
     return sorted(failed)
+
+
+def _lost(_: Cell) -> MadCLIPError | None:
+    return DataError("it ended its worker each time, perhaps for want of memory")
 
 
 def read_cells(out: Path, cells: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madclip.benchmark.experiments import ABLATIONS, Cell, tasks_of
-from madclip.benchmark.published import published
+from madclip.benchmark.published import protocol, published, published_rows
 from madclip.benchmark.render import DAGGER, Table
 from madclip.metrics.compare import mean_interval
 from madclip.metrics.intervals import resamples, weighted_auroc
@@ -36,9 +36,14 @@ PUBLISHED_AS = {
 }
 """Names of our methods in the paper's tables."""
 
+COUNTED = {"normal-only": "{} normal images alone", "zero-shot": "texts alone"}
+"""What is learned from in experiments that are not about shots of each class."""
+STATED = 10
+"""False-positive rate in percent that thresholds of normal images alone aim at."""
 NOT_RUN = "not run"
 STAR = "*"
 PERCENT = "AUROC in percent, mean over draws of shots with Student's 95 % interval over the draws, cut to 0 to 100."
+NOT_DRAWN = "AUROC in percent; nothing is drawn, so there is no interval over draws."
 OWN_SPLIT = f"{STAR} own split: no rule was published, so images were split here, by patient where patients are known."
 TEST_BEST = f"{DAGGER} the epoch was selected on the test images, as was published: optimistic."
 
@@ -102,6 +107,10 @@ def tables_of(run: Run, *, notes: Sequence[str] = ()) -> list[Table]:
     """
     if run.experiment == "ablations":
         made = _ablations(run)
+    elif run.experiment in COUNTED:
+        counts = sorted({cell.shots for cell in run.cells})
+        paired = [table for count in dict.fromkeys((counts[-1], counts[0])) for table in _paired(run, count)]
+        made = [*_by_shots(run), *paired, *_false_positives(run), _elsewhere(run)]
     elif run.experiment == "real":
         made = [*_by_shots(run), *_paired(run)]
     else:
@@ -139,7 +148,7 @@ def _by_shots(run: Run) -> list[Table]:
     made = []
     shots = sorted({cell.shots for cell in run.cells})
     methods = list(dict.fromkeys(cell.method for cell in run.cells))
-    head = (f"method, on {run.backbone}", *(f"{count} shots" for count in shots))
+    head = (f"method, on {run.backbone}", *(COUNTED.get(run.experiment, "{} shots").format(n) for n in shots))
     for name in dict.fromkeys(cell.set for cell in run.cells):
         for task, what in (("AC", "images"), ("AS", "pixels")):
             values = {(m, count): run.auroc(name, task, count, m) for m in methods for count in shots}
@@ -149,15 +158,16 @@ def _by_shots(run: Run) -> list[Table]:
                 (m, *(_number(v.values()) + run.mark(m) if (v := values[m, count]) else NOT_RUN for count in shots))
                 for m in methods
             )
-            made.append(Table(f"{run.title(name)}, {what}", head, rows, (PERCENT,)))
+            note = NOT_DRAWN if run.experiment == "zero-shot" else PERCENT
+            made.append(Table(f"{run.title(name)}, {what}", head, rows, (note,)))
     return made
 
 
-def _paired(run: Run) -> list[Table]:
-    """Every method against the first of MadCLIP's presets on the same shots and test images, at the most shots."""
+def _paired(run: Run, shots: int | None = None) -> list[Table]:
+    """Every method against the first of MadCLIP's presets on the same shots and test images, by default at the most."""
     methods = list(dict.fromkeys(cell.method for cell in run.cells))
     reference = next((preset for preset in PRESETS if preset in methods), None)
-    most = max(cell.shots for cell in run.cells)
+    most = max(cell.shots for cell in run.cells) if shots is None else shots
     rows = []
     for name in dict.fromkeys(cell.set for cell in run.cells):
         for method in methods:
@@ -171,11 +181,55 @@ def _paired(run: Run) -> list[Table]:
         return []
     head = ("set", "method", f"{reference} minus it, over draws of shots", "over test images")
     note = (
-        f"Image AUROC in points, {most} shots of each class, on {run.backbone}: same shots, same test images, mean "
-        "over draws. The first interval is Student's over draws of shots; the second is the paired bootstrap over test "
-        "images (patients where they are known) with the shots as they were drawn."
+        f"Image AUROC in points, {COUNTED.get(run.experiment, '{} shots of each class').format(most)}, on "
+        f"{run.backbone}: same shots, same test images, mean over draws. The first interval is Student's over draws of "
+        "shots; the second is the paired bootstrap over test images (patients where they are known) with the shots as "
+        "they were drawn."
     )
     return [Table(f"{reference} against each method", head, tuple(rows), (note,))]
+
+
+def _false_positives(run: Run) -> list[Table]:
+    """How many normal test images thresholds call anomalous that normal images alone gave."""
+    counts = sorted({cell.shots for cell in run.cells})
+    names = list(dict.fromkeys(cell.set for cell in run.cells))
+    rows = []
+    for method in dict.fromkeys(cell.method for cell in run.cells):
+        rates = {
+            (name, count): [
+                100 * (1 - facts["metrics"]["specificity"][0])
+                for cell, facts in run.found.items()
+                if (cell.set, cell.shots, cell.method) == (name, count, method)
+                and facts["metrics"].get("specificity", [None])[0] is not None
+            ]
+            for name in names
+            for count in counts
+        }
+        for count in counts:
+            each = [rates[name, count] for name in names]
+            if all(each):
+                mean = fmean(fmean(values) for values in each)
+                shown = (f"{_number(values)}; {len(values)} draws" for values in each)
+                rows.append((method, str(count), *shown, f"{mean:.1f}"))
+    if not rows:
+        return []
+    head = (f"method, on {run.backbone}", "normal images", *(run.title(name) for name in names), "mean of sets")
+    note = (
+        f"Normal test images that are called anomalous, in percent, where {STATED} were stated: mean over draws with "
+        "Student's 95 % interval. What 16 images can promise is 1 in 17, that is 5.9: the next, 2 in 17, is above 10."
+    )
+    return [Table("Realised false-positive rate", head, tuple(rows), (note,))]
+
+
+def _elsewhere(run: Run) -> Table:
+    """Numbers that others published for the mode, and how they came about."""
+    rows = published_rows(run.experiment)  # type: ignore[arg-type]
+    kinds = {(name, task): None for _, name, task, _ in rows}
+    methods = dict.fromkeys(method for method, *_ in rows)
+    of = {(method, name, task): f"{value:.1f} {DAGGER}" for method, name, task, value in rows}
+    shown = tuple((m, *(of.get((m, *kind), "-") for kind in kinds)) for m in methods)
+    head = ("published, ViT-L/14", *(f"{name} {task}" for name, task in kinds))
+    return Table(f"{run.experiment}, published", head, shown, (f"{DAGGER} {protocol(run.experiment)}.",))  # type: ignore[arg-type]
 
 
 def _pairs(

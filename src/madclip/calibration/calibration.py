@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from madclip.calibration.probability import ISOTONIC_FROM, fit_isotonic, fit_platt
-from madclip.calibration.thresholds import choose_threshold
+from madclip.calibration.thresholds import choose_threshold, parse_operating_point
 from madclip.errors import CheckpointError, RecipeError
 from madclip.metrics.scored import Scored
 
@@ -111,6 +111,30 @@ class Calibration:
             )
         slope, offset = fit_platt(data)
         return cls(*found, method="platt", slope=slope, offset=offset, pixel_threshold=pixel_threshold, alpha=alpha)
+
+    @classmethod
+    def of_normals(cls, scores: ArrayLike, operating_point: str) -> Calibration:
+        """Calibrate on held-out scores [N] of normal images alone: one rate for the threshold and for verdicts.
+
+        Raises:
+            DataError: The operating point needs abnormal images.
+            RecipeError: It makes no sense.
+        """
+        rate = 1 - parse_operating_point(operating_point)[1]
+        return cls.fit(np.zeros(np.size(scores), np.int64), scores, operating_point, alpha=rate)
+
+    @property
+    def rests(self) -> str:
+        """What a reader must know of verdicts that rest on one class alone, in one sentence; else empty."""
+        if self.normal_scores and self.abnormal_scores:
+            return ""
+        count = len(self.normal_scores) or len(self.abnormal_scores)
+        known, other = ("normal", "abnormal") if self.normal_scores else ("abnormal", "normal")
+        rate = self.levels_kept[0 if self.normal_scores else 1]
+        return (
+            f"It rests on {count} {known} images alone: at most {rate:.0%} of {known} images are misjudged, "
+            f"on average over draws of them; of {other} ones it is not known how many are."
+        )
 
     @property
     def prevalence(self) -> float:

@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from madclip.cli.console import print_facts, shown_progress
-from madclip.cli.options import TINY_NOTE, BackboneOption, Changes, Device, Json, Overwrite, SelectOption
+from madclip.cli.options import (
+    TINY_NOTE,
+    Address,
+    BackboneOption,
+    Changes,
+    Device,
+    Gpus,
+    Json,
+    Overwrite,
+    Pool,
+    SelectOption,
+    Threads,
+    Workers,
+    executor_of,
+)
 from madclip.cli.outputs import check_file, check_runs
 from madclip.errors import DataError, RecipeError
 from madclip.files import write_between, write_whole
@@ -22,6 +36,8 @@ EXPERIMENTS = {
     "table2": "Fill the paper's Table 2: six sets, 2 to 8 shots.\n\nTwo, 4 and 8 images of each class are drawn.",
     "table3": "Fill the paper's Table 3: from one set to another.\n\nShots are of one set, test images of the other.",
     "ablations": "Change one switch of the recipe at a time.\n\nThis is done on every data set in the folder.",
+    "normal-only": "Learn from normal images alone.\n\nMethods learn from 1 to 16 normal images of every set.",
+    "zero-shot": "Go by texts alone.\n\nNo image of any data set in the folder is learned from.",
     "real": "Compare methods on every data set in a folder.\n\nThey learn from 2, 4, 8 and 16 images of each class.",
 }
 """What `madclip bench` runs, by the name of its command."""
@@ -119,8 +135,11 @@ def experiment(
     ] = None,
     changes: Changes = None,
     select: SelectOption = "last",
-    workers: Annotated[int, typer.Option(min=1, help="How many processes work; results do not depend on it.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="How many threads each process has.")] = 1,
+    pool: Pool = "local",
+    address: Address = None,
+    workers: Workers = None,
+    threads: Threads = 1,
+    gpus: Gpus = 0,
     device: Device = "auto",
     docs: Annotated[
         Path | None, typer.Option(help="A Markdown page on which the tables replace what its marks enclose.")
@@ -132,9 +151,9 @@ def experiment(
     from madclip.benchmark.plan import Plan
     from madclip.benchmark.runner import run
     from madclip.recipe import parse_field
-    from madclip.scale.executor import LocalProcesses
 
     name = check_experiment(str(context.info_name))
+    executor = executor_of(pool, address, workers, threads, gpus)
     check_runs(out, "bench")
     cells, runnable, folders, missing = _cells_here(name, data, methods, seeds, _numbers(shots))
     plan = Plan(
@@ -150,7 +169,7 @@ def experiment(
     if backbone is None:
         typer.echo(TINY_NOTE, err=True)
     with shown_progress() as progress:
-        failed = run(runnable, plan, out, executor=LocalProcesses(workers, threads), progress=progress)
+        failed = run(runnable, plan, out, executor=executor, progress=progress)
     text, finished = _write_tables(plan, cells, out, docs)
     facts = {"experiment": name, "cells": len(cells), "finished": finished, "missing_sets": missing}
     print_facts(as_json, facts | {"failed": failed, "results": str(out / "results.csv")}, text)
@@ -171,11 +190,11 @@ def _cells_here(
 
     What a folder was taken for, and what is missing, is said on standard error.
     """
-    from madclip.benchmark.experiments import METHODS, cells_of, needs_masks
+    from madclip.benchmark.experiments import cells_of, methods_of, needs_masks
     from madclip.benchmark.plan import find_sets
 
     found = find_sets(data)
-    chosen = _methods(methods, METHODS, ablations=name == "ablations")
+    chosen = _methods(methods, methods_of(name))
     cells = cells_of(name, list(found.folders), chosen, seeds, shots)
     used = {one for cell in cells for one in (cell.source, cell.target)}
     folders = {one: path for one, path in found.folders.items() if one in used}
@@ -212,11 +231,11 @@ def _write_tables(plan: Any, cells: list[Any], out: Path, docs: Path | None) -> 
     return text, len(found)
 
 
-def _methods(text: str, known: tuple[str, ...], *, ablations: bool) -> list[str]:
+def _methods(text: str, known: tuple[str, ...]) -> list[str]:
     if text == "all":
-        from madclip.methods import BASELINES
+        from madclip.recipe import PRESETS
 
-        return ["madclip"] if ablations else ["madclip", *BASELINES]
+        return ["madclip", *(name for name in known if name not in PRESETS)]
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise RecipeError(f"no method is named: choose among {', '.join(known)}, or all")
@@ -276,6 +295,8 @@ def _notes(plan: Any) -> list[str]:
 
     import torch
 
+    from madclip.benchmark.tables import COUNTED
+
     weights = plan.backbone
     if weights == "tiny":
         weights = (
@@ -283,7 +304,8 @@ def _notes(plan: Any) -> list[str]:
         )
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {plan.threads} threads a process"
     notes = [f"Backbone: {weights}. {machine}, torch {torch.__version__}; pixel metrics at the recipe's size."]
-    notes.append("MadCLIP is fitted without the cross-fit behind thresholds: no number here depends on it.")
+    if plan.experiment not in COUNTED:
+        notes.append("MadCLIP is fitted without the cross-fit behind thresholds: no number here depends on it.")
     if plan.changes:
         notes.append("Recipe changed: " + ", ".join(f"{k}={v}" for k, v in plan.changes.items()) + ".")
     return notes

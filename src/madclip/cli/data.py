@@ -21,6 +21,7 @@ from madclip.cli.options import (
     Patients,
     RecipeName,
     Slices,
+    Tiles,
     parse_reading,
     parse_recipe,
 )
@@ -94,6 +95,7 @@ def check(
     abnormal: AbnormalNames = None,
     slices: Slices = "all",
     axis: AxisOption = "axial",
+    tiles: Tiles = 0,
     recipe: RecipeName = "madclip",
     change: Changes = None,
     grey_range: GreyRange = None,
@@ -108,7 +110,7 @@ def check(
     from madclip.data.check import check_dataset
 
     entry = registered(registered_as) if registered_as else None
-    chosen = parse_recipe(recipe, change, grey_range, axis)
+    chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
     view = chosen.view
     reading = parse_reading(patients, normal, abnormal, slices, chosen.axis)
     with shown_progress() as progress:

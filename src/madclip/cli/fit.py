@@ -9,8 +9,10 @@ import typer
 
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
+    NORMAL_ONLY,
     TINY_NOTE,
     AbnormalNames,
+    Address,
     AxisOption,
     BackboneOption,
     Changes,
@@ -20,6 +22,7 @@ from madclip.cli.options import (
     Device,
     Folds,
     Force,
+    Gpus,
     GreyRange,
     Json,
     NormalNames,
@@ -27,6 +30,7 @@ from madclip.cli.options import (
     OperatingPoint,
     Overwrite,
     Patients,
+    Pool,
     RecipeName,
     SamePatient,
     SavedBackbone,
@@ -34,6 +38,9 @@ from madclip.cli.options import (
     SelectOption,
     Shots,
     Slices,
+    Tiles,
+    Workers,
+    executor_of,
     parse_equal_shots,
     parse_reading,
     parse_recipe,
@@ -42,10 +49,10 @@ from madclip.cli.options import (
     said_of_data,
 )
 from madclip.cli.outputs import check_detector, check_runs
-from madclip.errors import RecipeError
+from madclip.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from madclip.data.samples import Dataset, Sample
+    from madclip.data.samples import Dataset, Reading, Sample
     from madclip.detector import MadCLIP
 
 
@@ -68,8 +75,14 @@ Cache = Annotated[
 
 
 def fit(
-    data: Data,
     out: DetectorOut,
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The labelled images: a folder, or a manifest as CSV or JSON lines (see docs/data.md). Normal images "
+            "alone will do; with --shots 0 none are looked at."
+        ),
+    ] = None,
     shots: Shots = "16",
     shot_list: ShotList = None,
     patients: Patients = "auto",
@@ -82,6 +95,7 @@ def fit(
     change: Changes = None,
     grey_range: GreyRange = None,
     axis: AxisOption = "axial",
+    tiles: Tiles = 0,
     seed: Seed = 0,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
@@ -94,18 +108,18 @@ def fit(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Learn a detector from a few labelled images."""
+    """Learn a detector from a few labelled images, from normal ones alone, or from texts alone."""
     from madclip.data.load import scan_dataset
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
     check_detector(out, overwrite=overwrite)
-    chosen = parse_recipe(recipe, change, grey_range, axis)
+    chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
     reading = parse_reading(patients, normal, abnormal, slices, chosen.axis)
-    dataset = read_dataset(data, reading, force=force)
+    dataset = _given(data, shots, reading, force=force)
     more = None if calibrate_on is None else scan_dataset(calibrate_on, reading)
-    drawn, count = _drawn(dataset, shots, shot_list, select)
+    drawn, count = ((), 0) if dataset is None else _drawn(dataset, shots, shot_list, select)
     if backbone is None:
         note(TINY_NOTE)
     detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
@@ -119,21 +133,44 @@ def fit(
             operating_point=operating_point,
             run=Run(TokenCache() if cache else None, state, resume, select, progress),
         )
+    detector.save(out)
     if more is not None:
         detector.calibrate(more, operating_point=operating_point)
-    detector.save(out)
+        detector.save(out)
     state.unlink(missing_ok=True)
+    _say_learned(detector, out, {} if dataset is None else said_of_data(dataset), as_json=as_json)
+
+
+def _say_learned(detector: MadCLIP, out: Path, said: dict[str, str], *, as_json: bool) -> None:
+    """Print what a detector learned from, what is known of the data set, and what its verdicts rest on."""
     facts = {
         "detector": str(out),
         "backbone": detector.backbone.spec.id,
-        "objective": objective,
+        "objective": detector.objective,
         "loss": detector.state.history[-1] if detector.state.history else None,
         **detector.provenance.summary(),
     }
-    learned = f"{out}: learned from {_count(detector)} ({facts['masks']} with masks)"
-    said = said_of_data(dataset)
-    lines = [learned, *said.values(), detector.provenance.uncalibrated]
+    masks = f" ({detector.provenance.masks} with masks)" if detector.provenance.abnormal else ""
+    learned = f"{out}: learned from {detector.provenance.learned}{masks}"
+    lines = [learned, *said.values(), detector.provenance.uncalibrated, _threshold(detector)]
     print_facts(as_json, facts | {"data": said}, "\n".join(filter(None, lines)))
+
+
+def _threshold(detector: MadCLIP) -> str:
+    """What a threshold of one class alone promises, since nobody chose it; of both nothing."""
+    known = detector.calibration
+    return f"threshold {known.threshold:.4f} ({known.operating_point}). {known.rests}" if known and known.rests else ""
+
+
+def _given(data: Path | None, shots: str, reading: Reading, *, force: bool) -> Dataset | None:
+    """The data set that is learned from; None where there are to be no shots."""
+    if parse_shots(shots) == 0:
+        if data is not None:
+            note(f"note: {data} is not looked at: with --shots 0 the detector goes by the texts alone")
+        return None
+    if data is None:
+        raise DataError("DATA is missing: name the labelled images, or pass --shots 0 to go by the texts alone")
+    return read_dataset(data, reading, force=force, needed=NORMAL_ONLY)
 
 
 def _drawn(
@@ -150,10 +187,6 @@ def _drawn(
     listed = published_shots(source, name, parse_equal_shots(shots), dataset.shot_pool)
     # Only an epoch chosen on test images needs more than the list; a refit then asks what to draw.
     return replace(dataset, samples=(*listed, *dataset.split("test"))) if select == "test-best" else listed, None
-
-
-def _count(detector: MadCLIP) -> str:
-    return f"{detector.provenance.normal} normal and {detector.provenance.abnormal} abnormal images"
 
 
 def refit(
@@ -202,7 +235,7 @@ def refit(
     check_detector(target, overwrite=overwrite or out is None)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
-    dataset = read_dataset(data, reading, force=force)
+    dataset = read_dataset(data, reading, force=force, needed=NORMAL_ONLY)
     start = time.perf_counter()
     with shown_progress() as progress:
         model.refit(
@@ -218,7 +251,8 @@ def refit(
     facts = {"detector": str(target), "seconds": seconds, **model.provenance.summary()}
     stale = model.provenance.calibrated_before_refit
     kept = "; thresholds are those from before (--folds 4 makes new ones)" if stale else ""
-    print_facts(as_json, facts, f"{target}: refitted on {_count(model)} in {seconds:.1f} s{kept}")
+    done = f"{target}: refitted on {model.provenance.learned} in {seconds:.1f} s{kept}"
+    print_facts(as_json, facts, "\n".join(filter(None, [done, model.provenance.uncalibrated, _threshold(model)])))
 
 
 def repeat(
@@ -242,12 +276,20 @@ def repeat(
     change: Changes = None,
     grey_range: GreyRange = None,
     axis: AxisOption = "axial",
+    tiles: Tiles = 0,
     folds: Folds = 4,
     operating_point: OperatingPoint = "youden",
     select: SelectOption = "last",
     same_patient: SamePatient = False,
     force: Force = False,
     device: Device = "auto",
+    pool: Pool = "local",
+    address: Address = None,
+    workers: Workers = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="How many threads each process has; 1 where there are --workers.")
+    ] = None,
+    gpus: Gpus = 0,
     as_json: Json = False,
 ) -> None:
     """Fit and evaluate with several draws of shots.
@@ -259,13 +301,15 @@ def repeat(
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
+    alone = pool == "local" and not (address or workers or threads or gpus)
+    each = map if alone else executor_of(pool, address, workers, threads or 1, gpus).run
     check_runs(out, "repeat")
     if backbone is None:
         note(TINY_NOTE)
     counts = parse_shots(shots)
-    if counts is None:
-        raise RecipeError("repeat needs a number of shots: with --shots all every draw is the same")
-    chosen = parse_recipe(recipe, change, grey_range, axis)
+    if not counts:
+        raise RecipeError(f"repeat needs a number of shots: with --shots {shots} every draw is the same")
+    chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
     dataset = read_dataset(data, parse_reading(patients, normal, abnormal, slices, chosen.axis), force=force)
     detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
     with shown_progress() as progress:
@@ -279,6 +323,7 @@ def repeat(
             operating_point=operating_point,
             same_patient=same_patient,
             run=Run(TokenCache(), select=select, progress=progress),
+            each=each,
         )
     if as_json:
         print_facts(True, summary, "")

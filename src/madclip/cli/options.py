@@ -14,6 +14,7 @@ from madclip.recipe import Axis
 if TYPE_CHECKING:
     from madclip.data.samples import Dataset, Reading
     from madclip.recipe import Recipe
+    from madclip.scale.executor import Executor
 
 Preset = Literal["madclip", "paper", "released"]
 Select = Literal["last", "val", "test-best"]
@@ -70,7 +71,8 @@ Shots = Annotated[
     str,
     typer.Option(
         metavar="N|NORMAL,ABNORMAL|all",
-        help="How many images to learn from: N of each class, NORMAL,ABNORMAL of the two, or all there are.",
+        help="How many images to learn from: N of each class, NORMAL,ABNORMAL of the two, or all there are. Of "
+        "abnormal ones there may be none; 0 goes by the texts alone.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Determines which images are drawn, the initial weights and the order.")]
@@ -84,7 +86,8 @@ OperatingPoint = Annotated[
     str,
     typer.Option(
         metavar="youden|sens=X|spec=X",
-        help="What the threshold aims at: the best sum of sensitivity and specificity, or a value of one of them.",
+        help="What the threshold aims at: the best sum of sensitivity and specificity, or a value of one of them. "
+        "Without abnormal images, youden becomes spec=0.9.",
     ),
 ]
 SelectOption = Annotated[
@@ -115,6 +118,13 @@ AxisOption = Annotated[
         "--axis", help="How volumes are cut into slices; the detector keeps it. 0, 1 and 2 are a volume's axes on disk."
     ),
 ]
+Tiles = Annotated[
+    int,
+    typer.Option(
+        help="See large images in overlapping squares of so many pixels a side, for lesions that are lost when the "
+        "whole is made small; 0 sees them whole. The detector keeps it."
+    ),
+]
 Slices = Annotated[
     str,
     typer.Option(
@@ -139,6 +149,30 @@ SamePatient = Annotated[
         "--same-patient", help="Measure other images of patients that gave shots too; every number is then marked."
     ),
 ]
+Pool = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine-pool", help="Where workers run: processes of this machine, or actors on a Ray cluster."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|HOST:PORT",
+        help="The Ray cluster, from one of its nodes; without it that of the Ray job, else one started here.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How many processes work; results do not depend on it. One here; on Ray all it has room for."
+    ),
+]
+Threads = Annotated[int, typer.Option(min=1, help="How many threads each process has.")]
+Gpus = Annotated[
+    float,
+    typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker on Ray; 0.5 lets two share one, 0 takes none."),
+]
+BOTH, NORMAL_ONLY = ("normal", "abnormal"), ("normal",)
+"""Classes that a data set must have: to be measured on, and to be learned from."""
 TINY_NOTE = (
     "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
     "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
@@ -154,7 +188,9 @@ def parse_reading(
     return Reading(patients, tuple(normal or ()), tuple(abnormal or ()), axis, slices)
 
 
-def read_dataset(data: Path, reading: Reading, *, force: bool, stop: bool = True) -> Dataset:
+def read_dataset(
+    data: Path, reading: Reading, *, force: bool, stop: bool = True, needed: tuple[str, ...] = BOTH
+) -> Dataset:
     """A data set as it is to be understood, without errors that a look at its files would find.
 
     Args:
@@ -162,6 +198,7 @@ def read_dataset(data: Path, reading: Reading, *, force: bool, stop: bool = True
         reading: How it is to be understood.
         force: Whether to go on with errors, and without masks in whose folder nothing matches.
         stop: Whether errors that can be lived with stop at all, as they do before anything is learned.
+        needed: The classes that must have images.
 
     Raises:
         DataError: It cannot be read, or has errors and `force` does not say to go on.
@@ -169,7 +206,7 @@ def read_dataset(data: Path, reading: Reading, *, force: bool, stop: bool = True
     from madclip.data.check import errors_of
     from madclip.data.load import load_dataset
 
-    dataset = load_dataset(data, reading, unmatched=force)
+    dataset = load_dataset(data, reading, unmatched=force, needed=needed)
     if errors := errors_of(dataset):
         said = "; ".join(f"{one.message} ({len(one.files)})" if one.files else one.message for one in errors)
         if stop and not force:
@@ -192,22 +229,22 @@ def said_of_data(dataset: Dataset) -> dict[str, str]:
 
 
 def parse_recipe(
-    name: str, changes: list[str] | None, grey_range: str | None = None, axis: str | None = None
+    name: str, changes: list[str] | None, grey_range: str | None = None, axis: str | None = None, tiles: int = 0
 ) -> Recipe:
-    """A preset with the changes given as FIELD=VALUE, and with `--range` and `--axis` where they were given."""
+    """A preset with the changes given as FIELD=VALUE, and with `--range`, `--axis` and `--tiles` where given."""
     from madclip.recipe import Recipe, parse_field
 
     fields = dict(parse_field(text) for text in changes or [])
-    given = {"grey_range": grey_range, "axis": None if axis == "axial" else axis}
+    given = {"grey_range": grey_range, "axis": None if axis == "axial" else axis, "tile": tiles or None}
     return Recipe.preset(name, **fields | {name: value for name, value in given.items() if value is not None})
 
 
 def parse_shots(text: str) -> int | tuple[int, int] | None:
-    """`16`, `16,8` (normal, abnormal) or `all` (None)."""
+    """`16`, `16,8` or `16,0` (normal, abnormal), `0`, or `all` (None)."""
     if text == "all":
         return None
     parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts) or (len(parts), int(parts[0])) == (2, 0):
         raise RecipeError(f"--shots is a number, NORMAL,ABNORMAL, or all, not {text!r}")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
@@ -232,3 +269,20 @@ def parse_bytes(text: str) -> int:
     if size < 0:
         raise RecipeError(f"--limit is a size such as 500MB or 5GB, not {text!r}")
     return size
+
+
+def executor_of(pool: str, address: str | None, workers: int | None, threads: int, gpus: float) -> Executor:
+    """What works on many items, as `--engine-pool`, `--address`, `--workers`, `--threads` and `--gpus-per-worker` say.
+
+    Raises:
+        RecipeError: An option of Ray is given for processes of this machine.
+    """
+    if pool == "ray":
+        from madclip.scale.ray_pool import RayExecutor
+
+        return RayExecutor(address, workers, threads, gpus)
+    if address or gpus:
+        raise RecipeError("--address and --gpus-per-worker are for --engine-pool ray")
+    from madclip.scale.executor import LocalProcesses
+
+    return LocalProcesses(workers or 1, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,23 +12,30 @@ import typer
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
     AbnormalNames,
+    Address,
     Data,
     Detector,
     Device,
     Engine,
     Force,
+    Gpus,
     Json,
     NormalNames,
     Overwrite,
     Patients,
+    Pool,
     SamePatient,
     SavedBackbone,
     Slices,
+    Threads,
+    Workers,
+    executor_of,
     parse_reading,
     read_dataset,
     said_of_data,
 )
 from madclip.cli.outputs import check_page
+from madclip.errors import RecipeError
 from madclip.files import new_folder
 from madclip.recipe import Axis
 
@@ -41,14 +49,20 @@ def predict(
         list[str],
         typer.Argument(
             help="The images: files, folders, quoted patterns such as 'scans/*.png', ZIP archives, a DICOMDIR, or a "
-            "study of an archive, dicomweb+https://HOST/dicom-web/studies/UID."
+            "study of an archive, dicomweb+https://HOST/dicom-web/studies/UID; for a Parquet table also a listing."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder that tables, overlays and maps are written to.")],
+    table: Annotated[
+        Literal["page", "parquet"] | None,
+        typer.Option(help="What is written: page, tables, overlays and maps; or rows as Parquet, however many images."),
+    ] = None,
     maps: Annotated[
-        Literal["tiff", "npy", "none"],
-        typer.Option(help="The format of the anomaly maps, float32 at each image's own size; none writes none."),
-    ] = "tiff",
+        Literal["tiff", "npy", "none"] | None,
+        typer.Option(
+            help="The format of the anomaly maps, float32 at each image's own size: tiff, beside Parquet none."
+        ),
+    ] = None,
     overlays: Annotated[bool, typer.Option(help="Draw each anomaly map over its image, as a PNG to look at.")] = True,
     axis: Annotated[
         Axis | None,
@@ -72,6 +86,11 @@ def predict(
     engine: Engine = "auto",
     backbone: SavedBackbone = None,
     device: Device = "auto",
+    pool: Pool = "local",
+    address: Address = None,
+    workers: Workers = None,
+    threads: Threads = 1,
+    gpus: Gpus = 0,
     as_json: Json = False,
 ) -> None:
     """Score images and draw a heatmap of each.
@@ -80,6 +99,7 @@ def predict(
     overlays/ and maps/ beside them. A run that was stopped goes on with the same command. A study of an archive
     is fetched, and a ZIP archive unpacked, into a folder beside the predictions.
     """
+    from madclip.cli.archive import predict_archive, saved_detector
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
     from madclip.memory import kept_memory
@@ -87,10 +107,19 @@ def predict(
     from madclip.report.plan import Output
     from madclip.report.predictions import predict_folder
 
-    output = Output(maps=maps, overlays=overlays, dicom=parse_kinds(dicom), region=region)
+    if table == "parquet" or (table is None and pool == "ray"):
+        if dicom:
+            raise RecipeError("--dicom goes with a page: leave out --table parquet and --engine-pool ray")
+        scoring = saved_detector(detector, axis, engine, backbone, device)
+        executor = executor_of(pool, address, workers, threads, gpus)
+        predict_archive(scoring, inputs, out, executor, maps or "none", overwrite=overwrite, as_json=as_json)
+        return
+    if pool == "ray" or workers or threads > 1:
+        raise RecipeError("--engine-pool, --workers and --threads go with --table parquet")
+    output = Output(maps=maps or "tiff", overlays=overlays, dicom=parse_kinds(dicom), region=region)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     with shown_progress() as progress:
-        local = [_at_hand(one, out, progress) for one in inputs]
+        local = [at_hand(one, out, progress, afresh=overwrite) for one in inputs]
     found = expand_inputs(local, axis or model.recipe.axis)
     computed = use_engine(model, detector, engine)
     for said in filter(None, (found.said(), model.provenance.uncalibrated)):
@@ -128,8 +157,11 @@ def predict(
         raise typer.Exit(2)
 
 
-def _at_hand(named: str, out: Path, progress: Progress) -> str:
-    """An input as it was named, or the folder beside the predictions into which it was fetched or unpacked."""
+def at_hand(named: str, out: Path, progress: Progress, *, afresh: bool) -> str:
+    """An input as it was named, or the folder beside the predictions into which it was fetched or unpacked.
+
+    What was fetched before is not fetched again, unless `afresh` says so.
+    """
     from madclip.clinical.dicomweb import SCHEME, Address, fetch
     from madclip.data.zips import is_zip, unpack
 
@@ -138,6 +170,8 @@ def _at_hand(named: str, out: Path, progress: Progress) -> str:
         return named
     state = "" if remote else str(Path(named).stat().st_mtime_ns)
     folder = out.with_name(f"{out.name}.study-{sha256(f'{named} {state}'.encode()).hexdigest()[:12]}")
+    if remote and afresh:
+        shutil.rmtree(folder, ignore_errors=True)  # an archive may hold more of a study by now
     if not folder.is_dir():
         with new_folder(folder) as partial:
             if remote:

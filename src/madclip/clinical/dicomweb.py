@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ MAX_INSTANCE, MAX_ANSWER = 2**29, 2**26
 """Bytes of one instance, and of any other answer, which are held in memory."""
 TIMEOUT = (10.0, 120.0)
 """Seconds to wait for a connection, and for the next bytes."""
+SLOWEST, PATIENCE = 1000.0, 60.0
+"""Bytes a second that an answer must come with on average, once it has taken so many seconds."""
+_PIECE = 2**16
 _AS_STORED = (("application/dicom", "*"),)
 """In whatever syntax it is kept: some archives answer 500 to who wants what is compressed in another."""
 _PATH = re.compile(r"(?P<root>/.*?)?/studies/(?P<study>[0-9.]{1,64})(?:/series/(?P<series>[0-9.]{1,64}))?/?")
@@ -52,7 +56,10 @@ class Address:
         Raises:
             DataError: It is none, or holds credentials, which belong into the environment.
         """
-        parts = urlsplit(text.removeprefix(SCHEME))
+        try:
+            parts = urlsplit(text.removeprefix(SCHEME))
+        except ValueError:
+            raise DataError(f"{_shown(text)}: not of the form {SCHEME}https://HOST/dicom-web/studies/UID") from None
         match = _PATH.fullmatch(parts.path)
         if not text.startswith(SCHEME) or parts.scheme not in ("http", "https") or not parts.hostname or not match:
             raise DataError(f"{_shown(text)}: not of the form {SCHEME}https://HOST/dicom-web/studies/UID")
@@ -149,7 +156,7 @@ class _told:  # noqa: N801  (reads as a statement)
 
 
 class _Watch:
-    """Ends an answer that is larger than its kind can be while it arrives, before it fills the memory."""
+    """Ends an answer while it arrives that is larger than its kind can be, or so slow that it has no end."""
 
     def __init__(self, root: str) -> None:
         self.root, self.left = root, MAX_ANSWER
@@ -160,17 +167,25 @@ class _Watch:
 
     def __call__(self, response: Any, **_: Any) -> None:
         """What requests calls for each answer before its body is read."""
-        read = response.iter_content
 
-        def watched(*arguments: Any, **options: Any) -> Iterator[bytes]:
-            for chunk in read(*arguments, **options):
-                self.left -= len(chunk)
+        def pieces(_: int | None = None, *, decode_content: bool = True) -> Iterator[bytes]:
+            begun, came = time.monotonic(), 0
+            # As it comes: a read of a given size waits for all of it, however slowly that is.
+            while piece := response.raw.read1(_PIECE, decode_content=decode_content):
+                self.left -= len(piece)
+                came += len(piece)
+                seconds = time.monotonic() - begun
                 if self.left < 0:
                     response.close()
                     raise DataError(f"{self.root}: sends more than is fetched at once")
-                yield chunk
+                if seconds > PATIENCE and came < SLOWEST * seconds:
+                    response.close()
+                    raise DataError(
+                        f"{self.root}: sends {came} bytes in {seconds:.0f} s, which is too slow to wait for"
+                    )
+                yield piece
 
-        response.iter_content = watched
+        response.raw.stream = pieces
 
 
 def _client(root: str) -> tuple[Any, _Watch]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from madclip.clinical.objects import MANUFACTURER
+from madclip.data.series import MANUFACTURER
 from madclip.errors import DataError, MadCLIPError, MissingExtraError, RecipeError
 from madclip.files import new_file, write_whole
 
@@ -316,9 +316,10 @@ def send_to(peer: Peer, title: str, paths: Sequence[Path]) -> None:
 
 
 def _syntaxes() -> list[str]:
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
     from pynetdicom import ALL_TRANSFER_SYNTAXES
 
-    return [str(syntax) for syntax in ALL_TRANSFER_SYNTAXES]
+    return [str(syntax) for syntax in ALL_TRANSFER_SYNTAXES if syntax != DeflatedExplicitVRLittleEndian]
 
 
 def _instances(folder: Path) -> set[str]:

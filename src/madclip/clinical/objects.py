@@ -15,6 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
+from madclip.data.series import MANUFACTURER
 from madclip.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom.dataset import Dataset
 
-MANUFACTURER = "madclip"
 RESEARCH = "research use only, not for diagnosis"
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _SCHEME = "99MADCLIP"
 """Our coding scheme, where DICOM and SNOMED have no word."""
+_MUST_BE = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality")
+"""What results refer to of their sources."""
 _MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
@@ -63,12 +65,14 @@ class Finding:
         threshold: The score from which the detector decides for anomalous; None where it is not calibrated.
         verdict: `normal`, `anomalous` or `uncertain`; None where the detector is not calibrated.
         statement: How sure it is and why, in a sentence or two.
+        source: The place, among the sources, of the image that it is of.
     """
 
     score: float
     threshold: float | None
     verdict: str | None
     statement: str
+    source: int = 0
 
 
 def segmentation(sources: Sequence[Dataset], regions: npt.NDArray[np.bool_], origin: Origin) -> Dataset:
@@ -121,7 +125,7 @@ def parametric_map(sources: Sequence[Dataset], maps: npt.NDArray[np.float32], or
         values,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
-        voi_lut_transformations=[highdicom.VOILUTTransformation(window_center=0.5, window_width=1.0)],
+        voi_lut_transformations=[highdicom.VOILUTTransformation(0.5, 1.0, voi_lut_function="LINEAR_EXACT")],
         content_label="ANOMALY_MAP",
         **_common("map", sources, origin, values),
     )
@@ -182,7 +186,7 @@ def report(sources: Sequence[Dataset], finding: Finding, origin: Origin) -> Data
                 name=_concept(highdicom, "verdict", "Verdict"), value=_concept(highdicom, verdict, verdict.capitalize())
             )
         ],
-        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source) for source in sources[:1]],
+        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(sources[finding.source])],
     )
     said = sr.TextContentItem(
         name=_code("121106", "DCM", "Comment"),
@@ -208,11 +212,16 @@ def headers_for(sources: Sequence[Dataset]) -> list[Dataset]:
     """Headers of sources with what highdicom asks for: attributes that may be empty, and the slices' thickness.
 
     A thickness that is missing is the usual distance between the slices.
+
+    Raises:
+        DataError: One does not say which object it is, so that nothing can refer to it.
     """
     from pydicom.valuerep import DSfloat
 
     found = [copy(source) for source in sources]
     for one in found:
+        if missing := [name for name in _MUST_BE if not one.get(name)]:
+            raise DataError(f"a source has no {missing[0]}, so that nothing can refer to it")
         for name in _MAY_BE_EMPTY:
             if name not in one:
                 setattr(one, name, "")

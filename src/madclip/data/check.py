@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "normal_with_mask": ("error", "masks that mark a lesion in a normal image; correct one of them"),
     "label_conflict": ("error", "the same image, labelled both normal and abnormal"),
     "image_across": ("error", "the same image in two splits; what is measured would be too good"),
-    "patient_across": ("error", "the same patient in two splits; what is measured would be too good"),
+    "patient_across": ("error", "the same patient or volume in two splits; what is measured would be too good"),
     "duplicate": ("warning", "the same image twice in one split"),
     "missing_mask": ("warning", "abnormal images without a mask, beside others that have one"),
     "dark": ("warning", "images that use less than an eighth of their range, as 12 bits stored in 16 do"),
@@ -166,14 +166,14 @@ def check_dataset(
 def errors_of(dataset: Dataset) -> tuple[Problem, ...]:
     """The errors of `check_dataset` that are found without decoding an image, for a fit to stop at.
 
-    These are `one_class`, `unmatched`, `label_conflict`, `image_across` and `patient_across`, over all splits. Copies
+    These are `unmatched`, `label_conflict`, `image_across` and `patient_across`, over all splits. Copies
     of an image are found by their bytes: only files of the same size are opened, and only those that agree in a few
     kilobytes are read whole. The same pixels in another format, and what is wrong with a single image or mask,
     are met by `check_dataset` alone, or by the fit when it reads its shots. Patients that were guessed are no reason to
-    stop.
+    stop, and neither is a class without images, which `load_dataset` refuses where it is needed.
     """
     problems = _problems(_structure(dataset, _digests(dataset.samples)), guessed=dataset.patients_guessed)
-    return _in_order(problem for problem in problems if problem.severity == "error")
+    return _in_order(one for one in problems if one.severity == "error" and one.kind != "one_class")
 
 
 def _digests(samples: Iterable[Sample]) -> list[tuple[Sample, str]]:
@@ -286,10 +286,11 @@ def _structure(dataset: Dataset, digests: Iterable[tuple[Sample, str]]) -> dict[
         files["image_across" if len({sample.split for sample in group}) > 1 else "duplicate"].append(names)
         if len({sample.label for sample in group}) > 1:
             files["label_conflict"].append(names)
-    for group in _together((sample, sample.patient) for sample in dataset.samples if sample.patient is not None):
+    for group in _together((sample, key) for sample in dataset.samples for key in sample.groups):
         one_each = {sample.split: dataset.name(sample.image) for sample in reversed(group)}
         if len(one_each) > 1:
-            files["patient_across"].append(" = ".join(sorted(one_each.values())))
+            said = " = ".join(sorted(one_each.values()))
+            files["patient_across"] += [said] if said not in files["patient_across"] else []
     return files
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image as Picture
 
+from madclip.data.tiles import resized
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -50,17 +52,18 @@ def restore_map(anomaly_map: torch.Tensor, native: tuple[int, int], view: View) 
     """Brings a map back to the image's own size: the padding is cut away, the rest interpolated bilinearly.
 
     Args:
-        anomaly_map: [S, S].
+        anomaly_map: [S, S]; of an image that was seen in tiles of the size that `madclip.data.tiles.map_size` says.
         native: Height and width of the image.
         view: The one that the image was fitted with.
 
     Returns:
         float32 [H, W], in the range of the map.
     """
-    top, left, height, width = _box(*native, view)
-    inner = anomaly_map.detach().float().cpu()[top : top + height, left : left + width]
-    restored = F.interpolate(inner[None, None], native, mode="bilinear", antialias=True, align_corners=False)[0, 0]
-    return restored.contiguous().numpy()
+    inner = anomaly_map.detach().float().cpu()
+    if not view.tile:
+        top, left, height, width = _box(*native, view)
+        inner = inner[top : top + height, left : left + width]
+    return resized(inner, native).contiguous().numpy()
 
 
 def _box(height: int, width: int, view: View) -> tuple[int, int, int, int]:

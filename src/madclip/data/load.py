@@ -9,17 +9,22 @@ from madclip.data.layouts import read_folders
 from madclip.data.manifests import MANIFESTS, read_manifest
 from madclip.data.readers import Image, read_image, read_mask
 from madclip.data.samples import Dataset, Reading, Sample
+from madclip.data.shots import KINDS
 from madclip.data.volumes import with_volumes
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import numpy as np
     import numpy.typing as npt
 
 AUTO = Reading()
 
 
-def load_dataset(root: Path | str, reading: Reading = AUTO, *, unmatched: bool = False) -> Dataset:
+def load_dataset(
+    root: Path | str, reading: Reading = AUTO, *, unmatched: bool = False, needed: Collection[str] = KINDS
+) -> Dataset:
     """Finds the labelled images of a folder or a manifest; reads no pixels.
 
     Layouts, told apart by their folders (names in any case, images at any depth below a class folder):
@@ -43,16 +48,17 @@ def load_dataset(root: Path | str, reading: Reading = AUTO, *, unmatched: bool =
         root: The folder or the manifest.
         reading: How patients are known and which folders are normal and abnormal, where names do not say it.
         unmatched: Go on without the masks of folders in which nothing matches.
+        needed: The classes that must have images.
 
     Raises:
-        DataError: There is no such folder, it is empty or has no known layout, a class has no image, nothing in a mask
-            folder matches, or a row of a manifest cannot be used (file and row are named).
+        DataError: There is no such folder, it is empty or has no known layout, a needed class has no image, nothing in
+            a mask folder matches, or a row of a manifest cannot be used (file and row are named).
     """
     dataset = scan_dataset(root, reading)
     for label, found in (("normal", dataset.normal), ("abnormal", dataset.abnormal)):
-        if not found:
-            count = len(dataset.samples)
-            raise DataError(f"{root}: no {label} images among {count} (layout {dataset.layout}); both kinds are needed")
+        if not found and label in needed:
+            count, kinds = len(dataset.samples), "both kinds" if len(needed) > 1 else "these"
+            raise DataError(f"{root}: no {label} images among {count} (layout {dataset.layout}); {kinds} are needed")
     if dataset.unmatched and not unmatched:
         first = dataset.unmatched[0]
         raise DataError(

@@ -175,10 +175,13 @@ class _Files:
         self._listed: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, where: str, kind: str, name: str) -> Path:
-        """The file of this name: as it stands, with slashes for backslashes, or of the same name once folded."""
+        """The file of this name: as it stands, with slashes for backslashes, or of the same name once folded.
+
+        An image may be a folder, which then holds one DICOM series.
+        """
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             path = self.folder / spelling
-            if path.is_file():
+            if path.is_file() or (kind == "image" and path.is_dir()):
                 return path
             alike = self._list(path.parent).get(folded(path.name), [])
             if len(alike) == 1:

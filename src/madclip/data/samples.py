@@ -120,13 +120,17 @@ class Sample:
             object.__setattr__(self, name, value)
 
     @property
-    def group(self) -> str | None:
-        """What the image shares with others that are not independent of it: its patient, or else its volume."""
-        if self.patient is not None:
-            return f"patient {self.patient}"
+    def groups(self) -> tuple[str, ...]:
+        """All that the image shares with others that are not independent of it: its patient, and its volume."""
+        patient = () if self.patient is None else (f"patient {self.patient}",)
         if self.volume is not None:
-            return f"volume {self.volume}"
-        return None if self.image.frame is None else f"volume {self.image.path.resolve()}"
+            return (*patient, f"volume {self.volume}")
+        return patient if self.image.frame is None else (*patient, f"volume {self.image.path.resolve()}")
+
+    @property
+    def group(self) -> str | None:
+        """What images are kept together by: the patient, or else the volume."""
+        return next(iter(self.groups), None)
 
 
 @dataclass(frozen=True, order=True)
@@ -161,6 +165,8 @@ class Dataset:
         unmatched: Mask folders in which no mask has the name of an image.
         left: Number of slices of labelled volumes that are not taken: beside a lesion, without content, or not asked
             for.
+        whole: The normal volumes and series that the data set has whole: their digest and all their images, also those
+            that are not taken.
     """
 
     root: Path
@@ -173,6 +179,7 @@ class Dataset:
     passed_over: int = 0
     unmatched: tuple[Path, ...] = ()
     left: int = 0
+    whole: tuple[tuple[str, tuple[ImageRef, ...]], ...] = ()
 
     def split(self, name: str | None) -> tuple[Sample, ...]:
         """The samples of `train`, `valid` or `test`, or those of no split (None)."""
@@ -234,7 +241,7 @@ def said_of_patients(dataset: Dataset) -> str:
         "manifest": "the manifest",
         "folders": "the folders",
         "names": "the names",
-        "headers": "the headers",
+        "headers": "the headers,",
         "volumes": "the volumes",
     }
     source = f"{sources.get(dataset.patients_from, dataset.patients_from)} {dataset.patients_note}".strip()

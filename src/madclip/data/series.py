@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom.dataset import Dataset
 
+MANUFACTURER = "madclip"
+"""Who made our own results, which are no images to predict."""
+_RESULTS = ("1.2.840.10008.5.1.4.1.1.30", "1.2.840.10008.5.1.4.1.1.481.2")
+"""Parametric maps and doses: numbers that somebody computed."""
 SAME_PLACE = 1e-2
 """Slices nearer than this lie at one place: mm."""
 EVEN = 0.05
@@ -84,13 +88,15 @@ class Facts:
     """What the header of a DICOM file says of where its images belong.
 
     Attributes:
-        images: The names of its images; none where it holds no pixels or only a segmentation.
+        images: The names of its images; none where it holds no pixels, or what somebody computed of others: a
+            segmentation, a parametric map, a dose, a result of ours.
         places: One for each image; None where a position is missing.
         series: Digest of the series' UID.
         study: Digest of the study's UID.
         patient: Digest of the patient's id; None where there is none.
         kind: Size and image type, by which localisers and slices of one series are told apart.
         number: The number of the image in its series, 0 where there is none.
+        instance: Digest of the instance's UID.
     """
 
     images: tuple[ImageRef, ...]
@@ -100,6 +106,7 @@ class Facts:
     patient: str | None
     kind: tuple[Any, ...]
     number: int
+    instance: str = ""
 
 
 def facts_of(path: Path) -> Facts | None:
@@ -119,19 +126,23 @@ def facts_of(path: Path) -> Facts | None:
 
 def _facts(path: Path, header: Dataset) -> Facts:
     count = count_frames(path, header)
-    pixels = "Rows" in header and "BitsAllocated" in header and "SegmentSequence" not in header
+    result = header.get("SOPClassUID") in _RESULTS or str(header.get("Manufacturer") or "") == MANUFACTURER
+    pixels = "Rows" in header and "BitsAllocated" in header and "SegmentSequence" not in header and not result
     images = [ImageRef(path, number if count > 1 else None) for number in range(count)] if pixels else []
-    places = [_place(header, number) for number in range(len(images))]
+    places = [place_of(header, number) for number in range(len(images))]
     patient = str(header.get("PatientID") or "").strip()
-    kind = (header.get("Rows"), header.get("Columns"), "LOCALIZER" in (header.get("ImageType") or ()))
+    spacing = spacing_of(header, 0)
+    size = (header.get("Rows"), header.get("Columns"), *(round(one, 4) for one in spacing or ()))
+    kind = (*size, "LOCALIZER" in (header.get("ImageType") or ()))
     return Facts(
         images=tuple(images),
         places=tuple(place for place in places if place) if all(places) else None,
-        series=_digest(header.get("SeriesInstanceUID") or path),
-        study=_digest(header.get("StudyInstanceUID") or path),
-        patient=_digest(patient) if patient else None,
+        series=digest_of(header.get("SeriesInstanceUID") or path),
+        study=digest_of(header.get("StudyInstanceUID") or path),
+        patient=digest_of(patient) if patient else None,
         kind=kind,
         number=int(header.get("InstanceNumber") or 0),
+        instance=digest_of(header.get("SOPInstanceUID") or path),
     )
 
 
@@ -204,7 +215,8 @@ def _same_direction(one: Facts, other: Facts) -> bool:
     return bool(one.places[0].normal @ other.places[0].normal > _SAME_DIRECTION)
 
 
-def _place(header: Dataset, index: int) -> Place | None:
+def place_of(header: Dataset, index: int) -> Place | None:
+    """Where a frame lies in the patient; None where its header does not say it."""
     corner = of_frame(header, index, "PlanePositionSequence").get("ImagePositionPatient")
     directions = of_frame(header, index, "PlaneOrientationSequence").get("ImageOrientationPatient")
     spacing = spacing_of(header, index)
@@ -219,5 +231,6 @@ def _place(header: Dataset, index: int) -> Place | None:
     return Place((x, y, z), (a, b, c), (d, e, f), spacing)
 
 
-def _digest(value: object) -> str:
+def digest_of(value: object) -> str:
+    """What a UID or a patient's id is kept as."""
     return hashlib.blake2b(str(value).encode(), digest_size=8, person=b"madclip").hexdigest()

@@ -29,7 +29,7 @@ def draw_shots(samples: Sequence[Sample], shots: int | tuple[int, int], seed: in
 
     Args:
         samples: The images to draw from.
-        shots: Images of either class, or (normal, abnormal).
+        shots: Images of either class, or (normal, abnormal), where abnormal may be 0.
         seed: Determines the draw.
 
     Returns:
@@ -37,22 +37,21 @@ def draw_shots(samples: Sequence[Sample], shots: int | tuple[int, int], seed: in
 
     Raises:
         DataError: There are fewer images than shots.
-        RecipeError: A number of shots is not positive, or the seed is negative.
+        RecipeError: There are to be no normal shots, or the seed is negative.
     """
     if seed < 0:
         raise RecipeError(f"seed {seed}: give a whole number from 0")
     wanted = (shots, shots) if isinstance(shots, int) else shots
-    if min(wanted) < 1:
-        raise RecipeError(f"shots must be at least 1 of either class, not {wanted[0]} normal and {wanted[1]} abnormal")
+    if wanted[0] < 1 or wanted[1] < 0:
+        raise RecipeError(f"shots must be at least 1 normal image, not {wanted[0]} normal and {wanted[1]} abnormal")
     available = [sum(sample.label == label for sample in samples) for label in (0, 1)]
     if any(count < want for count, want in zip(available, wanted, strict=True)):
         raise DataError(
             f"fewer images than shots: {wanted[0]} normal and {wanted[1]} abnormal asked for, "
             f"{available[0]} normal and {available[1]} abnormal there to draw from"
         )
-    generator = np.random.default_rng(seed)
-    groups = _groups(samples, generator)
-    sides = _assign(groups, wanted)
+    groups = _groups(samples, np.random.default_rng(seed))
+    sides = _assign(groups, wanted) if wanted[1] else (groups, [])
     normal, abnormal = (
         # Only when its own patients are used up does a side turn to the other's, to those drawn last there.
         [*_in_turns(own, label), *reversed(_in_turns(other, label))][: wanted[label]]

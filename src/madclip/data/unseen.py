@@ -49,6 +49,8 @@ def lost_lesions(mask: npt.NDArray[np.bool_], view: View) -> LostLesions | None:
     """
     from scipy import ndimage
 
+    if view.tile and max(mask.shape) > view.tile:
+        return None  # it is seen in tiles, and each is looked at by itself
     lesions, count = ndimage.label(mask, structure=np.ones((3, 3)))
     if not count:
         return None

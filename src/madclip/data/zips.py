@@ -7,6 +7,8 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING
 
+from madclip.data.classes import MASK_FOLDERS
+from madclip.data.walk import folded, is_passed_over
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def unpack(path: Path, folder: Path) -> int:
     count = 0
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [member for member in archive.infolist() if not member.is_dir() and not _is_left(member.filename)]
             _check(path, members)
             for count, member in enumerate(members, 1):
                 suffix = member.filename.rpartition(".")[2].lower()
@@ -57,6 +59,12 @@ def unpack(path: Path, folder: Path) -> int:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise DataError(f"{path}: a ZIP archive that cannot be unpacked ({type(error).__name__})") from None
     return count
+
+
+def _is_left(name: str) -> bool:
+    """Whether a file is hidden, of a tool (as Finder adds them), or a mask, as a folder's would be passed over."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return any(map(is_passed_over, parts)) or any(folded(part) in MASK_FOLDERS for part in parts[:-1])
 
 
 def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from madclip.calibration.calibration import Verdict
     from madclip.evaluation.pixels import Maps
     from madclip.evaluation.result import ImageRow
     from madclip.prediction import Decision
@@ -50,11 +51,13 @@ class Uncalibrated:
 
     Attributes:
         why: Why there is none, in one sentence.
+        verdict: What is said of every image then.
         threshold: The score from which an image is called anomalous, fixed by other means; None where it was not.
         pixel_threshold: The value of a map from which a pixel is called anomalous, fixed by other means.
     """
 
     why: str = ""
+    verdict: Verdict | None = None
     threshold: float | None = None
     pixel_threshold: float | None = None
 
@@ -138,7 +141,7 @@ def _judged(row: ImageRow, judge: Judge) -> ImageRow:
     if isinstance(judge, Calibration):
         said = judged(plain, judge)
     else:
-        said = judged(plain, None, judge.why)
+        said = judged(plain, None, judge.why, judge.verdict)
         if judge.threshold is not None:
             decision: Decision = "anomalous" if row.score >= judge.threshold else "normal"
             said = replace(said, threshold=judge.threshold, decision=decision)

@@ -15,6 +15,7 @@ from madclip.data.geometry import fit_mask, restore_map
 from madclip.data.load import load_dataset, read_sample_mask
 from madclip.data.readers import is_scanner_file, read_image, read_mask
 from madclip.data.samples import Dataset, Reading, Sample
+from madclip.data.tiles import map_size, resized
 from madclip.errors import DataError
 from madclip.evaluation.measure import Uncalibrated, evaluate_scores
 from madclip.evaluation.result import EvaluationResult, ImageRow
@@ -99,9 +100,10 @@ def evaluate(
         DataError: There is nothing to evaluate, or the detector has seen all of it.
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data, Reading(axis=detector.recipe.axis))
-    samples, warnings = unseen(detector.provenance, dataset, same_patient=same_patient)
+    facts = detector.provenance
+    samples, warnings = unseen(facts, dataset, same_patient=same_patient)
     warnings += _marks(detector, objective)
-    # Maps wait on the disk, as the backbone's square: metrics need all scores before the first map.
+    # Maps wait on the disk, as large as the backbone sees images: metrics need all scores before the first map.
     with tempfile.TemporaryFile() as spool:
         scored, failed = _score(detector, samples, spool, progress)
         if failed:
@@ -111,7 +113,7 @@ def evaluate(
         return evaluate_scores(
             [_row(dataset, sample, prediction) for sample, prediction in scored],
             _maps(detector, scored, spool, pixel_size),
-            calibration=detector.calibration or Uncalibrated(detector.provenance.uncalibrated or "not calibrated"),
+            calibration=detector.calibration or Uncalibrated(facts.uncalibrated or "not calibrated", facts.verdict),
             image_of=lambda index: _picture(scored[index][0], detector.recipe.view.grey_range),
             provenance=_provenance(detector, dataset, pixel_size, same_patient=same_patient),
             warnings=warnings,
@@ -170,15 +172,16 @@ def _maps(
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]]:
     """Maps from the spool, and masks, at the size asked for."""
     view = detector.recipe.view
-    side = view.size
     spool.seek(0)
     for sample, prediction in scored:
-        square = np.frombuffer(spool.read(4 * side * side), np.float32).reshape(side, side)
+        height, width = map_size(prediction.size, view)
+        kept = np.frombuffer(spool.read(4 * height * width), np.float32).reshape(height, width)
         mask = None if sample.mask is None else read_mask(sample.mask)
         if pixel_size == "recipe":
+            square = resized(torch.from_numpy(kept.copy()), (view.size, view.size)).numpy() if view.tile else kept
             yield square, None if mask is None else fit_mask(mask, view).numpy()
         else:
-            yield restore_map(torch.from_numpy(square.copy()), prediction.size, view), mask
+            yield restore_map(torch.from_numpy(kept.copy()), prediction.size, view), mask
 
 
 def _picture(sample: Sample, grey_range: str) -> npt.NDArray[np.uint8]:

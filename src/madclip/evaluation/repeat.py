@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from statistics import stdev
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError, RecipeError
@@ -15,16 +15,24 @@ from madclip.evaluation.unseen import OPTIMISTIC
 from madclip.files import write_whole
 from madclip.fitting import Run
 from madclip.metrics.compare import mean_interval
+from madclip.progress import silent
 from madclip.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from madclip.data.samples import Dataset
     from madclip.progress import Progress
 
 FORMAT = 1
+
+
+class Each(Protocol):
+    """`map`, or what works like it."""
+
+    def __call__(self, work: Callable[[int], None], seeds: Sequence[int], /) -> Iterable[None]:
+        """Call the work with each seed."""
 
 
 class FitArguments(TypedDict, total=False):
@@ -43,6 +51,7 @@ def repeat(
     seeds: Sequence[int] = (0, 1, 2),
     same_patient: bool = False,
     run: Run = Run(),  # noqa: B008  (frozen)
+    each: Each = map,
     **fit: Unpack[FitArguments],
 ) -> dict[str, Any]:
     """Draw shots, fit and evaluate once for each seed; a seed whose evaluation is there is not repeated.
@@ -56,6 +65,7 @@ def repeat(
         seeds: Each determines a draw, the initial weights and the order of images.
         same_patient: As for `evaluate`; every metric then carries the mark.
         run: Cache, which epoch is kept, and who is told of progress; each stage has the seed as its part.
+        each: Calls the work with each seed, such as `run` of an executor: processes see `out` and the images.
         **fit: `shots`, `folds` and `operating_point` as for `MadCLIP.fit`.
 
     Returns:
@@ -83,25 +93,49 @@ def repeat(
         | ({"same_patient": True} if same_patient else {}),
     }
     _check_plan(out, plan)
-    for seed in seeds:
-        folder = out / f"seed-{seed}"
-        if (folder / "evaluation.json").exists():
-            continue
-        one = MadCLIP(detector.recipe, backbone=detector.backbone, objective=detector.objective)
-        how = dataclasses.replace(run, progress=_of_seed(run.progress, seed))
-        start = time.perf_counter()
-        one.fit(data, seed=seed, run=how, **given)
-        one.save(folder / "detector")
-        fitted = time.perf_counter()
-        result = evaluate(one, data, same_patient=same_patient, progress=how.progress)
-        seconds = {"fit": fitted - start, "evaluate": time.perf_counter() - fitted}
-        _write(folder / "evaluation.json", result.to_json() | {"seconds": seconds})
+    work = Draw(detector, data, out, given, run, same_patient=same_patient)
+    left = [seed for seed in seeds if not _place(out, seed).exists()]
+    for done, _ in enumerate(each(work, left), len(seeds) - len(left) + 1):
+        run.progress("draws", done, len(seeds))
     return _summary(out, plan, seeds)
+
+
+class Draw:
+    """Fits and evaluates the draw of one seed, and writes both; it goes to other processes without what is loaded.
+
+    Args:
+        detector: As for `repeat`, like all that follows.
+    """
+
+    def __init__(
+        self, detector: MadCLIP, data: Dataset, out: Path, fit: FitArguments, run: Run, *, same_patient: bool
+    ) -> None:
+        self.detector, self.data, self.out = detector, data, out
+        self.fit, self.run, self.same_patient = fit, run, same_patient
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"run": dataclasses.replace(self.run, progress=silent)}  # nobody watches a worker
+
+    def __call__(self, seed: int) -> None:
+        """Do a draw."""
+        one = MadCLIP(self.detector.recipe, backbone=self.detector.backbone, objective=self.detector.objective)
+        how = dataclasses.replace(self.run, progress=_of_seed(self.run.progress, seed))
+        start = time.perf_counter()
+        one.fit(self.data, seed=seed, run=how, **self.fit)
+        one.save(self.out / f"seed-{seed}" / "detector")
+        fitted = time.perf_counter()
+        result = evaluate(one, self.data, same_patient=self.same_patient, progress=how.progress)
+        seconds = {"fit": fitted - start, "evaluate": time.perf_counter() - fitted}
+        _write(_place(self.out, seed), result.to_json() | {"seconds": seconds})
+
+
+def _place(out: Path, seed: int) -> Path:
+    return out / f"seed-{seed}" / "evaluation.json"
 
 
 def _summary(out: Path, plan: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     """What all draws say together, which is written down, and each of them."""
-    runs = [{"seed": seed, **_read(out / f"seed-{seed}" / "evaluation.json")} for seed in seeds]
+    runs = [{"seed": seed, **_read(_place(out, seed))} for seed in seeds]
     names = [name for name in runs[0] if f"{name}_ci" in runs[0]]
     marks = _marks(plan)
     metrics = {

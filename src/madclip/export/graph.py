@@ -13,8 +13,8 @@ from madclip.backbones.load import open_backbone
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError
 from madclip.export.libraries import quieten
-from madclip.head.head import Head
-from madclip.training.encode import encode_patches, pool
+from madclip.state import new_head
+from madclip.training.encode import encode_for, pool
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -50,12 +50,11 @@ class DetectorGraph(nn.Module):
         An image with a pixel outside 0..1 (by more than rounding), NaN included, gives NaN. Some engines turn NaN into
         harmless numbers on the way, so this is asked of the pixels; a comparison with NaN is false in all of them.
         """
-        tokens = encode_patches(self.backbone, self.recipe.view, pixels)
-        scores = self.head(tokens, self.text)
-        image, maps = self.head.read(scores, *self.readout)
+        tokens, patches = encode_for(self.head, self.backbone, self.recipe.view, pixels)
+        image, maps = self.head.judge(tokens, self.text, self.readout)
         usable = (pixels > -SLACK) & (pixels < 1 + SLACK)
         wrong = torch.where(usable.flatten(1).all(1), 0.0, torch.nan)
-        return image + wrong, maps + wrong[:, None, None], pool(torch.stack(tokens, 1)).float() + wrong[:, None]
+        return image + wrong, maps + wrong[:, None, None], pool(torch.stack(patches, 1)).float() + wrong[:, None]
 
 
 def in_float32(detector: MadCLIP) -> MadCLIP:
@@ -74,7 +73,7 @@ def in_float32(detector: MadCLIP) -> MadCLIP:
         if backbone.fingerprint != held.fingerprint:
             raise CheckpointError(f"{spec.source}: not the backbone that this detector was fitted with any more")
     same = MadCLIP(detector.recipe, backbone=backbone, objective=detector.objective)
-    head = Head(detector.recipe, backbone, detector.objective)
+    head = new_head(detector.recipe, backbone, detector.objective, fitted.provenance)
     head.load_state_dict(fitted.head.state_dict())
     same.fitted = replace(fitted, head=head)
     return same

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
-from torch import nn
 
-from madclip.errors import RecipeError
 from madclip.head import fused, losses, scoring
 from madclip.head.adapters import DETECTION, SEGMENTATION, Adapters
 from madclip.head.fused_taps import learned_scores
 from madclip.head.prompts import Prompts, fixed_text_features
+from madclip.head.scorer import Readout, Scorer, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from madclip.backbones.spec import Backbone
     from madclip.recipe import ImageScore, Recipe
-
-GENERIC_OBJECTIVE = "medical image"
 
 
 class Scores(NamedTuple):
@@ -42,26 +39,7 @@ class Terms(NamedTuple):
         return torch.stack(tuple(self)).sum()
 
 
-class Readout(NamedTuple):
-    """How a score and a map are read off a head.
-
-    Attributes:
-        rule: How the image score comes about; `by_task` is resolved.
-        has_masks: Whether masks were learned from; otherwise the map is that of the detection head.
-    """
-
-    rule: ImageScore
-    has_masks: bool
-
-    @classmethod
-    def of(cls, recipe: Recipe, *, has_masks: bool) -> Readout:
-        """The one that a recipe asks for; `by_task` is the map's maximum where there were masks, else the mean."""
-        if recipe.image_score == "by_task":
-            return cls("max" if has_masks else "mean", has_masks)
-        return cls(recipe.image_score, has_masks)
-
-
-class Head(nn.Module):
+class Head(Scorer):
     """Adapters and prompts for a backbone; parameters are float32 on the backbone's device.
 
     Args:
@@ -71,15 +49,14 @@ class Head(nn.Module):
         seed: Determines the initial weights.
     """
 
+    keeps_prefix: ClassVar[bool] = False
     text_features: torch.Tensor | None
 
     def __init__(self, recipe: Recipe, backbone: Backbone, objective: str, *, seed: int = 0) -> None:
         super().__init__()
-        if not objective.strip():
-            raise RecipeError("the objective is empty: say what the images show, for example 'Brain'")
+        objective = words_of(recipe, objective)
         spec = backbone.spec
         generator = torch.Generator().manual_seed(seed)
-        objective = objective if recipe.use_objective else GENERIC_OBJECTIVE
         self.recipe, self.grid, self.size = recipe, backbone.grid, backbone.image_size
         self._backbone = (backbone,)  # in a tuple: not registered as a child
         self.adapters = Adapters(
@@ -144,22 +121,13 @@ class Head(nn.Module):
             has_masks: Whether masks were learned from; otherwise the map is that of the detection head.
         """
         maps = scoring.anomaly_map(self.map_logits(scores.segmentation if has_masks else scores.detection))
-        mean, largest = scoring.mean_score(scores.detection), maps.amax((1, 2))
-        return {"mean": mean, "max": largest, "both": (mean + largest) / 2}[rule], maps
+        return scoring.image_score(rule, scoring.mean_score(scores.detection), maps), maps
 
-    def score(
-        self, tokens: torch.Tensor, readout: Readout, text: torch.Tensor | None = None
+    def judge(
+        self, tokens: Sequence[torch.Tensor], text: torch.Tensor, readout: Readout
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image scores [B] and anomaly maps [B, height, width] in 0..1, float32 on the CPU.
-
-        Args:
-            tokens: [B, T, G, d], patch tokens at the taps.
-            readout: How both are read off.
-            text: [e, 2], where it is known already; None computes it.
-        """
-        text = self.text() if text is None else text
-        scores, maps = self.read(self(tokens.to(text.device).unbind(1), text), *readout)
-        return scores.float().cpu(), maps.float().cpu()
+        """See `Scorer.judge`."""
+        return self.read(self(tokens, text), *readout)
 
     def loss(
         self, scores: Scores, labels: torch.Tensor, masks: torch.Tensor | None, masked: torch.Tensor | None = None

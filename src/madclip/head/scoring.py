@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+import torch.nn.functional as F
 
 from madclip.head import fused
+
+if TYPE_CHECKING:
+    from madclip.recipe import ImageScore
+
+TEMPERATURE = 0.01
+"""CLIP's temperature after its pre-training: cosines are divided by it."""
 
 
 def directions(text: torch.Tensor, *, contrast: bool = True) -> torch.Tensor:
@@ -71,3 +80,19 @@ def anomaly_map(logits: torch.Tensor) -> torch.Tensor:
 def mean_score(scores: torch.Tensor) -> torch.Tensor:
     """Image score of the detection head: mean over taps and patches of softmax(S)[1]; [T, B, G, 2] -> [B] in 0..1."""
     return (scores[..., 1] - scores[..., 0]).sigmoid().mean((0, 2))
+
+
+def image_score(rule: ImageScore, mean: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Image score [B] by its rule: `mean` [B] of the image as a whole, the `max` of its map [B, H, W], or `both`."""
+    largest = maps.amax((1, 2))
+    return {"mean": mean, "max": largest, "both": (mean + largest) / 2}[rule]
+
+
+def text_scores(features: torch.Tensor, text: torch.Tensor, temperature: float = TEMPERATURE) -> torch.Tensor:
+    """Cosines to both texts over the temperature: [..., e], [e, 2] -> [..., 2], normal and abnormal."""
+    return F.normalize(features.float(), dim=-1) @ text.float() / temperature
+
+
+def abnormal_share(scores: torch.Tensor) -> torch.Tensor:
+    """Channel "abnormal" of the softmax over both texts: [..., 2] -> [...]."""
+    return (scores[..., 1] - scores[..., 0]).sigmoid()

@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
+from madclip.head.memory import far_from_memory
 from madclip.head.prompts import fixed_text_features
-from madclip.head.scoring import map_logits, patch_logits
+from madclip.head.scoring import abnormal_share, map_logits, patch_logits, text_scores
 from madclip.methods.base import Baseline
 from madclip.methods.learning import Adam, Learning, optimise
-from madclip.methods.text import (
-    abnormal_share,
-    far_from_memory,
-    linear_weights,
-    map_loss,
-    shot_masks,
-    text_scores,
-)
+from madclip.methods.text import linear_weights, map_loss, shot_masks
 from madclip.training.encode import backbone_pixels
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from madclip.head.prompts import Prompts
-from madclip.head.scoring import map_logits, patch_logits
+from madclip.head.scoring import map_logits, patch_logits, text_scores
 from madclip.methods.april_gan import project
 from madclip.methods.base import Baseline
 from madclip.methods.learning import Adam, Learning, optimise
-from madclip.methods.text import linear_weights, map_loss, text_scores
+from madclip.methods.text import linear_weights, map_loss
 from madclip.prediction import BATCH
 from madclip.training.encode import encode_patches
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
+from madclip.head.memory import smooth
 from madclip.methods.base import Baseline, squash
 from madclip.methods.distillation import (
     SIGMA,
@@ -19,7 +20,6 @@ from madclip.methods.distillation import (
     to_planes,
 )
 from madclip.methods.learning import Adam, Learning, optimise
-from madclip.methods.patchcore import smooth
 from madclip.methods.tokens import Standard
 from madclip.training.encode import backbone_pixels
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 
+from madclip.head.memory import greedy_coreset, local_features, smooth
 from madclip.methods.base import Baseline, squash
 
 if TYPE_CHECKING:
@@ -46,32 +46,6 @@ class PatchCore(Baseline):
         return squash(torch.stack(scores)), squash(maps)
 
 
-def local_features(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Mean of each patch's 3 x 3 neighbourhood, taps concatenated (section 3.1): [B, T, G, d] -> [B, G, T x d].
-
-    At the border the neighbourhood is what of it lies inside.
-    """
-    planes = tokens.transpose(2, 3).flatten(1, 2).unflatten(2, grid)
-    means = F.avg_pool2d(planes, 3, stride=1, padding=1, count_include_pad=False)
-    return means.flatten(2).transpose(1, 2).contiguous()
-
-
-def greedy_coreset(features: torch.Tensor, size: int, start: int) -> list[int]:
-    """Greedy k-centre selection (algorithm 1): each next row is the one farthest from those chosen.
-
-    Args:
-        features: [N, D].
-        size: Rows to choose, at most N.
-        start: The first of them.
-    """
-    chosen = [start]
-    distance = _distances(features, features[start : start + 1])[:, 0]
-    while len(chosen) < size:
-        chosen.append(int(distance.argmax()))
-        distance = torch.minimum(distance, _distances(features, features[chosen[-1:]])[:, 0])
-    return chosen
-
-
 def reweighted_score(
     patches: torch.Tensor, distances: torch.Tensor, nearest: torch.Tensor, memory: torch.Tensor
 ) -> torch.Tensor:
@@ -95,15 +69,6 @@ def reweighted_score(
     neighbours = memory[around.topk(min(NEIGHBOURS, len(memory)), largest=False).indices]
     weight = 1 - _distances(patches[worst : worst + 1], neighbours)[0].softmax(0)[0]
     return weight * distances[worst]
-
-
-def smooth(maps: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian smoothing, cut off at 4 sigma, the border repeated: [B, S, S]."""
-    radius = round(4 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    padded = F.pad(maps[:, None], (radius,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
 
 
 def _distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
+from madclip.head.memory import smooth
 from madclip.methods.base import Baseline
 from madclip.methods.distillation import SIGMA, WIDTH, Residual, image_distance, patch_distance, seeded, to_planes
 from madclip.methods.learning import Adam, Learning, optimise
-from madclip.methods.patchcore import smooth
 from madclip.methods.tokens import Standard
 
 if TYPE_CHECKING:

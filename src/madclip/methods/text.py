@@ -1,4 +1,4 @@
-"""What the methods that compare patches with texts share: scores against both texts, and losses on maps."""
+"""What the methods that compare patches with texts share: how linear layers begin, and losses on maps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 
 from madclip.head.fused import map_losses
 
@@ -14,24 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from madclip.training.shots import Shot
-
-TEMPERATURE = 0.01
-"""CLIP's temperature after its pre-training: cosines are divided by it."""
-
-
-def text_scores(features: torch.Tensor, text: torch.Tensor, temperature: float = TEMPERATURE) -> torch.Tensor:
-    """Cosines to both texts over the temperature: [..., e], [e, 2] -> [..., 2], normal and abnormal."""
-    return F.normalize(features.float(), dim=-1) @ text.float() / temperature
-
-
-def abnormal_share(scores: torch.Tensor) -> torch.Tensor:
-    """Channel "abnormal" of the softmax over both texts: [..., 2] -> [...]."""
-    return (scores[..., 1] - scores[..., 0]).sigmoid()
-
-
-def far_from_memory(features: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-    """One minus the largest cosine to a row of the memory: [..., d], [M, d] -> [..., ] in 0..2."""
-    return 1 - (F.normalize(features, dim=-1) @ F.normalize(memory, dim=-1).mT).amax(-1)
 
 
 def linear_weights(*shape: int, generator: torch.Generator) -> torch.nn.Parameter:

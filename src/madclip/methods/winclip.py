@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
+from madclip.head.memory import far_from_memory
 from madclip.head.prompts import fixed_text_features
+from madclip.head.scoring import abnormal_share, text_scores
 from madclip.methods.base import Baseline
-from madclip.methods.text import abnormal_share, far_from_memory, text_scores
 from madclip.training.encode import backbone_pixels
 
 if TYPE_CHECKING:

@@ -23,6 +23,8 @@ from madclip.data.readers.dicom import read_header
 from madclip.errors import DataError, RecipeError
 from madclip.files import new_file, write_whole
 from madclip.heatmap import overlay
+from madclip.prediction import Row
+from madclip.report.series import series_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom.dataset import Dataset
 
+    from madclip.calibration.calibration import Calibration
     from madclip.data.series import Series
     from madclip.detector import MadCLIP
     from madclip.prediction import Prediction
@@ -63,12 +66,14 @@ class DicomWriter:
         kinds: What is written of each series.
         origin: What makes the results.
         grey_range: How images are shown below an overlay.
+        calibration: What whole series have said of their highest scores; None where none have.
     """
 
     folder: Path
     kinds: tuple[Kind, ...]
     origin: Origin
     grey_range: str = "file"
+    calibration: Calibration | None = None
 
     def write(
         self, number: int, series: Series, maps: npt.NDArray[np.float32], found: Sequence[Prediction | DataError]
@@ -81,7 +86,7 @@ class DicomWriter:
             maps: [N, H, W], one for each of its images.
             found: What was predicted of each.
         """
-        sources = headers_for([read_header(path) for path in dict.fromkeys(image.path for image in series.images)])
+        headers = [read_header(path) for path in dict.fromkeys(image.path for image in series.images)]
         scored = [(one.score, place) for place, one in enumerate(found) if not isinstance(one, DataError)]
         if not scored:
             return
@@ -91,7 +96,7 @@ class DicomWriter:
         for kind in self.kinds:
             start = f"{number:03d}_{kind}"
             try:
-                made = self._made(kind, series, sources, maps, found, worst)
+                made = self._made(kind, series, headers_for(headers), maps, found, worst)
             except DataError as error:
                 write_whole(folder / f"{start}.txt", f"no {kind}: {error}\n")
                 continue
@@ -121,7 +126,21 @@ class DicomWriter:
             pixels = read_image(series.images[worst], self.grey_range).pixels
             source = sources[worst if len(sources) == len(maps) else 0]
             return [picture(source, np.asarray(overlay(pixels, maps[worst])), self.origin)]
-        return [report(sources, _finding(found, worst), self.origin)]
+        return [report(sources, self._finding(series, sources, found, worst), self.origin)]
+
+    def _finding(
+        self, series: Series, sources: Sequence[Dataset], found: Sequence[Prediction | DataError], worst: int
+    ) -> Finding:
+        rows = [Row.of(image, one).to_dict() for image, one in zip(series.images, found, strict=True)]
+        said = series_row(series, rows, self.calibration)
+        sure = (
+            "The verdict is at the error rates that the detector's calibration can promise." if said["verdict"] else ""
+        )
+        place, frame = worst if len(sources) == len(found) else 0, series.images[worst].frame
+        number = f"instance number {sources[place].get('InstanceNumber')}" if frame is None else f"frame {frame + 1}"
+        where = f"It is {number} of its series." if len(found) > 1 else ""
+        statement = " ".join(filter(None, [said["note"], where, sure]))
+        return Finding(said["score"], said["threshold"], said["verdict"], statement, place)
 
     def names(self, number: int) -> list[str]:
         """The objects that there are of a series, below the folder of the predictions."""
@@ -154,18 +173,5 @@ def dicom_writer(detector: MadCLIP, known: str, folder: Path, output: Output) ->
             "the detector has no threshold for pixels (no masks, or not calibrated), which a DICOM segmentation needs; "
             "name one: --region 0.5"
         )
-    return DicomWriter(folder, output.dicom, Origin(known, __version__, region, detector.objective), output.grey_range)
-
-
-def _finding(found: Sequence[Prediction | DataError], worst: int) -> Finding:
-    one = found[worst]
-    assert not isinstance(one, DataError)  # noqa: S101  (the highest score is of an image that has one)
-    if len(found) == 1:
-        note = one.note or "The verdict is at the error rates that the detector's calibration can promise."
-        return Finding(one.score, one.threshold, one.verdict, note)
-    return Finding(
-        one.score,
-        None,
-        None,
-        f"The highest score of {len(found)} images, that of image {worst + 1}; there is no threshold for whole series.",
-    )
+    origin = Origin(known, __version__, region, detector.objective)
+    return DicomWriter(folder, output.dicom, origin, output.grey_range, detector.state.series)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from madclip.data.readers import is_scanner_file
+from madclip.data.readers.formats import may_be_scanner_file
 from madclip.files import write_whole
 from madclip.heatmap import heat
 from madclip.report.figures import data_uri
@@ -55,7 +55,7 @@ def render_page(
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["score"] is None, -(rows[i]["score"] or 0.0)))
     said = Counter(answer(row) for row in rows)
     ramp = heat(np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(4, 0))
-    hidden = {row["image"] for row in rows if is_scanner_file(Path(row["image"]))}
+    hidden = {row["image"] for row in rows if may_be_scanner_file(Path(row["image"]))}
     common = common_folder([row["image"] for row in rows if row["image"] not in hidden])
     items = [
         {

@@ -99,8 +99,9 @@ def detector_fingerprint(detector: MadCLIP, engine: str = "torch") -> str:
 
     backbone = detector.backbone
     facts = [backbone.fingerprint, str(backbone.dtype), head_fingerprint(detector), detector.recipe.to_dict(), engine]
-    calibration = asdict(detector.calibration) if detector.calibration else None
-    return hashlib.sha256(json.dumps([*facts, calibration], sort_keys=True, default=str).encode()).hexdigest()
+    known = [detector.calibration, detector.state.series]
+    calibrations = [asdict(one) if one else None for one in known]
+    return hashlib.sha256(json.dumps([*facts, *calibrations], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _state(path: Path) -> tuple[int | None, int | None]:

@@ -18,7 +18,7 @@ from madclip.data.readers import is_scanner_file, read_image
 from madclip.data.ref import as_ref
 from madclip.errors import DataError
 from madclip.files import new_file
-from madclip.heatmap import overlay
+from madclip.heatmap import oriented, overlay
 from madclip.prediction import Row
 from madclip.progress import silent
 from madclip.report.dicom import FOLDER as DICOM
@@ -97,12 +97,12 @@ def predict_folder(
     )
     with writing as made:
         left = made.left
-        whole = SeriesResults(folder, found.series, objects)
+        whole = SeriesResults(folder, found.series, objects, detector.state.series)
         # Maps are scaled to the images' own size where they are written, and nowhere else.
         native = drawn.overlays or drawn.maps != "none" or bool(found.series)
         for image, result in zip(left, detector.predict_iter(left, native=native), strict=True):
+            whole.add(image, result)  # before the row: a run that ends here goes on with this series
             made.add(image, result)
-            whole.add(image, result)
             progress("predict", len(made.rows), len(made.images))
         whole.write_tables(made.rows, facts | {"Version": __version__, "Detector's digest": known[:16]})
     return writing.rows
@@ -205,18 +205,19 @@ class PredictionFolder:
         stem = f"{len(self.rows):06d}{name}"
         made = {}
         if self.output.overlays:
-            pixels = read_image(image, self.output.grey_range).pixels
-            picture = overlay(pixels, prediction.anomaly_map)
+            shown = read_image(image, self.output.grey_range)
+            picture = overlay(shown.pixels, prediction.anomaly_map)
             made["overlay"] = f"overlays/{stem}.png"
             with new_file(self.folder / made["overlay"]) as partial:
                 # A tenth larger than at the usual level, in a third of the time, which was most of what drawing took.
-                Image.fromarray(picture).save(partial, format="PNG", compress_level=1)
+                marked = oriented(picture, shown.sides, shown.spacing)
+                Image.fromarray(marked).save(partial, format="PNG", compress_level=1)
             with new_file(self.folder / str(thumbnail_of(made["overlay"]))) as partial:
-                _side_by_side(pixels, picture).save(partial, format="JPEG", quality=82)
+                _side_by_side(shown.pixels, picture).save(partial, format="JPEG", quality=82)
         if self.output.maps != "none":
             made["map"] = f"maps/{stem}.{SUFFIX[self.output.maps]}"
             with new_file(self.folder / made["map"]) as partial, partial.open("wb") as file:
-                _write_map(prediction.anomaly_map, self.output.maps, file)
+                write_map(prediction.anomaly_map, self.output.maps, file)
         return made
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -386,7 +387,8 @@ def _side_by_side(pixels: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8
     return both
 
 
-def _write_map(anomaly_map: npt.NDArray[np.float32], kind: MapFormat, file: IO[bytes]) -> None:
+def write_map(anomaly_map: npt.NDArray[np.float32], kind: MapFormat, file: IO[bytes]) -> None:
+    """Write a map [H, W] as `tiff` or `npy`."""
     if kind == "npy":
         np.save(file, anomaly_map, allow_pickle=False)
     else:

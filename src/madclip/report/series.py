@@ -13,7 +13,7 @@ from madclip.data.readers.formats import is_nifti
 from madclip.data.readers.nifti import PLANES, open_volume
 from madclip.errors import DataError
 from madclip.files import write_whole
-from madclip.prediction import Row
+from madclip.prediction import SHARED, Prediction, Row, judged
 from madclip.report.study import write_study_page
 
 if TYPE_CHECKING:
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from madclip.calibration.calibration import Calibration
     from madclip.data.ref import ImageRef
     from madclip.data.series import Series
-    from madclip.prediction import Prediction
     from madclip.report.dicom import DicomWriter
 
 SERIES, VOLUMES = "series.jsonl", "volumes"
+_NO_MAP = np.zeros((0, 0), np.float32)
 
 
 class SeriesResults:
@@ -37,17 +38,24 @@ class SeriesResults:
         folder: Where predictions go.
         series: All series of the run, whose images come one after the other.
         dicom: Writes the DICOM objects of a series; None writes none.
+        calibration: What whole series have said of their highest scores; None where none have.
     """
 
-    def __init__(self, folder: Path, series: Sequence[Series], dicom: DicomWriter | None = None) -> None:
-        self.folder, self.series, self.dicom = folder, series, dicom
+    def __init__(
+        self,
+        folder: Path,
+        series: Sequence[Series],
+        dicom: DicomWriter | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.folder, self.series, self.dicom, self.calibration = folder, series, dicom, calibration
         self._of = {image: number for number, one in enumerate(series) for image in one.images}
         self._found: list[Prediction | DataError] = []
 
     def add(self, image: ImageRef, result: Prediction | DataError) -> None:
         """Takes the map of the next image; nothing is done where it belongs to no series."""
         number = self._of.get(image)
-        if number is None:
+        if number is None or not self._held(self.series[number]):
             return
         one = self.series[number]
         if image == one.images[0]:
@@ -56,6 +64,14 @@ class SeriesResults:
         if image == one.images[-1]:
             self._write(number, one)
             self._found = []
+
+    def _held(self, one: Series) -> bool:
+        """Whether anything is made of the maps of a series."""
+        return bool(self.dicom and one.study) or self._is_volume(one)
+
+    @staticmethod
+    def _is_volume(one: Series) -> bool:
+        return len(one.images) > 1 and (one.places is not None or is_nifti(one.images[0].path))
 
     def write_tables(self, rows: Sequence[dict[str, Any]], about: dict[str, str]) -> None:
         """Writes a row for each series from the rows of its images, in the order of the run, and a page to look at."""
@@ -69,7 +85,7 @@ class SeriesResults:
             if number is not None:
                 said.setdefault(number, []).append(row)
         made = [
-            series_row(one, said[number], self._refused(number)) | self._written(number)
+            series_row(one, said[number], self.calibration, self._refused(number)) | self._written(number)
             for number, one in enumerate(self.series)
         ]
         write_study_page(self.folder, made, [said[number] for number in range(len(made))], about)
@@ -77,7 +93,8 @@ class SeriesResults:
         write_whole(self.folder / SERIES, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
 
     def _written(self, number: int) -> dict[str, list[str]]:
-        maps = sorted(f"{VOLUMES}/{path.name}" for path in (self.folder / VOLUMES).glob(f"{number:03d}*.nii.gz"))
+        names = (f"{number:03d}.nii.gz", f"{number:03d}_*.nii.gz")
+        maps = sorted(f"{VOLUMES}/{path.name}" for name in names for path in (self.folder / VOLUMES).glob(name))
         return {"map": maps, "dicom": self.dicom.names(number) if self.dicom else []}
 
     def _refused(self, number: int) -> list[str]:
@@ -92,7 +109,7 @@ class SeriesResults:
         maps = np.stack([np.zeros(shape, np.float32) if heat is None else heat for heat in found])
         if self.dicom and one.study:
             self.dicom.write(number, one, maps, self._found)
-        if len(maps) > 1 and (one.places or is_nifti(one.images[0].path)):
+        if self._is_volume(one):
             self._write_volume(number, one, maps)
 
     def _write_volume(self, number: int, one: Series, maps: npt.NDArray[np.float32]) -> None:
@@ -122,14 +139,21 @@ def start_of_series(count: int, images: Sequence[ImageRef], series: Sequence[Ser
     return count
 
 
-def series_row(series: Series, rows: Sequence[dict[str, Any]], refused: Sequence[str] = ()) -> dict[str, Any]:
+def series_row(
+    series: Series,
+    rows: Sequence[dict[str, Any]],
+    calibration: Calibration | None = None,
+    refused: Sequence[str] = (),
+) -> dict[str, Any]:
     """What is said of a series from what is said of its images: the highest score counts.
 
-    There is no decision: a threshold for one image is passed by chance somewhere among many.
+    A threshold for one image is passed by chance somewhere among many, so that there is a decision only where whole
+    normal series, enough for what their threshold promises, were calibrated on.
 
     Args:
         series: Which images belong together.
         rows: One for each of them.
+        calibration: What whole series have said of their highest scores.
         refused: What could not be written of the series, and why.
     """
     scored = [row for row in rows if row["error"] is None]
@@ -138,9 +162,13 @@ def series_row(series: Series, rows: Sequence[dict[str, Any]], refused: Sequence
     extra = {"images": len(rows), "failed": len(rows) - len(scored), "notes": [*series.notes, *refused]}
     if not scored:
         return Row(name, error=f"none of {len(rows)} images could be scored").to_dict() | extra | {"highest": None}
+    if len(rows) == 1:
+        return Row(name, **{field: rows[0][field] for field in SHARED}).to_dict() | extra | {"highest": 0}
     worst = max(range(len(rows)), key=lambda place: -1 if rows[place]["score"] is None else rows[place]["score"])
     familiar = sum(bool(row["familiar"]) for row in scored)
     failed = f" {extra['failed']} images failed; their part of the heat map is 0." if extra["failed"] else ""
-    note = f"The highest of {len(rows)} images; there is no threshold for whole series.{failed}"
-    row = Row(name, score=rows[worst]["score"], familiar=2 * familiar >= len(scored), note=note)
+    enough = calibration if calibration and not calibration.note else None
+    note = f"The highest score of {len(rows)} images, that of image {worst + 1}.{failed}"
+    plain = Prediction(rows[worst]["score"], _NO_MAP, (0, 0), familiar=2 * familiar >= len(scored), note=note)
+    row = Row.of(name, judged(plain, enough, "There is no threshold for whole series."))
     return row.to_dict() | extra | {"highest": worst}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from madclip.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
+AHEAD = 4
+"""Items for each worker that are handed over before the first of them is done."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -23,13 +27,26 @@ Result = TypeVar("Result")
 class Executor(Protocol):
     """Whatever can work on many items: processes of this machine, or a cluster."""
 
-    def run(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    @property
+    def threads(self) -> int:
+        """Threads of torch in each worker, on which the last digits of results depend."""
+        ...
+
+    def run(
+        self,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        lost: Callable[[Item], Result] | None = None,
+    ) -> Iterator[Result]:
         """Yield the result of each item, in the order of the items.
 
         Args:
             work: Called with one item at a time. Each process has one copy of it, which stays there: what it keeps of
                 an item (weights it has loaded, tokens) is at hand for the items that follow. It can be pickled.
-            items: What is worked on. They can be pickled, like the results.
+            items: What is worked on, asked for as workers are free. They can be pickled, like the results.
+            lost: Gives what stands for the result of an item that ended its worker as often as it was tried, where
+                the executor replaces workers; None has that raised.
 
         Raises:
             DataError: A process was ended from outside.
@@ -52,7 +69,13 @@ class LocalProcesses:
         if min(self.workers, self.threads) < 1:
             raise RecipeError(f"{self.workers} workers with {self.threads} threads: give at least 1 of each")
 
-    def run(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    def run(
+        self,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        lost: Callable[[Item], Result] | None = None,  # noqa: ARG002  (no worker is replaced here)
+    ) -> Iterator[Result]:
         """Yield the result of each item, in the order of the items; see `Executor.run`."""
         if self.workers == 1:
             for item in items:
@@ -62,7 +85,13 @@ class LocalProcesses:
             return
         with ProcessPoolExecutor(self.workers, get_context("spawn"), _start, (work, self.threads)) as pool:
             try:
-                yield from pool.map(_work, items)
+                pending: deque[Future[Result]] = deque()
+                for item in items:
+                    pending.append(pool.submit(_work, item))
+                    if len(pending) > AHEAD * self.workers:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
             except BrokenProcessPool as error:
                 raise DataError(
                     "a worker was ended from outside, perhaps for want of memory: try again with fewer workers"

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from queue import Queue
 from typing import IO, TYPE_CHECKING, Any
@@ -311,10 +312,11 @@ def main() -> None:
                 jobs.put(frame[0])
         os._exit(0)
 
-    send(target, {"ready": True})
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        learner.do(jobs.get())
+    with suppress(BrokenPipeError):  # the server has ended
+        send(target, {"ready": True})
+        threading.Thread(target=listen, daemon=True).start()
+        while True:
+            learner.do(jobs.get())
 
 
 if __name__ == "__main__":

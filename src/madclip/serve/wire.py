@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 import traceback
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from madclip.errors import MadCLIPError
@@ -80,11 +81,12 @@ def answer(commands: Mapping[str, Callable[..., Answer]], memory: int) -> None:
     """
     source, target = pipes()
     limit_memory(memory)
-    send(target, {"ready": True})
-    while (frame := receive(source)) is not None:
-        header, body = frame
-        try:
-            reply, content = commands[header.pop("do")](**header, **({"body": body} if body else {}))
-        except Exception as error:  # noqa: BLE001  (whatever a decoder raises ends one request and not the process)
-            reply, content = said_of(error), b""
-        send(target, reply, content)
+    with suppress(BrokenPipeError):  # the server has ended
+        send(target, {"ready": True})
+        while (frame := receive(source)) is not None:
+            header, body = frame
+            try:
+                reply, content = commands[header.pop("do")](**header, **({"body": body} if body else {}))
+            except Exception as error:  # noqa: BLE001  (whatever a decoder raises ends a request and not the process)
+                reply, content = said_of(error), b""
+            send(target, reply, content)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from madclip.backbones.spec import Backbone, Tower
+    from madclip.head.scorer import Scorer
     from madclip.recipe import Recipe, View
     from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
@@ -84,6 +85,17 @@ def encode_patches(backbone: Backbone, view: View, pixels: torch.Tensor) -> list
     return backbone.combine([tower.patch_tokens(pixels, normalise=view.normalise) for tower in backbone.towers])
 
 
+def encode_for(
+    head: Scorer, backbone: Backbone, view: View, pixels: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Tokens as a head takes them, and the patch tokens among them: pixels [B, 3, S, S] -> each T tensors [B, G, d]."""
+    if not head.keeps_prefix:
+        patches = encode_patches(backbone, view, pixels)
+        return patches, patches
+    streams = backbone.encode_image(backbone_pixels(backbone, view, pixels))
+    return streams, [stream[:, backbone.spec.prefix_tokens :] for stream in streams]
+
+
 def backbone_pixels(backbone: Backbone, view: View, pixels: torch.Tensor) -> torch.Tensor:
     """Pixels [B, 3, S, S] in 0..1 as `encode_image` reads them: on its device, in its type, normalised."""
     return backbone.prepare(pixels, normalise=view.normalise)
@@ -130,7 +142,7 @@ def prepare(
 
 def _tokens(tower: Tower, shot: Shot, recipe: Recipe, jitter_seed: int, cache: TokenCache | None) -> torch.Tensor:
     """Tokens [V, T, G, d] of a tower, kept by tower: another partner costs only that partner."""
-    key = _key(shot.digest, jitter_seed, tower, recipe)
+    key = _key(shot, jitter_seed, tower, recipe)
     stream = cache.load(key) if cache else None
     if stream is None:
         stream = encode_variants(tower, recipe.view, _pixels(shot, recipe, jitter_seed))
@@ -166,11 +178,12 @@ def encode_variants(tower: Tower, view: View, pixels: torch.Tensor, batch: int =
         return torch.cat([torch.stack(part, 1).cpu() for part in parts]).clone()
 
 
-def _key(digest: str, jitter_seed: int, tower: Tower, recipe: Recipe) -> str:
+def _key(shot: Shot, jitter_seed: int, tower: Tower, recipe: Recipe) -> str:
     """Everything that the tokens of a shot depend on."""
     facts = {
         "format": FORMAT,
-        "image": digest,
+        "image": shot.digest,
+        "corner": shot.corner,
         "size": tower.image_size,
         "grid": tower.grid,
         "view": asdict(recipe.view),

@@ -16,7 +16,8 @@ from madclip.training.fit import fit_head
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from madclip.head.head import Head, Readout
+    from madclip.head.head import Head
+    from madclip.head.scorer import Readout
     from madclip.recipe import Recipe
     from madclip.training.encode import TrainingSet
     from madclip.training.shots import Shot
@@ -41,6 +42,15 @@ def why_not(shots: Sequence[Shot]) -> str:
         fold_members(shots, 2, 0)
     except DataError:
         return "almost all images of a class are of one patient or volume, so that it cannot be held out"
+    return ""
+
+
+def why_not_normal(shots: Sequence[Shot]) -> str:
+    """Why none of the normal shots can be held out, in one sentence; empty where they are of two patients at least."""
+    if len(shots) == 1:
+        return "there is one normal image, and none is left to compare it with"
+    if _groups(shots)[0] < 2:
+        return f"all {len(shots)} normal images are of one patient or volume, so that none can be held out"
     return ""
 
 

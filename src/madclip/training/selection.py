@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
     from madclip.data.ref import ImageRef
     from madclip.data.samples import Dataset
-    from madclip.head.head import Head, Readout
+    from madclip.head.head import Head
+    from madclip.head.scorer import Readout
     from madclip.recipe import View
     from madclip.training.shots import Chosen
 

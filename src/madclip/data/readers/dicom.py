@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madclip.data.readers.codestreams import codestream_size
-from madclip.data.readers.dicom_values import grey, note_of, spacing_of
+from madclip.data.readers.dicom_values import grey, note_of, sides_of, spacing_of
 from madclip.data.readers.protocol import (
     UNREADABLE,
     Stored,
@@ -21,6 +21,7 @@ from madclip.data.readers.protocol import (
     full_range,
     numbered,
 )
+from madclip.data.readers.segmentations import SEGMENTATIONS, drawn_on, marked
 from madclip.errors import DataError, MissingExtraError
 from madclip.files import until_changed
 
@@ -30,18 +31,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from pydicom.dataset import Dataset
 
+    from madclip.data.readers.segmentations import Drawn
     from madclip.data.ref import ImageRef
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 _RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _MAX_BYTES = 2**30
 _MAX_INFLATED = 2**29
 """Bytes that a deflated data set may inflate to."""
 _FEWEST_BYTES = 10
-"""No frame takes less of a file: so many frames fit in it at most."""
+"""No compressed frame takes less of a file: so many frames fit in it at most."""
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 
 
 class DICOM:
@@ -58,16 +60,20 @@ class DICOM:
         return first_tag and ((head[4:6].isalpha() and head[4:6].isupper()) or path.suffix.lower() in self.suffixes)
 
     def frames(self, path: Path, axis: str) -> tuple[ImageRef, ...]:  # noqa: ARG002  (frames, no volume)
-        """The frames that its header states."""
+        """The frames that its header states; of a segmentation one for each image that it was drawn on."""
         try:
             header = read_header(path)
             _check_pixels(path, header)
-            return numbered(path, range(count_frames(path, header)))
+            count = count_frames(path, header)
+            return numbered(path, range(len(planes_of(path)) if is_segmentation(header) else count))
         except unreadable() as error:
             raise DataError(f"{path}: a damaged DICOM file ({type(error).__name__})") from None
 
     def read(self, image: ImageRef, *, mask: bool) -> Stored:
-        """One frame: grey values in the units of the modality, or colours; as stored where a mask is meant."""
+        """One frame: grey values in the units of the modality, or colours; as stored where a mask is meant.
+
+        A segmentation gives what all its segments mark in one image.
+        """
         try:
             return _read(image, mask=mask)
         except unreadable() as error:  # whose words may quote the header
@@ -78,10 +84,13 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
     path = image.path
     header = _whole(path)
     _check_pixels(path, header)
-    if header.get("SOPClassUID") in _SEGMENTATIONS and not mask:
-        raise DataError(f"{path}: a DICOM segmentation, which is a mask and no image")
     check_size(path, int(header.Columns), int(header.Rows))
-    index = check_frame(image, count_frames(path, header))
+    count = count_frames(path, header)
+    if is_segmentation(header):
+        if not mask:
+            raise DataError(f"{path}: a DICOM segmentation, which is a mask and no image")
+        return _read_segmentation(image, header)
+    index = check_frame(image, count)
     photometric = str(header.get("PhotometricInterpretation", "")).strip()
     if photometric not in (*_GREY, *_COLOURS, "PALETTE COLOR"):
         raise DataError(f"{image}: a DICOM image whose photometric interpretation is not read; export it as PNG")
@@ -99,7 +108,34 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
         values = _through_palette(header, values)
     white = full_range(values.dtype, None if labels else header.get("BitsStored"))
     spacing, note = spacing_of(header, index), note_of(header)
-    return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note)
+    sides = sides_of(header, index)
+    return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note, sides=sides)
+
+
+def _read_segmentation(image: ImageRef, header: Dataset) -> Stored:
+    _check_bits(image.path, header)
+    planes = [*planes_of(image.path).values()]
+    frames = planes[check_frame(image, len(planes))]
+    values = np.any([marked(header, _decoded(image, header, frame)) for frame in frames], axis=0).astype(np.uint8)
+    return Stored(values, full_range(values.dtype, 1), depth_name(values.dtype, 1))
+
+
+def is_segmentation(header: Dataset) -> bool:
+    """Whether a header is that of a segmentation."""
+    return header.get("SOPClassUID") in SEGMENTATIONS
+
+
+@until_changed(2)
+def planes_of(path: Path) -> dict[Drawn, list[int]]:
+    """The images that a segmentation was drawn on, each with the frames that mark it.
+
+    Raises:
+        DataError: It does not say on which; the message names the file.
+    """
+    try:
+        return drawn_on(read_header(path))
+    except DataError as error:
+        raise DataError(f"{path}: {error}; save its masks as images instead") from None
 
 
 def _check_pixels(path: Path, header: Dataset) -> None:
@@ -185,7 +221,14 @@ def _check_deflated(path: Path) -> None:
 def count_frames(path: Path, header: Dataset) -> int:
     """The number of frames, where the file can hold so many."""
     stated = header.get("NumberOfFrames") or 1
-    if not 1 <= int(stated) <= max(1, path.stat().st_size // _FEWEST_BYTES):
+    syntax = getattr(header.file_meta, "TransferSyntaxUID", "")
+    least = _FEWEST_BYTES
+    if syntax in _NATIVE:  # compressed frames may be of any size
+        least = max(
+            1,
+            int(header.get("Rows") or 1) * int(header.get("Columns") or 1) * int(header.get("BitsAllocated") or 1) // 8,
+        )
+    if not 1 <= int(stated) <= max(1, path.stat().st_size // least):
         raise DataError(f"{path}: states {int(stated)} frames, which cannot be")
     return int(stated)
 

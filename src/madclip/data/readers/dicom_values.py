@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Values = npt.NDArray[Any]
 
+_OPPOSITE = {"L": "R", "R": "L", "A": "P", "P": "A", "H": "F", "F": "H"}
 _BURNED_IN = "It may have text burned into its pixels"
 
 
@@ -53,8 +54,8 @@ def grey(header: Dataset, index: int, stored: Values) -> Stored:
     values, rescale = _rescaled(header, index, stored)
     full = None if limits is None else _ends(rescale(np.array(limits)))
     percentiles = None
-    if padding.any() and not padding.all():
-        kept = values[~padding]
+    if padding.any():
+        kept = values if padding.all() else values[~padding]
         values = np.where(padding, kept.max() if inverted else kept.min(), values)
 
         def percentiles(low: float, high: float) -> Limits:
@@ -68,9 +69,11 @@ def grey(header: Dataset, index: int, stored: Values) -> Stored:
         depth,
         named=named,
         spacing=spacing_of(header, index),
+        sides=sides_of(header, index),
         inverted=inverted,
         curve=curve,
         percentiles=percentiles,
+        padding=padding if padding.any() else None,
         note=note_of(header),
     )
 
@@ -82,6 +85,26 @@ def spacing_of(header: Dataset, index: int) -> tuple[float, float] | None:
         if found and len(found) == 2 and min(found) > 0:
             return float(found[0]), float(found[1])
     return None
+
+
+def sides_of(header: Dataset, index: int) -> str:
+    """What of the patient lies to the left, right, top and bottom of a frame, a letter each; empty where unknown.
+
+    An oblique frame gets the letters of the directions that it is closest to; a projection those that its header says.
+    """
+    ways = of_frame(header, index, "PlaneOrientationSequence").get("ImageOrientationPatient")
+    if ways and len(ways) == 6 and all(np.isfinite(float(one)) for one in ways):
+        right, bottom = (_letter([float(one) for one in part]) for part in (ways[:3], ways[3:]))
+    else:
+        said = [str(one)[:1] for one in header.get("PatientOrientation") or ()]
+        right, bottom = said if len(said) == 2 and {*said} <= {*_OPPOSITE} else ("", "")
+    return _OPPOSITE[right] + right + _OPPOSITE[bottom] + bottom if right and bottom else ""
+
+
+def _letter(way: list[float]) -> str:
+    """The letter of the direction that a vector (left, posterior, head) is closest to."""
+    axis = int(np.argmax(np.abs(way)))
+    return "LPH"[axis] if way[axis] > 0 else "RAF"[axis]
 
 
 def note_of(header: Dataset) -> str:
@@ -149,7 +172,9 @@ def _ends(values: Values) -> Limits:
 def _shown(header: Dataset, index: int, values: Values) -> tuple[Limits | None, Callable[[Values], Values] | None]:
     """How the file wants its values shown: the range of a straight line, or a curve that is none."""
     place = of_frame(header, index, "FrameVOILUTSequence")
-    if place.get("VOILUTSequence") and values.dtype.kind in "iu":
+    if place.get("VOILUTSequence"):
+        if not (values == np.rint(values)).all():
+            raise DataError("its VOI table is for whole numbers, and its values are none; name a range: --range full")
         return _ends(values), lambda shown: _through_table(place, shown)
     centre, width = _first(place.get("WindowCenter")), _first(place.get("WindowWidth"))
     if centre is None or width is None:
@@ -170,7 +195,7 @@ def _through_table(place: Dataset, values: Values) -> Values:
     from pydicom.pixels.processing import apply_voi
 
     bits = int(place.VOILUTSequence[0].LUTDescriptor[2])
-    return np.asarray(apply_voi(values, place) / (2**bits - 1))
+    return np.asarray(apply_voi(np.rint(values).astype(np.int32), place) / (2**bits - 1))
 
 
 def _first(value: Any) -> float | None:

@@ -78,6 +78,11 @@ def is_scanner_file(path: Path) -> bool:
         return False
 
 
+def may_be_scanner_file(path: Path) -> bool:
+    """Whether a file is of such a format, or would be by its name, also where it is damaged."""
+    return path.name.lower().endswith((*DICOM.suffixes, *NIfTI.suffixes)) or is_scanner_file(path)
+
+
 def read_stored(image: ImageRef, *, mask: bool = False) -> Stored:
     """What a file holds of one image, by the reader of its format.
 

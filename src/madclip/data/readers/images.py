@@ -36,12 +36,15 @@ class Image:
             them, or have no extent in the range that was; None where there is nothing to say.
         spacing: Millimetres between rows and between columns; None where the format does not carry them (the dots per
             inch of PNG, JPEG and TIFF say nothing about the patient).
+        sides: What of the patient lies to the left, the right, the top and the bottom, such as `RLAP`; empty where
+            the format does not say it.
     """
 
     pixels: npt.NDArray[np.float32]
     depth: str = "float"
     note: str | None = None
     spacing: tuple[float, float] | None = None
+    sides: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -69,7 +72,8 @@ def read_image(image: ImageRef | Path | str, grey_range: str = "file") -> Image:
     stored = read_stored(ref)
     rule = parse_grey_range(grey_range)
     limits = _limits(stored, rule, str(ref))
-    return Image(_scaled(stored, rule, limits), stored.depth, _note(stored, rule, limits), stored.spacing)
+    pixels, note = _scaled(stored, rule, limits), _note(stored, rule, limits)
+    return Image(pixels, stored.depth, note, stored.spacing, stored.sides)
 
 
 def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.float32]:
@@ -100,6 +104,8 @@ def _scaled(stored: Stored, rule: GreyRange, limits: tuple[float, float]) -> npt
         np.clip(made, 0, 1, out=made)
     if stored.inverted:
         np.subtract(1, made, out=made)
+    if stored.padding is not None:
+        made[stored.padding] = 0
     if values.ndim == 2:
         pixels[1:] = made
     return pixels

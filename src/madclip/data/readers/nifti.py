@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 PLANES = ("sagittal", "coronal", "axial")
 """Across which axis of (right, anterior, superior) slices of each name lie."""
+_SIDES = ("APHF", "RLHF", "RLAP")
+"""What lies to the left, right, top and bottom of slices of each."""
 MAX_BYTES = 2**30
 """Larger volumes are refused from their header, before anything is inflated."""
 USUAL = (0.5, 99.5)
 """Percentiles of the volume that become black and white where a file names no range of grey values."""
 ASSUMED = "The file names no range of grey values: black and white are the 0.5th and 99.5th percentiles of the volume."
+_MILLIMETRES = {"micron": 1e-3, "meter": 1e3}
+"""What lengths in other units than millimetres are multiplied by."""
 _WORDS = {348: (344, b"1\0"), 540: (4, b"2\0")}
 """Where the magic word stands and how it ends, by the length of the header that the file begins with."""
 
@@ -68,10 +72,20 @@ class NIfTI:
         values, spacing = volume.shown(along, image.frame)
         check_size(image.path, values.shape[1], values.shape[0])
         if mask:
-            return Stored(values, None, depth_name(values.dtype))
+            white = full_range(values.dtype) if values.dtype == np.uint8 else None
+            return Stored(values, white, depth_name(values.dtype))
         full = full_range(values.dtype) if values.dtype.kind in "iu" and volume.plain else None
         if values.ndim == 3 or (full is not None and values.dtype.itemsize == 1):
-            return Stored(values, full, depth_name(values.dtype), spacing=spacing, note=volume.note)
+            return Stored(
+                values,
+                full,
+                depth_name(values.dtype),
+                named=volume.named if values.ndim == 2 else None,
+                spacing=spacing,
+                percentiles=volume.percentiles if values.ndim == 2 else None,
+                note=volume.note,
+                sides=_SIDES[along],
+            )
         return Stored(
             values,
             full,
@@ -81,6 +95,7 @@ class NIfTI:
             percentiles=volume.percentiles,
             note=volume.note,
             assumed="" if volume.named else ASSUMED,
+            sides=_SIDES[along],
         )
 
 
@@ -184,11 +199,12 @@ class Volume:
     @lru_cache(maxsize=8)  # noqa: B019  (few volumes live, and each with its own)
     def percentiles(self, low: float, high: float) -> Limits:
         """The values at two percentiles of the finite voxels."""
-        values = self._meant(np.asarray(self.voxels))
+        values = np.asarray(self.voxels)  # as stored: scaled to float64 they would take up to eight times the memory
         finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
         if not finite.size:
             raise DataError("no voxel has a finite value")
-        ends = np.percentile(finite, (low, high))
+        wanted = (low, high) if self.slope > 0 else (100 - low, 100 - high)
+        ends = self._meant(np.percentile(finite, wanted))
         return float(ends[0]), float(ends[1])
 
     def _meant(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -216,7 +232,9 @@ def open_volume(path: Path) -> Volume:
         if voxels.dtype.names:
             voxels = np.stack([voxels[name] for name in ("R", "G", "B")], axis=-1)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
-        return Volume(voxels, slope, intercept, image.affine, _named(image.header), _note(image))
+        units = image.header.get_xyzt_units()[0]
+        affine = image.affine * np.array([[_MILLIMETRES.get(units, 1.0)]] * 3 + [[1.0]])
+        return Volume(voxels, slope, intercept, affine, _named(image.header), _note(image))
     except DataError:
         raise
     except (*UNREADABLE, ImageFileError, HeaderDataError) as error:

@@ -1,6 +1,6 @@
 """What a reader of one format is, what it gives, and the checks that every reader shares.
 
-To add a format, write a class with the four members of `Reader` into a file of its own and name it in `formats.py`.
+To add a format, write a class with the members of `Reader` into a file of its own and name it in `formats.py`.
 Sizes are checked (`check_size`) before anything is decoded, and frames by `check_frame`; errors of the decoder may
 pass through, since whoever calls `read` turns those in `UNREADABLE` into one line that names the file.
 """
@@ -64,8 +64,11 @@ class Stored:
         curve: What the file itself makes of its values where that is no straight line (a table, a sigmoid): values
             [H, W] to 0..1. It counts where the grey range is `file`.
         percentiles: The values at two percentiles, where `values` do not tell: of a slice's volume, or without padding.
+        padding: Where a pixel is no part of the image, bool [H, W], and becomes black; None where all are.
         note: Sentences on what was assumed of the file, or an empty string.
         assumed: A sentence where `named` is an assumption, and not what the file says.
+        sides: What of the patient lies to the left, the right, the top and the bottom, a letter each as DICOM has
+            them (R, L, A, P, H, F); empty where the format does not say it.
     """
 
     values: npt.NDArray[Any]
@@ -78,8 +81,10 @@ class Stored:
     inverted: bool = False
     curve: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
     percentiles: Percentiles | None = None
+    padding: npt.NDArray[np.bool_] | None = None
     note: str = ""
     assumed: str = ""
+    sides: str = ""
 
 
 class Reader(Protocol):

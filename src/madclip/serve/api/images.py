@@ -18,8 +18,8 @@ router = APIRouter(prefix="/v1", tags=["images"])
 CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Conflict, "description": "It was changed meanwhile."}}
 PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 FLOATS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
-KEPT = {"cache-control": "private, no-cache"}
-"""A browser keeps a picture, and asks whether it is still the same."""
+KEPT = {"cache-control": "private, max-age=3600"}
+"""How long a browser may show a picture again without asking; what a person changes is never among these."""
 
 
 Version = Annotated[str, Header(pattern=r'^"?[1-9][0-9]{0,14}"?$', description="The image's version, as a number.")]
@@ -141,7 +141,7 @@ def get_mask(service: Served, number: Id) -> Response:
     if image.mask is None:
         raise ApiError(404, "not_found", f"image {number} has no mask")
     content = service.project.places.mask(number, image.mask).read_bytes()
-    return Response(content, media_type="image/png", headers={"etag": f'"{image.version}"', **KEPT})
+    return Response(content, media_type="image/png", headers={"etag": f'"{image.version}"'})
 
 
 _BODY = {

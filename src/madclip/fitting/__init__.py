@@ -1,4 +1,7 @@
-"""How a fit goes, step by step: shots, tokens, a head, its epoch, out-of-fold scores, and what they say."""
+"""How a fit goes, step by step: shots, tokens, a head, its epoch, out-of-fold scores, and what they say.
+
+Without abnormal images the head is a memory of normal patches, without any image the texts: nothing is trained then.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from madclip.calibration.calibration import Calibration
-from madclip.calibration.familiarity import Familiarity
 from madclip.calibration.thresholds import choose_pixel_threshold, parse_operating_point
 from madclip.data.samples import Dataset, Sample
 from madclip.data.unseen import said_of_patches
 from madclip.errors import DataError, MadCLIPWarning, RecipeError
-from madclip.head.head import Head, Readout
+from madclip.fitting.untrained import TILES_SAY_LITTLE, familiarity_of, of_normals, refuse_selection
+from madclip.head.head import Head
+from madclip.head.scorer import Readout
 from madclip.progress import Progress, silent
 from madclip.state import Fitted, Provenance
 from madclip.training.encode import pool, prepare
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from madclip.backbones.spec import Backbone
+    from madclip.calibration.familiarity import Familiarity
     from madclip.recipe import Recipe
     from madclip.training.cache import TokenCache
     from madclip.training.encode import TrainingSet
@@ -127,11 +132,14 @@ def draw(given: Dataset | Chosen, shots: int | tuple[int, int] | None, draws: Dr
 
     Raises:
         DataError: There are fewer images than shots, or none to select an epoch on.
+        RecipeError: An epoch is to be selected, and there are none without abnormal images.
     """
     data = given if isinstance(given, Dataset) else None
     chosen: Chosen = draw_samples(given, shots, draws.seed) if isinstance(given, Dataset) else given
     watched = None
     if draws.select != "last":
+        if not any(one.label if isinstance(one, Sample) else one[1] for one in chosen):
+            refuse_selection(draws)
         chosen, watched = watch(data, chosen, draws.select, draws.seed)
     return Drawn(chosen, watched, _left(data, chosen, watched))
 
@@ -173,12 +181,28 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
         run: Cache, checkpoint and progress.
 
     Raises:
-        DataError: An image or a mask cannot be used, or there is one class only.
+        DataError: An image or a mask cannot be used, or there are abnormal images only.
         CheckpointError: `run.checkpoint` belongs to another fit.
+        RecipeError: An epoch is to be chosen, and images are seen in tiles.
     """
-    shots = _read(setting, drawn)
-    provenance = _provenance(shots, drawn, draws)
     watched = drawn.watched
+    if watched and setting.recipe.tile:
+        raise RecipeError("an epoch is not chosen where images are seen in tiles; keep the last")
+    shots = _read(setting, drawn)
+    return _learned(setting, shots, _provenance(shots, drawn, draws), drawn.watched, draws, run)
+
+
+def _learned(
+    setting: Setting,
+    shots: Sequence[Shot],
+    provenance: Provenance,
+    watched: Watched | None,
+    draws: Draws,
+    run: Run,
+) -> Fitted:
+    """What shots teach: a trained head, or where none is abnormal a memory of what they look like."""
+    if not provenance.abnormal:
+        return of_normals(setting, shots, provenance, draws.operating_point, run.progress)
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     head = setting.new_head(draws.seed)
     with ExitStack() as stack:
@@ -204,17 +228,44 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
 
 
 def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
-    """Go on learning from the head of `before` in one short pass; errors as in `fit`. See `MadCLIP.refit`."""
+    """Go on learning from the head of `before` in one short pass; errors as in `fit`. See `MadCLIP.refit`.
+
+    A memory, or texts, have no head to go on from: they learn anew, with abnormal images as `fit` does.
+    """
     shots = _read(setting, drawn)
+    provenance = _carried(before.provenance, shots, drawn, draws)
+    if before.provenance.learned_from != "both":
+        return _learned(setting, shots, provenance, None, draws, run)
+    if not provenance.abnormal:
+        raise DataError(
+            f"a refit needs normal and abnormal images where a detector learned from both: there are "
+            f"{provenance.normal} and 0; fit anew to learn from normal images alone"
+        )
     head = setting.new_head(draws.seed)
     head.load_state_dict(before.head.state_dict())
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     recipe = setting.recipe.replace(epochs=1, learning_rate=setting.recipe.learning_rate * REFIT_RATE)
     history = fit_head(head, training.every(REFIT_STRIDE), recipe, seed=draws.seed, progress=run.progress)
-    old = before.provenance
-    anew = bool(draws.folds) and not why_not(shots) and old.select != "test-best"
+    anew = bool(draws.folds) and not why_not(shots) and provenance.select != "test-best"
+    provenance = dataclasses.replace(provenance, calibrated_before_refit=not anew and before.calibration is not None)
+    fitted = Fitted(
+        head,
+        setting.recipe,
+        provenance,
+        calibration=None if anew else before.calibration,
+        familiarity=_familiarity(shots, training),
+        history=[*before.history, *history],
+        series=None if anew else before.series,
+    )
+    if anew or (draws.folds and before.calibration is None):
+        return _calibrated(fitted, setting, shots, training, draws, run)
+    return fitted
+
+
+def _carried(old: Provenance, shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
+    """Where a detector came from, after a refit with shots."""
     now = Provenance.of(shots, draws.seed)
-    provenance = dataclasses.replace(
+    return dataclasses.replace(
         old,
         madclip=now.madclip,
         torch=now.torch,
@@ -226,19 +277,7 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
         removed=tuple(sorted({*old.removed, *old.shots} - set(now.shots))),
         refits=old.refits + 1,
         pool=None if drawn.left is None else tuple(sorted(map(old.hashed, drawn.left))),
-        calibrated_before_refit=not anew and before.calibration is not None,
-    ).with_groups(shot.group for shot in shots)
-    fitted = Fitted(
-        head,
-        setting.recipe,
-        provenance,
-        calibration=None if anew else before.calibration,
-        familiarity=_familiarity(shots, training),
-        history=[*before.history, *history],
-    )
-    if anew or (draws.folds and before.calibration is None):
-        return _calibrated(fitted, setting, shots, training, draws, run)
-    return fitted
+    ).with_groups(group for shot in shots for group in shot.groups)
 
 
 def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
@@ -258,26 +297,6 @@ def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
     return shots
 
 
-def calibrated_further(
-    before: Fitted, samples: Sequence[Sample], scores: Sequence[float], operating_point: str | None
-) -> Fitted:
-    """A fitted state whose thresholds and probabilities come from further images too; see `MadCLIP.calibrate`."""
-    known = before.calibration
-    labels = [sample.label for sample in samples]
-    if known:
-        scores = [*scores, *known.normal_scores, *known.abnormal_scores]
-        labels += [0] * len(known.normal_scores) + [1] * len(known.abnormal_scores)
-    point = operating_point or (known.operating_point if known else "youden")
-    pixel_threshold = known.pixel_threshold if known else None
-    used = {*before.provenance.calibrated_on, *(sample.image.digest() for sample in samples)}
-    provenance = dataclasses.replace(before.provenance, calibrated_on=tuple(sorted(used)), uncalibrated="")
-    return dataclasses.replace(
-        before,
-        calibration=Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold),
-        provenance=provenance.with_groups(sample.group for sample in samples),
-    )
-
-
 def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
     """What is known of a fit before it begins: the shots, those held out, and what was left in the pool."""
     known = Provenance.of(shots, draws.seed, select=draws.select)
@@ -287,7 +306,9 @@ def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance
         return known
     held_out = drawn.watched.samples
     digests = tuple(sorted(sample.image.digest() for sample in held_out))
-    return dataclasses.replace(known, selection_images=digests).with_groups(sample.group for sample in held_out)
+    return dataclasses.replace(known, selection_images=digests).with_groups(
+        group for sample in held_out for group in sample.groups
+    )
 
 
 def _checkpoint(setting: Setting, run: Run, shots: Sequence[Shot], provenance: Provenance) -> Checkpoint | None:
@@ -308,11 +329,7 @@ def _checkpoint(setting: Setting, run: Run, shots: Sequence[Shot], provenance: P
 
 
 def _familiarity(shots: Sequence[Shot], training: TrainingSet) -> Familiarity | None:
-    """The out-of-distribution check, where there are shots enough for one."""
-    groups = [shot.group for shot in shots]
-    if not Familiarity.possible(groups):
-        return None
-    return Familiarity.fit(torch.stack([pool(tokens) for tokens in training.plain]), groups)
+    return familiarity_of(torch.stack([pool(tokens) for tokens in training.plain]), [shot.group for shot in shots])
 
 
 def _calibrated(
@@ -328,6 +345,8 @@ def _calibrated(
         reason = "the epoch was selected on test images, and no threshold can be trusted beside that"
     else:
         reason = why_not(shots) if draws.folds else "it was fitted without folds, which thresholds come from"
+        if draws.folds and setting.recipe.tile:
+            reason = TILES_SAY_LITTLE
     provenance = dataclasses.replace(fitted.provenance, uncalibrated=reason and f"not calibrated: {reason}")
     if reason:
         return dataclasses.replace(fitted, provenance=provenance)

@@ -1,0 +1,80 @@
+"""Thresholds from further images: of single images, and of whole volumes and series."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import TYPE_CHECKING
+
+from madclip.calibration.calibration import Calibration
+from madclip.errors import MadCLIPWarning
+from madclip.fitting.untrained import NORMAL_POINT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from madclip.data.ref import ImageRef
+    from madclip.data.samples import Dataset, Sample
+    from madclip.state import Fitted, Provenance
+
+SERIES_POINT = "spec=0.9"
+"""What the threshold for whole series aims at, which 9 normal ones can promise: the least number that gives one."""
+
+
+def calibrated_further(
+    before: Fitted,
+    samples: Sequence[Sample],
+    scores: Sequence[float],
+    operating_point: str | None,
+    highest: Sequence[float] = (),
+) -> Fitted:
+    """A fitted state whose thresholds and probabilities come from further images too; see `MadCLIP.calibrate`.
+
+    Args:
+        before: The state until now.
+        samples: The images.
+        scores: One for each.
+        operating_point: How the threshold is chosen; None keeps it.
+        highest: The highest score in each whole normal volume or series among them.
+    """
+    known = before.calibration
+    labels = [sample.label for sample in samples]
+    if known:
+        scores = [*scores, *known.normal_scores, *known.abnormal_scores]
+        labels += [0] * len(known.normal_scores) + [1] * len(known.abnormal_scores)
+    point = operating_point or (known.operating_point if known else "youden")
+    if point == "youden" and 1 not in labels and not (known and known.abnormal_scores):
+        point = NORMAL_POINT
+    pixel_threshold = known.pixel_threshold if known else None
+    used = {*before.provenance.calibrated_on, *(sample.image.digest() for sample in samples)}
+    provenance = dataclasses.replace(before.provenance, calibrated_on=tuple(sorted(used)), uncalibrated="")
+    return dataclasses.replace(
+        before,
+        calibration=Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold),
+        provenance=provenance.with_groups(group for sample in samples for group in sample.groups),
+        series=_of_series([*(before.series.normal_scores if before.series else ()), *highest]),
+    )
+
+
+def whole_series(seen: Provenance, data: Dataset) -> list[tuple[ImageRef, ...]]:
+    """The whole normal volumes and series of a data set that a threshold for such may rest on.
+
+    There is at most one of each patient, and none of whom the detector has seen anything: they stand for new ones.
+    """
+    of = {sample.volume: sample for sample in data.samples}
+    chosen = {of[volume].group: images for volume, images in data.whole if not seen.saw_group(of[volume])}
+    return [*chosen.values()]
+
+
+def _of_series(highest: Sequence[float]) -> Calibration | None:
+    """What the highest scores in whole normal volumes and series say; too few give no threshold, which is said."""
+    if not highest:
+        return None
+    found = Calibration.fit([0] * len(highest), highest, SERIES_POINT)
+    if found.note:
+        warnings.warn(
+            f"no threshold for whole series: nine whole normal ones are needed, and there are {len(highest)}",
+            MadCLIPWarning,
+            stacklevel=2,
+        )
+    return found
