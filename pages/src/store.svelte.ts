@@ -4,7 +4,7 @@ import { api, Refused, type Detector, type Job, type Label, type Picture, type P
 import { many, short } from './words'
 
 /** Images that one call lists. */
-const PAGE = 500
+const PAGE = 1000
 
 interface Notice {
   id: number
@@ -321,9 +321,9 @@ class Store {
     if (job.state === 'failed') this.say(job.error ?? `The ${job.kind} failed.`, 'warning')
     try {
       await Promise.all([this.refreshProject(), this.refreshDetectors()])
-      this.epoch++
       if (job.background) await this.refresh()
       else if (job.state === 'done' && job.kind !== 'export') await this.load(this.query, this.list[this.focus]?.id)
+      this.epoch++ // now that the list holds what is new
     } catch (error) {
       this.fail(error)
     }
