@@ -123,7 +123,8 @@ def train(browser: Any, folder: Path, rounds: int) -> dict[str, Any]:
     from madclip.serve.demo import DIFFICULTY, SEED
 
     truth = [bool(label) for label in generate("brain", PHANTOMS, SEED, difficulty=DIFFICULTY).labels]
-    first, again = [], []
+    first: list[float] = []
+    again: list[float] = []
     for number in range(rounds):
         with served("--demo", "--project", folder / f"demo{number}") as url:
             images = ask(url, "GET", "v1/images?sort=name&limit=500")["images"]
