@@ -331,7 +331,8 @@ class TestTables:
                 facts["metrics"] = facts["metrics"] | {"specificity": [0.9 + 0.04 * cell.seed, None, None]}
         *tables, rates, elsewhere = tables_of(Run("normal-only", cells, found))
         assert tables[0].head[1:] == ("1 normal images alone", "16 normal images alone")
-        assert [table.title for table in tables[-2:]] == ["madclip against each method"] * 2
+        titles = [f"madclip against each method, {count} images" for count in (16, 1)]
+        assert [table.title for table in tables[-2:]] == titles
         assert {row[1] for row in tables[-1].rows} == {"madclip-memory"}  # at one image, where patchcore was not run
         # 10 and 6 percent of normal test images: mean 8, Student's t of two draws 12.706 x 2.83 / sqrt(2) = 25.4.
         assert rates.rows == (("madclip", "16", "8.0 [0.0, 33.4]; 2 draws", "8.0"),)

@@ -93,8 +93,11 @@ def test_names_decide_not_where_the_set_lies():
 def test_too_few_images():
     with pytest.raises(DataError, match="16 normal and 16 abnormal asked for, 20 normal and 9 abnormal there"):
         draw_shots(make(0, 20) + make(1, 9), 16, 0)
-    with pytest.raises(RecipeError, match="at least 1 of either class"):
-        draw_shots(make(0, 20) + make(1, 9), (4, 0), 0)
+    with pytest.raises(RecipeError, match="at least 1 normal image"):
+        draw_shots(make(0, 20) + make(1, 9), (0, 4), 0)
+    alone = draw_shots(make(0, 20) + make(1, 9), (4, 0), 0)
+    assert [sample.label for sample in alone] == [0] * 4
+    assert draw_shots(make(0, 20) + make(1, 9), (2, 0), 0) == alone[:2]
 
 
 @pytest.mark.parametrize("source", ["mvfa", "madclip"])

@@ -186,7 +186,8 @@ def _paired(run: Run, shots: int | None = None) -> list[Table]:
         "shots; the second is the paired bootstrap over test images (patients where they are known) with the shots as "
         "they were drawn."
     )
-    return [Table(f"{reference} against each method", head, tuple(rows), (note,))]
+    title = f"{reference} against each method"
+    return [Table(title if shots is None else f"{title}, {shots} images", head, tuple(rows), (note,))]
 
 
 def _false_positives(run: Run) -> list[Table]:
