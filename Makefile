@@ -6,6 +6,8 @@
 #   make quick     lint, types and the tests that take seconds
 #   make soak      what takes long by nature, in full; `make test` runs a seeded twentieth of it
 #   make coverage  all tests with branch coverage
+#   make pages     the pages of madclip serve from their sources (needs Node 20.19 or later; users never do)
+#   make pages-shots  screenshots of every page in both themes and widths, into shots/
 #   make newest    all tests against the newest releases of everything, in .venv-newest
 # TORCH chooses another torch build, for example: make demo TORCH="torch --index-url <index of CUDA wheels>"
 PYTHON ?= python3
@@ -16,7 +18,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # A worker holds torch and some models: four do not fill the memory of a laptop.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test tools quick soak coverage newest lint types docs wheel clean
+.PHONY: demo test tools quick soak coverage newest lint types docs wheel pages pages-shots clean
 
 demo: $(VENV)/.installed
 	$(BIN)/madclip demo --out demo
@@ -57,6 +59,14 @@ docs: $(VENV)/.installed-dev
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --outdir dist
 
+pages:
+	npm --prefix pages ci --no-audit --no-fund
+	npm --prefix pages run check
+	npm --prefix pages run build
+
+pages-shots: $(VENV)/.installed-dev
+	$(BIN)/python tools/pages_shots.py shots
+
 # torch comes first: any other request for it may pull several GB of CUDA packages.
 $(VENV)/.torch:
 	$(PYTHON) -c 'import sys; sys.exit("madclip needs Python 3.11 or later, this is %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -73,4 +83,4 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .venv-newest build dist site demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-newest build dist site demo shots pages/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,7 +3,8 @@
     python benchmarks/normal_rates.py NAME=FOLDER:OBJECTIVE ... --shots 9 16 --seeds 10 --docs docs/modes.md
 
 Every threshold aims at 10 % (`spec=0.9`). Images of patients that gave a shot are left out, as `evaluate` does; only
-normal test images are read, and encoded once for all draws.
+normal images are read, and encoded once for all draws. With `--held-out` they are those of valid/ that were not drawn,
+which come from where the shots come from.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ BATCH = 8
 
 
 @torch.inference_mode()
-def rates(folder: Path, objective: str, shots: list[int], seeds: int) -> dict[int, list[float]]:
-    """Share in percent of normal test images at or above the threshold, for each number of shots and draw."""
+def rates(folder: Path, objective: str, shots: list[int], seeds: int, *, held_out: bool) -> dict[int, list[float]]:
+    """Share in percent of other normal images at or above the threshold, for each number of shots and draw."""
     backbone, data = load_backbone("tiny"), load_dataset(folder)
-    samples = [sample for sample in data.test_pool if not sample.label]
+    samples = [sample for sample in (data.shot_pool if held_out else data.test_pool) if not sample.label]
     view = MadCLIP().recipe.view
     pixels = [fit_pixels(read_image(sample.image, view.grey_range).pixels, view) for sample in samples]
     batches = [torch.stack(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
@@ -40,7 +41,7 @@ def rates(folder: Path, objective: str, shots: list[int], seeds: int) -> dict[in
         for seed in range(seeds):
             detector = MadCLIP(backbone=backbone, objective=objective).fit(data, shots=(count, 0), seed=seed)
             scores = torch.cat([detector.state.score(one)[0] for one in streams])
-            unseen = torch.tensor([not detector.provenance.saw_group(sample) for sample in samples])
+            unseen = torch.tensor([not detector.provenance.saw(sample) for sample in samples])
             threshold = detector.calibration.threshold if detector.calibration else float("inf")
             found[count].append(100 * float((scores[unseen] >= threshold).float().mean()))
     return found
@@ -52,12 +53,13 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
     parser.add_argument("--shots", type=int, nargs="+", default=[16])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--held-out", action="store_true", help="on images of valid/ that were not drawn, not on test/")
     parser.add_argument("--docs", type=Path, help="page to write between its marks `normal rates`")
     given = parser.parse_args()
     lines = ["| set | normal images | promised | mean of draws | each draw |", "|---|---|---|---|---|"]
     means: dict[int, list[float]] = {count: [] for count in given.shots}
     for name, folder, objective in given.sets:
-        for count, values in rates(folder, objective, given.shots, given.seeds).items():
+        for count, values in rates(folder, objective, given.shots, given.seeds, held_out=given.held_out).items():
             promised = 100 * int((count + 1) * 0.1 + 1e-9) / (count + 1)
             each = ", ".join(f"{value:.0f}" for value in values)
             lines.append(f"| {name} | {count} | {promised:.1f} | {fmean(values):.1f} | {each} |")

@@ -26,6 +26,7 @@ FLOORS = (
     {"detector"},
     {"methods", "evaluation", "export", "clinical"},
     {"report"},
+    {"serve", "client"},
     {"scale"},
     {"benchmark"},
     {"demo"},

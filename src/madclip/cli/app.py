@@ -18,6 +18,7 @@ from madclip.cli.fit import fit, refit, repeat
 from madclip.cli.listen import listen
 from madclip.cli.models import backbones, cache, export, import_released
 from madclip.cli.predict import evaluate, predict
+from madclip.cli.serve import serve
 from madclip.errors import MadCLIPError, MadCLIPWarning
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, repeat, export, listen]
+_COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, repeat, export, listen, serve]
 _COMMANDS += [import_released, backbones, cache, phantoms, demo]
 for command in _COMMANDS:
     app.command()(command)

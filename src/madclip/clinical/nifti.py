@@ -34,17 +34,36 @@ def write_heatmap(path: Path, maps: npt.NDArray[np.float32], affine: npt.NDArray
         MissingExtraError: nibabel is not installed.
         OSError: The file cannot be written.
     """
+    write_volume(path, np.asarray(maps, np.float32), affine, (0, 1), "madclip anomaly map; research use only")
+
+
+def write_volume(
+    path: Path,
+    values: npt.NDArray[Any],
+    affine: npt.NDArray[np.float64],
+    shown: tuple[float, float] = (0, 0),
+    about: str = "",
+) -> None:
+    """Writes a volume of any values as `write_heatmap` does, with the same errors.
+
+    Args:
+        path: Ends in `.nii.gz`.
+        values: [I, J, K].
+        affine: As for `write_heatmap`.
+        shown: The values that viewers are told to show as black and white; (0, 0) leaves it to them.
+        about: What the header says of it, ASCII.
+    """
     try:
         import nibabel
     except ImportError:
         raise MissingExtraError.of("NIfTI volumes", "dicom") from None
     volume: Any = nibabel.Nifti1Image
-    image = volume(np.asarray(maps, np.float32), affine)
+    image = volume(values, affine)
     image.set_sform(affine, 1)
     image.set_qform(None if has_shear(affine) else affine, 0 if has_shear(affine) else 1)
     image.header.set_xyzt_units("mm")
-    image.header["cal_min"], image.header["cal_max"] = 0, 1
-    image.header["descrip"] = b"madclip anomaly map; research use only"
+    image.header["cal_min"], image.header["cal_max"] = shown
+    image.header["descrip"] = about.encode()
     with (
         new_file(path) as partial,
         partial.open("wb") as file,

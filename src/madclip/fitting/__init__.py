@@ -30,7 +30,7 @@ from madclip.training.selection import EpochWeights, Select, Watched, best_epoch
 from madclip.training.shots import Chosen, draw_samples, read_shots
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from madclip.backbones.spec import Backbone
@@ -58,6 +58,7 @@ class Run:
             which are held out of the fit; or `test-best`, the best on the test images, as was published: every number
             of such a detector is optimistic and carries the mark, and it is not calibrated.
         progress: Told of every image encoded and of every step.
+        held_out: Told of the out-of-fold score of each shot, in their order, where there are such scores.
     """
 
     cache: TokenCache | None = None
@@ -65,6 +66,7 @@ class Run:
     resume: bool = False
     select: Select = "last"
     progress: Progress = silent
+    held_out: Callable[[Sequence[float]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def _learned(
                 provenance, selected_epoch=epoch, selected_on=f"image AUROC {value:.4f} of {watched.where}"
             )
     fitted = Fitted(head, setting.recipe, provenance, familiarity=_familiarity(shots, training), history=history)
-    return _calibrated(fitted, setting, shots, training, draws, run.progress)
+    return _calibrated(fitted, setting, shots, training, draws, run)
 
 
 def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
@@ -256,7 +258,7 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
         series=None if anew else before.series,
     )
     if anew or (draws.folds and before.calibration is None):
-        return _calibrated(fitted, setting, shots, training, draws, run.progress)
+        return _calibrated(fitted, setting, shots, training, draws, run)
     return fitted
 
 
@@ -336,7 +338,7 @@ def _calibrated(
     shots: Sequence[Shot],
     training: TrainingSet,
     draws: Draws,
-    progress: Progress,
+    run: Run,
 ) -> Fitted:
     """A fitted state with thresholds and probabilities from out-of-fold scores, or with why there are none."""
     if fitted.provenance.select == "test-best":
@@ -356,8 +358,10 @@ def _calibrated(
         fitted.readout,
         folds=draws.folds,
         seed=draws.seed,
-        progress=progress,
+        progress=run.progress,
     )
+    if run.held_out:
+        run.held_out(held_out.scores.tolist())
     labels = [shot.label for shot in shots]
     pixel_threshold = _pixel_threshold(shots, held_out) if fitted.readout.has_masks else None
     calibration = Calibration.fit(labels, held_out.scores, draws.operating_point, pixel_threshold=pixel_threshold)

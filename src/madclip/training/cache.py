@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from madclip.errors import CheckpointError, DataError, MadCLIPWarning
 from madclip.files import first_line, new_file, write_whole
@@ -120,6 +119,8 @@ class TokenCache:
         Raises:
             DataError: The disk is full.
         """
+        from safetensors.torch import save_file  # brings torch, which whoever only keeps house does not need
+
         size, limit = tensor.numel() * tensor.element_size(), self.limit
         if self._closed or size > limit:
             return
@@ -135,6 +136,14 @@ class TokenCache:
                 warnings.warn(said, MadCLIPWarning, stacklevel=2)
                 return
             raise self._refused(error) from error
+
+    def remove(self, key: str) -> None:
+        """Delete the tensor stored under a key, where there is one.
+
+        Raises:
+            OSError: It may not be deleted.
+        """
+        self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

@@ -70,7 +70,14 @@ class TIFF:
 
 
 def _full_pages(tiff: Any) -> tuple[int, ...]:
-    return tuple(number for number, page in enumerate(tiff.pages) if not page.aspage().is_reduced)
+    found, offsets = [], set()
+    for number, page in enumerate(tiff.pages):
+        if page.offset in offsets:
+            raise ValueError("its pages go in a circle")
+        offsets.add(page.offset)
+        if not page.aspage().is_reduced:
+            found.append(number)
+    return tuple(found)
 
 
 def _page_number(tiff: Any, image: ImageRef) -> int:

@@ -1,0 +1,105 @@
+"""Volumes as NIfTI: the scan, its heat map and its label map, all on one grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+
+from madclip.errors import DataError
+from madclip.serve import images, labels
+from madclip.serve.api.models import Images
+from madclip.serve.api.service import ApiError, Id, Served, Service
+from madclip.serve.project import named
+from madclip.serve.tables import Image
+
+router = APIRouter(prefix="/v1/volumes/{number}", tags=["volumes"])
+NIFTI: dict[int | str, dict[str, Any]] = {200: {"content": {"application/gzip": {}}}}
+SECONDS = 120.0
+
+
+def _slices(service: Service, number: int) -> list[Image]:
+    """The slices of a volume, in order."""
+    with service.project.database.look() as session:
+        query = select(Image).where(Image.volume_id == number).order_by(Image.place, Image.id)
+        found = list(session.scalars(query))
+    if not found:
+        raise ApiError(404, "not_found", f"there is no volume {number}")
+    return found
+
+
+def _call(service: Service, slices: list[Image], do: str, **more: Any) -> tuple[dict[str, Any], bytes]:
+    project = service.project
+    pool = project.predictor if do == "heat_volume" else project.readers
+    places = [project.slice_of(image) for image in slices]
+    try:
+        return pool.call(do, images=places, seconds=SECONDS, **more)
+    except DataError as error:
+        raise DataError(named(str(error), places[0][0], slices[0].name)) from None
+
+
+def _gz(content: bytes) -> Response:
+    return Response(content, media_type="application/gzip")
+
+
+@router.get("/image.nii.gz", responses=NIFTI, response_class=Response)
+def get_image(service: Served, number: Id) -> Response:
+    """The volume, in the values that its files mean."""
+    return _gz(_call(service, _slices(service, number), "image_volume")[1])
+
+
+@router.get("/heatmap.nii.gz", responses=NIFTI, response_class=Response)
+def get_heatmap(service: Served, number: Id) -> Response:
+    """The maps of the detector in use on the volume's grid, float32 in 0..1."""
+    slices, project = _slices(service, number), service.project
+    with project.database.look() as session:
+        detector = project.detector_in_use(session)
+    maps = [project.places.map(detector or 0, image.id) for image in slices]
+    kept = [str(path) if path.is_file() else None for path in maps]
+    if detector is None or not any(kept):
+        raise ApiError(404, "not_found", f"volume {number} has no prediction")
+    width, height = labels.size_of(project, slices[0])
+    folder = str(project.places.detector(detector))
+    return _gz(_call(service, slices, "heat_volume", detector=folder, maps=kept, size=[height, width])[1])
+
+
+@router.get("/mask.nii.gz", responses=NIFTI, response_class=Response)
+def get_mask(service: Served, number: Id) -> Response:
+    """The masks of the slices as a label map, uint8, 1 where something is marked."""
+    slices, project = _slices(service, number), service.project
+    masks = [str(project.places.mask(image.id, image.mask)) if image.mask else None for image in slices]
+    size = list(labels.size_of(project, slices[0]))
+    return _gz(_call(service, slices, "mask_volume", masks=masks, size=size)[1])
+
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.put("/mask.nii.gz", openapi_extra=_BODY)
+async def put_mask(service: Served, number: Id, request: Request) -> Images:
+    """Take a label map on the volume's grid: it sets the masks of all slices; slices with something are abnormal."""
+    content = await request.body()
+    if not content:
+        raise ApiError(422, "invalid", "the body is a label map as .nii or .nii.gz")
+    return await run_in_threadpool(_keep, service, number, content)
+
+
+def _keep(service: Service, number: int, content: bytes) -> Images:
+    slices = _slices(service, number)
+    found, body = _call(service, slices, "mask_slices", body=content)
+    start = 0
+    for image, length in zip(slices, found["lengths"], strict=True):
+        part, start = body[start : start + length], start + length
+        if part or image.mask:
+            labels.keep_mask(service.project, image.id, part, None)
+    with service.project.database.look() as session:
+        numbers = [image.id for image in slices]
+        changed = session.scalars(select(Image).where(Image.id.in_(numbers)).order_by(Image.place, Image.id)).all()
+        return Images.model_validate({"images": images.shown(service.project, session, changed)})

@@ -1,0 +1,1 @@
+"""One file for each change, which says what it follows."""

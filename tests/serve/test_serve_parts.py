@@ -1,0 +1,175 @@
+"""Parts of the server by themselves: what to label next, the engine that remembers, migrations, models, workers."""
+
+import dataclasses
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from madclip import MadCLIP
+from madclip.errors import DataError
+from madclip.prediction import Row
+from madclip.serve import suggest
+from madclip.serve.api import models
+from madclip.serve.database import Database
+from madclip.serve.engine import RememberingEngine
+from madclip.serve.outcome import difference
+from madclip.serve.tables import Base
+from madclip.serve.workers import BusyError, Pool
+from madclip.training.cache import TokenCache
+
+
+def test_the_migrations_make_what_the_tables_say(tmp_path):
+    database = Database(tmp_path / "p.sqlite")
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    Database(tmp_path / "p.sqlite").close()  # nothing to do the second time
+
+
+def test_the_row_of_the_api_is_the_projects_row():
+    assert list(models.Row.model_fields) == [field.name for field in dataclasses.fields(Row)]
+
+
+def test_what_changed_is_said_in_words():
+    before = {"1": ["normal", None], "2": ["abnormal", None], "3": ["abnormal", "a"]}
+    now = {"1": ["abnormal", None], "3": ["abnormal", "b"], "4": ["normal", None], "5": ["normal", None]}
+    assert difference(before, now) == "2 labels added, 1 label removed, 1 label changed, 1 mask changed"
+    assert difference(now, now) == "nothing"
+
+
+# What to label next
+
+
+def clusters(*sizes, seed=0):
+    """Images of kinds that look apart."""
+    generator = np.random.default_rng(seed)
+    centres = np.eye(len(sizes), 8) * 10
+    return np.concatenate([centres[k] + generator.normal(0, 0.1, (n, 8)) for k, n in enumerate(sizes)])
+
+
+def test_without_labels_every_kind_of_image_comes_before_a_second_of_any():
+    pooled = clusters(30, 5, 2, 1)
+    kinds = np.repeat(range(4), (30, 5, 2, 1))
+    found = suggest.what_next(pooled, np.full(38, -1, np.int8), np.full(38, np.nan), 10)
+    assert sorted(kinds[one.place] for one in found[:4]) == [0, 1, 2, 3]
+    assert kinds[found[0].place] == 0
+    assert found[0].reason == suggest.TYPICAL
+    assert {one.reason for one in found[1:]} == {suggest.UNLIKE}
+    assert len({one.place for one in found}) == 10
+
+
+def test_with_a_detector_the_reasons_are_true():
+    pooled = clusters(20, 20, 4)
+    labels = np.full(44, -1, np.int8)
+    labels[[0, 1, 2]], labels[[20, 21, 22]] = 0, 1
+    chance = np.r_[np.full(20, 0.1), np.full(20, 0.9), np.full(4, 0.95)]
+    chance[7], chance[8], chance[30] = 0.52, 0.97, 0.03
+    found = {one.reason: one.place for one in reversed(suggest.what_next(pooled, labels, chance, 4))}
+    assert suggest.what_next(pooled, labels, chance, 1)[0] == (7, suggest.UNCERTAIN)
+    assert found[suggest.UNLIKE] >= 40
+    disagreeing = {place for reason, place in found.items() if reason in suggest.DISAGREES}
+    assert disagreeing <= {8, 30}
+    assert disagreeing
+
+
+def test_there_is_nothing_to_label_when_all_is():
+    pooled = clusters(3, 3)
+    assert suggest.what_next(pooled, np.array([0, 0, 0, 1, 1, 1], np.int8), np.full(6, 0.5), 5) == []
+    only = suggest.what_next(pooled, np.array([0, 0, 0, 1, 1, -1], np.int8), np.full(6, np.nan), 5)
+    assert [one.place for one in only] == [5]
+
+
+# The engine that remembers
+
+
+def test_the_engine_says_what_the_detector_says_and_computes_nothing_twice(small_detector, small_data, tmp_path):
+    files = sorted((small_data / "test").rglob("*.png"))[:6]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"x")
+    inputs = [*files[:3], broken, *files[3:]]
+    model = MadCLIP.load(small_detector, device="cpu")
+    plain = list(model.predict_iter(inputs))
+    cache = TokenCache(tmp_path / "tokens")
+    engine = RememberingEngine(model.backbone, model.recipe.view, cache, model.state.score)
+    model.engine = engine
+    calls = []
+    tower = model.backbone.towers[0]
+    encode = type(tower).patch_tokens
+    try:
+        type(tower).patch_tokens = lambda self, pixels, **more: (
+            calls.append(len(pixels)) or encode(self, pixels, **more)
+        )
+        for turn in range(2):
+            found = list(model.predict_iter(inputs, batch_size=4))
+            assert len(engine.found) == sum(not isinstance(one, DataError) for one in found)
+            keys = [engine.found.popleft()[0] for _ in range(len(engine.found))]
+            for one, other in zip(plain, found, strict=True):
+                if isinstance(one, DataError):
+                    assert isinstance(other, DataError)
+                else:
+                    assert other.score == pytest.approx(one.score, abs=1e-6)
+                    assert np.allclose(other.anomaly_map, one.anomaly_map, atol=1e-5)
+                    assert (other.verdict, other.familiar) == (one.verdict, one.familiar)
+            assert sum(calls) == len(set(keys)), turn
+    finally:
+        type(tower).patch_tokens = encode
+    cache.remove(keys[0])
+    assert cache.load(keys[0]) is None
+
+
+def test_a_detector_that_computes_nonsense_leaves_the_rest_in_order(small_detector, small_data, tmp_path):
+    model = MadCLIP.load(small_detector, device="cpu")
+    files = sorted((small_data / "test").rglob("*.png"))[:4]
+
+    def odd(tokens):
+        scores, maps = model.state.score(tokens)
+        scores[0] = torch.nan
+        return scores, maps
+
+    engine = RememberingEngine(model.backbone, model.recipe.view, TokenCache(tmp_path), odd)
+    model.engine = engine
+    found = list(model.predict_iter(files, batch_size=2))
+    assert [isinstance(one, DataError) for one in found] == [True, False, True, False]
+    assert len(engine.found) == 2
+
+
+# Workers
+
+
+def test_a_worker_that_takes_too_long_is_ended_and_replaced(tmp_path):
+    fifo = tmp_path / "never.png"
+    os.mkfifo(fifo)
+    with Pool("madclip.serve.reading", 1, 0) as pool:
+        with pytest.raises(DataError, match="longer than 1 s"):
+            pool.call("kind", path=str(fifo), seconds=1)
+        with pytest.raises(DataError, match="cannot be opened"):
+            pool.call("kind", path=str(tmp_path / "none.png"))
+
+
+def test_no_more_wait_than_there_is_room_for(tmp_path):
+    fifo = tmp_path / "never.png"
+    os.mkfifo(fifo)
+    with Pool("madclip.serve.reading", 1, 1) as pool:
+        errors = []
+
+        def ask():
+            try:
+                pool.call("kind", path=str(fifo), seconds=2)
+            except DataError as error:
+                errors.append(str(error))
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        with pytest.raises(BusyError):
+            pool.call("kind", path=str(fifo))
+        for thread in threads:
+            thread.join(20)
+        assert len(errors) == 2

@@ -1,0 +1,179 @@
+"""What a user does on the pages, step by step, and what must be true after each: against any server of the contract."""
+
+import gzip
+import io
+import json
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+AXE = Path(__file__).parents[2] / "pages" / "node_modules" / "axe-core" / "axe.min.js"
+FIRST_VOLUME = (
+    "fetch('v1/images?limit=500').then(a => a.json()).then(said => said.images.find(one => one.volume)?.volume)"
+)
+
+
+def fetched(server, path):
+    with urllib.request.urlopen(server.url + path) as answer:
+        return answer.headers, answer.read()
+
+
+def listed(server, query="sort=name"):
+    return json.loads(fetched(server, f"v1/images?{query}")[1])["images"]
+
+
+def faults(page):
+    """What axe finds, serious and critical; nothing where axe is not installed."""
+    if not AXE.exists():
+        return []
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(said => said.violations)")
+    return [
+        (fault["id"], [node["html"][:160] + node["failureSummary"][:300] for node in fault["nodes"]][:3])
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def open_folder(page, folder):
+    page.get_by_role("button", name="Add images").first.click()
+    page.get_by_placeholder("/home/me/scans").fill(str(folder))
+    page.get_by_role("button", name="Open", exact=True).click()
+    page.wait_for_selector(".cell img")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+
+
+def until(page, expression, seconds=10):
+    """Waits for an expression to be true; Playwright's own wait evaluates strings, which the page's policy forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(20)
+
+
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def go(page, name):
+    page.get_by_role("navigation").get_by_role("link", name=name).click()
+
+
+def label_by_keyboard(page):
+    """4 + 4 right ones; then a normal image called abnormal and the other way round, by pointer."""
+    press(page, "Home", "n", "n", "n", "n", "End", "ArrowLeft", "ArrowLeft", "ArrowLeft", "a", "a", "a", "a")
+    for number, name in ((5, "Abnormal"), (12, "Normal")):
+        page.locator(".cell").nth(number).click()
+        page.get_by_role("toolbar").get_by_role("button", name=name, exact=False).first.click()
+
+
+def train(page):
+    go(page, "Train")
+    page.wait_for_selector(".strip img")
+    page.get_by_role("button", name="Train").click()
+    page.get_by_role("heading", name="Trained").wait_for()
+
+
+def paint_and_compare(page, server):
+    """A dab by pointer and one by keyboard arrive in the mask where they were painted."""
+    number = listed(server)[-1]["id"]
+    press(page, "b")
+    edge = page.locator(".world .picture").bounding_box()
+    scale = edge["width"] / 128
+    page.mouse.move(edge["x"] + 40.5 * scale, edge["y"] + 30.5 * scale)
+    page.mouse.down()
+    page.mouse.up()
+    page.mouse.move(edge["x"] + 80.5 * scale, edge["y"] + 60.5 * scale)
+    press(page, "ArrowRight", "ArrowRight", "ArrowDown", " ")
+    assert page.inner_text("#mask-state") == "not saved yet"
+    press(page, "s")
+    until(page, "document.querySelector('#mask-state').textContent === 'saved'")
+    mask = np.asarray(Image.open(io.BytesIO(fetched(server, f"v1/images/{number}/mask.png")[1])))
+    rows, columns = np.mgrid[:96, :128]
+    wanted = np.zeros((96, 128), bool)
+    for row, column in ((30, 40), (61, 82)):
+        wanted |= (rows - row) ** 2 + (columns - column) ** 2 <= 36
+    assert set(np.unique(mask)) == {0, 255}
+    assert np.count_nonzero((mask > 0) != wanted) < 12, "a mouse goes in whole screen pixels"
+    assert listed(server)[-1]["mask"]
+
+
+def heatmap_follows_the_threshold(page, server):
+    go(page, "Images")
+    page.wait_for_selector(".cell img")
+    page.select_option("select >> nth=0", "score")
+    page.locator(".cell").first.dblclick()
+    page.wait_for_selector(".contour")
+    number = int(page.url.rsplit("/", 1)[1])
+    headers, data = fetched(server, f"v1/images/{number}/map")
+    values = np.frombuffer(data, "<f4").reshape([int(side) for side in headers["X-Shape"].split(",")])
+    paths = []
+    for keys in ([], ["ArrowRight"] * 20, ["ArrowRight"] * 20, ["ArrowLeft"] * 60):
+        page.focus("#level")
+        press(page, *keys)
+        level = float(page.input_value("#level"))
+        paths.append(page.get_attribute(".contour", "d"))
+        box = page.evaluate(
+            "(({x, y, width, height}) => [x, y, x + width, y + height])(document.querySelector('.contour').getBBox())"
+        )
+        rows, columns = np.nonzero(values >= level)
+        wanted = [columns.min() + 0.5, rows.min() + 0.5, columns.max() + 0.5, rows.max() + 0.5]
+        outward = np.array(wanted) - box
+        assert (outward * [1, 1, -1, -1] > -0.02).all(), "the line runs outside of every pixel that reaches it"
+        assert (np.abs(outward) < 1.02).all(), "and by less than one pixel"
+        assert f"{100 * (values >= level).mean():.1f} %" in page.inner_text("#share")
+    assert len(set(paths)) == 4
+
+
+def results_say_what_a_threshold_costs(page, server):
+    go(page, "Results")
+    page.wait_for_selector("#costs")
+    number = json.loads(fetched(server, "v1/project")[1])["detector"]
+    curve = json.loads(fetched(server, f"v1/detectors/{number}/curve")[1])
+    for keys in ([], ["ArrowLeft"] * 60, ["ArrowRight"] * 90):
+        page.focus("#what-if")
+        press(page, *keys)
+        threshold = float(page.input_value("#what-if")) if keys else curve["threshold"]
+        found = sum(score >= threshold for score in curve["abnormal"])
+        alarms = sum(score >= threshold for score in curve["normal"])
+        said = page.inner_text("#costs")
+        assert f"finds {found} of {len(curve['abnormal'])} abnormal" in said
+        assert f"{alarms} false alarm" in said
+    assert page.locator(".gallery a").count() == len(listed(server))
+
+
+def draw_in_a_volume(page, server, folder):
+    """Two voxels, drawn by keyboard, come back at the millimetres that the page showed."""
+    nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed: pip install 'madclip[dicom]'")
+    # Left first, and axes in another order than right, anterior, superior.
+    affine = np.array([[0, 0, -3.0, 40], [-1.5, 0, 0, 30], [0, 2.0, 0, -20], [0, 0, 0, 1]])
+    cube = np.zeros((20, 24, 16), np.float32)
+    cube[4:16, 5:20, 3:13] = 100
+    nibabel.Nifti1Image(cube, affine).to_filename(folder / "head.nii.gz")
+    page.get_by_role("button", name="Add images").first.click()
+    page.locator("input[type=file]").first.set_input_files(folder / "head.nii.gz")
+    until(page, FIRST_VOLUME + ".then(Boolean)")
+    number = page.evaluate(FIRST_VOLUME)
+    page.goto(f"{server.url}#/volume/{number}")
+    page.wait_for_selector("[data-ready]")
+    assert faults(page) == []
+    drawn = []
+    press(page, "b", "[", "[")
+    for keys in (["ArrowLeft"] * 3 + ["PageUp"], ["ArrowUp"] * 4 + ["PageDown"] * 5):
+        press(page, *keys, " ")
+        drawn.append([float(part) for part in page.inner_text("#place").split(" mm")[0].split(",")])
+    press(page, "s")
+    page.get_by_text("saved.").wait_for()
+    saved = nibabel.Nifti1Image.from_bytes(gzip.decompress(fetched(server, f"v1/volumes/{number}/mask.nii.gz")[1]))
+    assert saved.get_data_dtype() == np.uint8
+    assert saved.shape == cube.shape
+    assert np.array_equal(saved.affine, affine)
+    found = (np.argwhere(np.asarray(saved.dataobj)) @ affine[:3, :3].T + affine[:3, 3]).tolist()
+    assert len(found) == len(drawn)
+    assert np.allclose(sorted(found), sorted(drawn), atol=0.06)

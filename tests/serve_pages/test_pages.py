@@ -1,0 +1,174 @@
+"""The pages of `madclip serve` in a real browser, against a server that answers as the contract says."""
+
+import numpy as np
+import pytest
+from fake_project import Project, anomaly_map
+from fake_server import FakeServer
+from story import (
+    AXE,
+    faults,
+    go,
+    label_by_keyboard,
+    listed,
+    open_folder,
+    press,
+    train,
+    until,
+)
+
+pytestmark = pytest.mark.browser
+
+
+def test_what_it_gets_wrong_is_one_click_from_being_corrected(opened, server, scans):
+    page = opened(server.url).page
+    assert "For research, not for diagnosis" in page.inner_text(".research")
+    page.get_by_role("heading", name="No images yet").wait_for()
+    open_folder(page, scans)
+    assert page.locator(".cell").count() == 24
+
+    label_by_keyboard(page)
+    until(page, "document.querySelector('.counts .normal').textContent === '5 normal'")
+    page.wait_for_timeout(200)
+    labels = [one["label"] for one in listed(server)]
+    assert labels[:4] == ["normal"] * 4
+    assert labels[-4:] == ["abnormal"] * 4
+    assert (labels[5], labels[12], labels.count(None)) == ("abnormal", "normal", 14)
+    press(page, "u")
+    until(page, "document.querySelector('.counts .normal').textContent === '4 normal'")
+    page.locator(".cell").nth(12).click()
+    press(page, "n")
+
+    train(page)
+    assert "out-of-fold AUROC, 95 % interval" in page.inner_text("#in-use")
+    wrong = page.locator("#wrong li")
+    until(page, "document.querySelectorAll('#wrong li').length === 2")
+    for name in ("It is normal", "It is abnormal"):
+        wrong.get_by_role("button", name=name, exact=True).first.click()
+    page.get_by_text("2 labels corrected").wait_for()
+    assert [listed(server)[number]["label"] for number in (5, 12)] == ["normal", "abnormal"]
+    train(page)
+    page.get_by_text("None of the labelled images").wait_for()
+    assert "2 labels added, 0 removed" in page.locator(".detectors").inner_text()
+
+
+def test_a_label_of_another_browser_is_not_lost(opened, server, scans):
+    here, there = opened(server.url), opened(server.url)
+    here.expected = there.expected = ["409"]
+    open_folder(here.page, scans)
+    there.page.reload()
+    there.page.wait_for_selector(".cell img")
+    press(there.page, "Home", "a")
+    until(there.page, "fetch('v1/images/1').then(a => a.json()).then(one => one.label === 'abnormal')")
+    press(here.page, "Home", "n")
+    here.page.get_by_text("another browser called it abnormal").wait_for()
+    assert here.page.locator(".cell").first.locator(".tag").inner_text() == "abnormal"
+    assert here.page.inner_text(".counts .abnormal") == "1 abnormal"
+    assert listed(server)[0]["label"] == "abnormal"
+    press(here.page, "Home", "n")  # and now it is meant
+    here.page.wait_for_selector(".cell .tag.normal")
+    here.page.wait_for_timeout(200)
+    assert listed(server)[0]["label"] == "normal"
+
+
+def test_ranges_and_many_at_once(opened, server, scans):
+    page = opened(server.url).page
+    open_folder(page, scans)
+    press(page, "Home", "ArrowRight", "Shift+ArrowRight", "Shift+ArrowDown")
+    chosen = page.locator(".cell[aria-selected=true]").count()
+    across = page.evaluate(
+        "new Set([...document.querySelectorAll('.cell')].map(c => c.getBoundingClientRect().x)).size"
+    )
+    assert chosen == 2 + across
+    press(page, "a")
+    until(page, f"document.querySelector('.counts .abnormal').textContent === '{chosen} abnormal'")
+    press(page, "u")
+    until(page, "document.querySelector('.counts .abnormal').textContent === '0 abnormal'")
+    page.wait_for_timeout(200)
+    assert {one["label"] for one in listed(server)} == {None}
+
+
+def test_thousands_of_images(opened):
+    project = Project()
+    pixels = np.full((32, 32), 90, np.uint8)
+    for i in range(5000):
+        project.add(f"{i:05d}.png", pixels)
+    with FakeServer(project) as server:
+        page = opened(server.url).page
+        until(page, "document.querySelector('.cell img')?.naturalWidth > 0")
+        until(page, "document.querySelector('.counts').textContent.includes('5,000 images')")
+        assert page.locator(".cell").count() < 120, "only what is in view is in the page"
+        press(page, "End")
+        page.wait_for_selector(".name[title='04999.png']")
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
+def test_every_page_can_be_used_by_everyone(opened, server, scans, theme, width):
+    if not AXE.exists():
+        pytest.skip("axe-core is not installed: npm ci in pages/")
+    page = opened(server.url, width=width, color_scheme=theme, bypass_csp=False).page
+    page.wait_for_selector("h2")
+    assert faults(page) == []
+    open_folder(page, scans)
+    label_by_keyboard(page)
+    train(page)
+
+    def fits():
+        page.wait_for_timeout(100)
+        assert faults(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out sideways"
+
+    fits()
+    for name in ("Results", "Images"):
+        go(page, name)
+        page.wait_for_selector("img")
+        fits()
+    page.get_by_role("button", name="Add images").first.click()
+    fits()
+    press(page, "Escape")
+    page.focus(".grid")
+    press(page, "Enter")
+    page.wait_for_selector(".world .picture")
+    fits()
+
+
+def test_a_server_that_asks_for_a_token(opened, scans):
+    with FakeServer(Project(token="open sesame")) as server:
+        seen = opened(server.url)
+        seen.expected = ["401"]
+        seen.page.get_by_label("Token").fill("wrong")
+        press(seen.page, "Enter")
+        seen.page.get_by_text("This is not the token.").wait_for()
+        seen.page.get_by_label("Token").fill("open sesame")
+        press(seen.page, "Enter")
+        open_folder(seen.page, scans)
+
+
+def test_training_is_cancelled_and_failures_are_shown(opened, server, scans):
+    server.project.step = 0.2
+    seen = opened(server.url)
+    seen.expected = ["404", "ERR_INTERNET_DISCONNECTED"]
+    page = seen.page
+    page.get_by_role("button", name="Add images").first.click()
+    page.get_by_placeholder("/home/me/scans").fill("/nowhere")
+    page.get_by_role("button", name="Open", exact=True).click()
+    page.get_by_text("/nowhere is not a folder").wait_for()
+    press(page, "Escape")
+    open_folder(page, scans)
+    label_by_keyboard(page)
+    go(page, "Train")
+    page.get_by_role("button", name="Train").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("heading", name="Training was cancelled").wait_for()
+    page.context.set_offline(True)
+    go(page, "Images")
+    page.wait_for_selector(".cell")
+    press(page, "Home", "ArrowRight", "c")
+    page.locator(".banner").wait_for()
+    assert "normal" in page.locator(".cell").nth(1).inner_text(), "a label that did not arrive is shown no longer"
+
+
+def test_the_map_that_the_tests_expect_is_smooth_brightness():
+    pixels = np.zeros((40, 40), np.uint8)
+    pixels[18:22, 18:22] = 255
+    values = anomaly_map(pixels)
+    assert np.unravel_index(values.argmax(), values.shape) in {(19, 19), (19, 20), (20, 19), (20, 20)}
