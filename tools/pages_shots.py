@@ -64,13 +64,20 @@ def teach(url: str) -> None:
         raise SystemExit(job["error"])
 
 
+def complain(said: object) -> None:
+    """Prints what a page complains of; Playwright marks its handlers, which a built-in function cannot be."""
+    print(said)
+
+
 def shoot(page: Any, url: str, out: Path, name: str) -> None:
     """Every page of one theme and width, each once its pictures are there."""
 
     def keep(what: str, *, full: bool = False) -> None:
         page.evaluate("for (const one of document.querySelectorAll('img[loading=lazy]')) one.loading = 'eager'")
         page.wait_for_load_state("networkidle")
-        while not page.evaluate(READY):
+        for _ in range(100):
+            if page.evaluate(READY):
+                break
             page.wait_for_timeout(100)
         page.wait_for_timeout(200)
         page.screenshot(path=out / f"{what}-{name}.png", full_page=full)
@@ -112,7 +119,7 @@ def every(url: str, out: Path) -> None:
                 context = browser.new_context(viewport={"width": across, "height": down}, color_scheme=theme)
                 page = context.new_page()
                 page.on("console", lambda said: print(said.text) if said.type == "error" else None)
-                page.on("pageerror", print)
+                page.on("pageerror", complain)
                 shoot(page, url, out, f"{theme}-{width}")
                 context.close()
         browser.close()
