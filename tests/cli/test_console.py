@@ -70,7 +70,8 @@ def test_choices_are_those_of_the_package():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("fit", ["data", "madclip fit --help"]),
+        ("fit", ["--out", "madclip fit --help"]),
+        ("evaluate", ["detector", "madclip evaluate --help"]),
         ("fit DATA --out d --shotz 3", ["--shotz", "madclip fit --help"]),
         ("fit DATA --out d --seed many", ["--seed", "integer"]),
         ("predikt", ["predikt", "predict"]),

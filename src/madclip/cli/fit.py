@@ -108,7 +108,10 @@ def fit(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Learn a detector from a few labelled images, from normal ones alone, or from texts alone."""
+    """Learn a detector from a few labelled images.
+
+    Normal images alone will do, and with --shots 0 it goes by the texts alone.
+    """
     from madclip.data.load import scan_dataset
     from madclip.detector import DEFAULT_BACKBONE, MadCLIP
     from madclip.fitting import Run
