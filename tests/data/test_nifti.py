@@ -413,6 +413,12 @@ def test_a_slice_is_named_with_its_plane(tmp_path):
     assert load_dataset(tmp_path).name(ImageRef(tmp_path / "normal/a.nii.gz", 3)) == "normal/a.nii.gz#3"
 
 
+def test_a_series_is_not_cut_along_another_axis_and_that_is_said(tmp_path):
+    slices(tmp_path / "study", [10, 0, 5])
+    assert "not cut along another axis" in expand_inputs([tmp_path / "study"], "coronal").said()
+    assert expand_inputs([tmp_path / "study"], "axial").said() == ""
+
+
 def test_inputs_are_volumes_and_series(tmp_path):
     path = nifti(tmp_path / "in/a.nii.gz")
     slices(tmp_path / "in/study", [10, 0, 5])

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from madclip.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
+_AS_STORED = "Its slices are taken as they are stored: a DICOM series is not cut along another axis."
 _FRAME = re.compile(r"(?P<path>.+)#(?P<axis>axial|coronal|sagittal)?(?P<frame>[0-9]{1,9})")
 
 
@@ -132,7 +133,9 @@ def _frames(
                 passed[path] = "DICOM without an image"
         except DataError:
             placed.append((place, Series((ImageRef(path),))))  # its error is told where it is read
-    placed += [(min(place_of[image] for image in one.images), one) for one in sorted_series(headers)]
+    for one in sorted_series(headers):
+        said = (_AS_STORED,) if axis != "axial" and len(one.images) > 1 else ()
+        placed.append((min(place_of[image] for image in one.images), replace(one, notes=(*one.notes, *said))))
     found = [one for _, one in sorted(placed, key=lambda one: one[0])]
     return [image for one in found for image in one.images], [one for one in found if len(one.images) > 1 or one.study]
 
