@@ -77,7 +77,7 @@ def detector_of(backbone: str | Path, **changes: Any) -> MadCLIP:
     """A detector that was not fitted but could be: for time it does not matter what was learned."""
     detector = MadCLIP(Recipe().replace(**changes), backbone=backbone, objective="Brain", device="cpu")
     head = Head(detector.recipe, detector.backbone, "Brain")
-    detector.fitted = Fitted(head, detector.recipe, Provenance(masks=1))
+    detector.fitted = Fitted(head, detector.recipe, Provenance(normal=1, abnormal=1, masks=1))
     return detector
 
 

@@ -46,7 +46,7 @@ def predict(work: Path) -> Said:
 
     detector = MadCLIP(objective="Brain", device="cpu")
     head = Head(detector.recipe, detector.backbone, "Brain")
-    detector.fitted = Fitted(head, detector.recipe, Provenance(masks=16))
+    detector.fitted = Fitted(head, detector.recipe, Provenance(normal=16, abnormal=16, masks=16))
     seconds = []
     with kept_memory():
         for path in sorted((work / "tests").iterdir()):

@@ -50,7 +50,7 @@ def _detector(source: str, dtype: str) -> MadCLIP:
 
     detector = MadCLIP(backbone=_backbone(source, dtype), objective="Brain")
     head = Head(detector.recipe, detector.backbone, "Brain")
-    detector.fitted = Fitted(head, detector.recipe, Provenance(masks=16))
+    detector.fitted = Fitted(head, detector.recipe, Provenance(normal=16, abnormal=16, masks=16))
     return detector
 
 
