@@ -25,7 +25,7 @@ from PIL import Image
 
 from madclip.files import write_between
 from madclip.metrics.pixel import PixelHistogram
-from madclip.phantoms import generate
+from peers_side import peak_mb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +81,8 @@ TASKS = {
 
 def write_inputs(work: Path) -> None:
     """Images, maps and masks that all are given."""
+    from madclip.phantoms import generate
+
     for name, count in (("normal", NORMALS), ("tests", TESTS)):
         drawn = generate("brain", count, seed=len(name), size=SIDE)
         (work / name).mkdir()
@@ -94,18 +96,13 @@ def write_inputs(work: Path) -> None:
     np.save(work / "masks.npy", masks)
 
 
-def run(command: list[str]) -> tuple[Said, float]:
-    """What a process says, and the most memory that it held, 1e6 bytes."""
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        errors = process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        output.seek(0)
-        said = output.read().decode().strip().splitlines()
-    if status:
-        raise SystemExit(f"{' '.join(command)}\n{errors.decode()[-3000:]}")
-    return json.loads(said[-1]), used.ru_maxrss / 1000
+def run(command: list[str]) -> Said:
+    """What a process says of its work: seconds, peak memory, values."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+    found: Said = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def built(environment: Path) -> Path:
@@ -118,16 +115,18 @@ def built(environment: Path) -> Path:
     return python
 
 
-def rows(title: str, found: dict[str, list[tuple[Said, float]]]) -> list[str]:
+def rows(title: str, found: dict[str, list[Said]]) -> list[str]:
     """The lines of one task: each side's medians, and how many times ours they are."""
     ours = next(iter(found.values()))
     lines = []
     for name, runs in found.items():
-        seconds, memory = (median(values) for values in ([s["seconds"] for s, _ in runs], [mb for _, mb in runs]))
-        times = [theirs["seconds"] / own["seconds"] for (theirs, _), (own, _) in zip(runs, ours, strict=True)]
+        seconds, memory = (median(one[name] for one in runs) for name in ("seconds", "peak_mb"))
+        times = [theirs["seconds"] / own["seconds"] for theirs, own in zip(runs, ours, strict=True)]
         ratio = "1" if runs is ours else f"{median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
-        values = ", ".join(f"{key} {value:.5f}" for key, value in runs[0][0].items() if not key.startswith("seconds"))
-        part = [s["seconds of AUPRO"] for s, _ in runs if "seconds of AUPRO" in s]
+        values = ", ".join(
+            f"{key} {value:.5f}" for key, value in runs[0].items() if not key.startswith(("seconds", "peak"))
+        )
+        part = [one["seconds of AUPRO"] for one in runs if "seconds of AUPRO" in one]
         values += f", AUPRO alone {median(part):.2f} s" if part else ""
         lines.append(f"| {title} | {name} | {seconds:.3g} s | {ratio} | {memory / 1000:.2f} GB | {values} |")
     return lines
@@ -146,7 +145,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(options.threads)
-        print(json.dumps(OURS[options.ours[0]](Path(options.ours[1]))))
+        print(json.dumps({**OURS[options.ours[0]](Path(options.ours[1])), "peak_mb": peak_mb()}))
         return
     peers = built(options.environment)
     lines = ["| work | by | time | times ours | peak memory | |", "|---|---|---|---|---|---|"]
@@ -154,7 +153,7 @@ def main() -> None:
         work = Path(folder)
         write_inputs(work)
         for title, sides in TASKS.items():
-            found: dict[str, list[tuple[Said, float]]] = {name: [] for name in sides}
+            found: dict[str, list[Said]] = {name: [] for name in sides}
             for number in range(options.times):
                 for name, side in sides.items():
                     threads = str(options.threads)

@@ -105,6 +105,12 @@ def pixel_metrics(work: Path) -> Said:
     }
 
 
+def peak_mb() -> float:
+    """The most memory that this process held since it began, 1e6 bytes."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[3]))
-    print(json.dumps(globals()[sys.argv[1]](Path(sys.argv[2]))))
+    print(json.dumps({**globals()[sys.argv[1]](Path(sys.argv[2])), "peak_mb": peak_mb()}))
