@@ -49,6 +49,8 @@ class Store {
   readonly detector = $derived(this.detectors.find((one) => one.active) ?? null)
 
   private steps = $state.raw<Step[]>([])
+  /** How many labels were given. */
+  private given = 0
   private queue: Promise<void> = Promise.resolve()
   private asked = 0
   private followed = new Set<number>()
@@ -84,8 +86,16 @@ class Store {
     }
   }
 
+  /** What the server says of the project; an answer that labels given meanwhile are not in is asked for again. */
   async refreshProject() {
-    this.project = await api.project()
+    for (;;) {
+      await this.settled()
+      const given = this.given
+      const said = await api.project()
+      if (given !== this.given) continue
+      this.project = said
+      return
+    }
   }
 
   async refreshDetectors() {
@@ -161,6 +171,7 @@ class Store {
     const changed = images.filter((one) => one.label !== label)
     if (changed.length === 0) return
     if (remember) this.steps = [...this.steps.slice(-99), { before: changed.map(({ id, label }) => ({ id, label })) }]
+    this.given++
     for (const one of changed) this.count(one.label, label)
     this.stale = true
     this.take(changed.map((one) => ({ ...one, label })))
@@ -195,7 +206,7 @@ class Store {
     } catch (error) {
       this.fail(error)
       await this.load(this.query)
-      await this.refreshProject()
+      this.project = await api.project() // not by refreshProject, which waits for the queue that this is part of
     }
   }
 
