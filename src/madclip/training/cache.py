@@ -129,6 +129,8 @@ class TokenCache:
             self._evict(limit - size)
             with new_file(self._path(key), 0o640 if self._shared() else 0o600) as partial:
                 save_file({"tokens": tensor.contiguous()}, partial, metadata={"format": str(FORMAT)})
+        except FileNotFoundError:
+            return  # somebody cleared the cache meanwhile, what was being written with it
         except (OSError, SafetensorError) as error:
             if isinstance(error, OSError) and error.errno in _CLOSED:
                 self._closed = True
