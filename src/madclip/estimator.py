@@ -17,6 +17,7 @@ import numpy as np
 from madclip.backbones.spec import Backbone
 from madclip.errors import CheckpointError, DataError, RecipeError
 from madclip.files import first_line
+from madclip.prediction import raised
 from madclip.recipe import Recipe
 from madclip.storage import PARTS
 
@@ -70,12 +71,7 @@ class Estimator(ABC):
         Raises:
             DataError: An image cannot be read.
         """
-        scores = []
-        for found in self.predict_iter(list(images), native=False):
-            if isinstance(found, DataError):
-                raise found
-            scores.append(found.score)
-        return np.array(scores)
+        return np.array([raised(found).score for found in self.predict_iter(list(images), native=False)])
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  (scikit-learn's)
         """The arguments of the constructor, by name."""

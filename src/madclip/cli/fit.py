@@ -9,7 +9,6 @@ import typer
 
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.options import (
-    NORMAL_ONLY,
     TINY_NOTE,
     AbnormalNames,
     Address,
@@ -49,6 +48,7 @@ from madclip.cli.options import (
     said_of_data,
 )
 from madclip.cli.outputs import check_detector, check_runs
+from madclip.data.samples import NORMAL_ONLY
 from madclip.errors import DataError, RecipeError
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from madclip.cli.console import note
+from madclip.data.samples import KINDS
 from madclip.errors import DataError, RecipeError
 from madclip.recipe import Axis
 
@@ -171,8 +172,6 @@ Gpus = Annotated[
     float,
     typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker on Ray; 0.5 lets two share one, 0 takes none."),
 ]
-BOTH, NORMAL_ONLY = ("normal", "abnormal"), ("normal",)
-"""Classes that a data set must have: to be measured on, and to be learned from."""
 TINY_NOTE = (
     "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
     "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
@@ -189,7 +188,7 @@ def parse_reading(
 
 
 def read_dataset(
-    data: Path, reading: Reading, *, force: bool, stop: bool = True, needed: tuple[str, ...] = BOTH
+    data: Path, reading: Reading, *, force: bool, stop: bool = True, needed: tuple[str, ...] = KINDS
 ) -> Dataset:
     """A data set as it is to be understood, without errors that a look at its files would find.
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from madclip.data.layouts import read_folders
 from madclip.data.manifests import MANIFESTS, read_manifest
 from madclip.data.readers import Image, read_image, read_mask
-from madclip.data.samples import Dataset, Reading, Sample
-from madclip.data.shots import KINDS
+from madclip.data.samples import KINDS, Dataset, Reading, Sample
 from madclip.data.volumes import with_volumes
 from madclip.errors import DataError
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+KINDS = ("normal", "abnormal")
+"""The classes, by their label; a data set that is measured has both."""
+NORMAL_ONLY = KINDS[:1]
+"""What a data set must have to be learned from."""
 Split = Literal["train", "valid", "test"]
 Layout = Literal["bmad", "folders", "anomalib", "manifest"]
 UnusedKind = Literal["beside_splits", "not_a_class", "loose", "beside_img", "no_image", "format", "dead_link"]

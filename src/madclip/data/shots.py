@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from madclip.data.samples import KINDS
 from madclip.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from madclip.data.samples import Sample
-
-KINDS = ("normal", "abnormal")
 
 
 def draw_shots(samples: Sequence[Sample], shots: int | tuple[int, int], seed: int) -> tuple[Sample, ...]:

@@ -48,11 +48,11 @@ def lost_lesions(mask: npt.NDArray[np.bool_], view: View) -> LostLesions | None:
     fall between them.
     """
     if max(mask.shape) <= view.size:
-        return None  # what is not made smaller keeps every pixel; scipy takes a third of a second to import
-    from scipy import ndimage
-
+        return None  # what is not made smaller keeps every pixel
     if view.tile and max(mask.shape) > view.tile:
         return None  # it is seen in tiles, and each is looked at by itself
+    from scipy import ndimage
+
     lesions, count = ndimage.label(mask, structure=np.ones((3, 3)))
     if not count:
         return None

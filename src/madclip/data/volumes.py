@@ -16,6 +16,7 @@ from madclip.data.samples import Dataset, Reading, Sample, in_order
 from madclip.data.series import Facts, Place, digest_of, facts_of, place_of, sorted_series
 from madclip.data.walk import Walk
 from madclip.errors import DataError
+from madclip.files import until_changed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,9 @@ def _expanded(sample: Sample, reading: Reading) -> Expanded:
         made.samples, lesions = _slices(made.samples[0], stack, reading)
         made.left = len(stack.images) - len(made.samples)
         made.whole = () if lesions else stack.images
-    elif sample.mask is not None and sample.mask.frame is None and (frame is not None or _segmentation(sample.mask)):
+    elif (
+        sample.mask is not None and sample.mask.frame is None and (frame is not None or _segmentation(sample.mask.path))
+    ):
         (mask,) = _masks(sample, stack)
         if mask is None and sample.label:
             raise DataError(f"{sample.mask}: marks nothing in {sample.image}, which is said to be abnormal")
@@ -167,7 +170,7 @@ def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
     path = sample.mask.path
     if sample.mask.frame is not None:
         raise DataError(f"{sample.mask}: one slice of a label map for a whole volume ({sample.image}); name none")
-    if _segmentation(sample.mask):
+    if _segmentation(path):
         return _planes(path, sample.image, stack)
     if not sample.image.path.is_dir() and is_nifti(path) and is_nifti(sample.image.path):
         _check_alike(path, sample.image.path)
@@ -184,8 +187,10 @@ def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
     return [by_frame[image] for image in images]
 
 
-def _segmentation(mask: ImageRef) -> bool:
-    return isinstance(reader_of(mask.path), DICOM) and is_segmentation(read_header(mask.path))
+@until_changed(8)
+def _segmentation(path: Path) -> bool:
+    """Whether a mask is a DICOM segmentation, which many slices may share."""
+    return isinstance(reader_of(path), DICOM) and is_segmentation(read_header(path))
 
 
 def _planes(path: Path, image: ImageRef, stack: _Stack) -> list[ImageRef | None]:
@@ -193,6 +198,7 @@ def _planes(path: Path, image: ImageRef, stack: _Stack) -> list[ImageRef | None]
     header = read_header(path)
     planes = planes_of(path)
     number = {(digest_of(uid), frame): place for place, (uid, frame) in enumerate(planes)}
+    first = [frames[0] for frames in planes.values()]
     found: dict[ImageRef, int] = {}
     for facts in stack.headers:
         for place, one in enumerate(facts.images):
@@ -201,7 +207,7 @@ def _planes(path: Path, image: ImageRef, stack: _Stack) -> list[ImageRef | None]
             if drawn is None:
                 continue
             lies = facts.places[place] if facts.places else None
-            _check_place(path, place_of(header, [*planes.values()][drawn][0]), lies)
+            _check_place(path, place_of(header, first[drawn]), lies)
             found[one] = drawn
     series = {digest_of(one.get("SeriesInstanceUID")) for one in header.get("ReferencedSeriesSequence") or ()}
     if not found and (len(stack.images) > 1 or stack.volume not in series):

@@ -21,6 +21,7 @@ from madclip.evaluation.measure import Uncalibrated, evaluate_scores
 from madclip.evaluation.result import EvaluationResult, ImageRow
 from madclip.evaluation.unseen import listed, unseen
 from madclip.memory import kept_memory
+from madclip.prediction import raised
 from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -155,14 +156,13 @@ def _score(
     predictions = detector.predict_iter((sample.image for sample in samples), native=False)
     for done, (sample, result) in enumerate(zip(samples, predictions, strict=True), 1):
         try:
-            if isinstance(result, DataError):
-                raise result
-            read_sample_mask(sample, result.size)
+            found = raised(result)
+            read_sample_mask(sample, found.size)
         except DataError as error:
             failed.append(str(error))
         else:
-            spool.write(result.anomaly_map.tobytes())
-            scored.append((sample, replace(result, anomaly_map=_NO_MAP)))
+            spool.write(found.anomaly_map.tobytes())
+            scored.append((sample, replace(found, anomaly_map=_NO_MAP)))
         progress("evaluate", done, len(samples))
     return scored, failed
 

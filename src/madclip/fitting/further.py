@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from madclip.data.samples import Dataset, Sample
     from madclip.state import Fitted, Provenance
 
-SERIES_POINT = "spec=0.9"
-"""What the threshold for whole series aims at, which 9 normal ones can promise: the least number that gives one."""
-
 
 def calibrated_further(
     before: Fitted,
@@ -67,10 +64,10 @@ def whole_series(seen: Provenance, data: Dataset) -> list[tuple[ImageRef, ...]]:
 
 
 def _of_series(highest: Sequence[float]) -> Calibration | None:
-    """What the highest scores in whole normal volumes and series say; too few give no threshold, which is said."""
+    """What the highest scores in whole normal volumes and series say; fewer than 9 give no threshold, which is said."""
     if not highest:
         return None
-    found = Calibration.fit([0] * len(highest), highest, SERIES_POINT)
+    found = Calibration.fit([0] * len(highest), highest, NORMAL_POINT)
     if found.note:
         warnings.warn(
             f"no threshold for whole series: nine whole normal ones are needed, and there are {len(highest)}",

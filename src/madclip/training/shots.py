@@ -13,7 +13,7 @@ from madclip.data.arrays import ImageLike, read_pixels, read_region
 from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.load import load_dataset, read_sample
 from madclip.data.ref import ImageRef, as_ref
-from madclip.data.samples import Dataset, Reading, Sample
+from madclip.data.samples import NORMAL_ONLY, Dataset, Reading, Sample
 from madclip.data.shots import draw_shots
 from madclip.data.tiles import Corner, corners, cut
 from madclip.data.unseen import LostLesions, lost_lesions
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from madclip.recipe import View
 
-NORMAL_ONLY = ("normal",)
-"""What a data set must have to be learned from."""
 TILES, MOST = 4, 0.5
 """Tiles of each shot that are learned from; of an abnormal one those with at least this part of what one can hold."""
 Chosen: TypeAlias = "Sequence[Sample] | Sequence[tuple[ImageLike, int, ImageLike | None]]"
