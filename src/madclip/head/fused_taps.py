@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from madclip.head.adapters import Adapters
 
-_BLOCK = 512
-"""Rows at once."""
+_BLOCK = 2048
+"""Most rows at once: smaller blocks spend more on starting products than they save on memory."""
 SLOPE, EPSILON = 0.01, 1e-5
 """The leaky activation below zero, and what the layer norm adds to a variance."""
 
@@ -128,7 +128,8 @@ class _TapScores(torch.autograd.Function):
 
 
 def _blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, min(start + _BLOCK, rows)) for start in range(0, rows, _BLOCK))
+    step = -(-rows // -(-rows // _BLOCK))  # blocks of one size
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
