@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from socket import IPPROTO_TCP, TCP_NODELAY
@@ -104,6 +106,8 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
         work = Jobs(held)
         try:
             held.tidy()
+            # What is taken in waits on the project's own disk: the system's folder may be small, memory, or read-only.
+            os.environ["TMPDIR"] = tempfile.tempdir = str(held.places.work)
             _keep_audit(held)
             _settle(held, serving)
             service = Service(held, work, local=not tokens and is_loopback(serving.host))
