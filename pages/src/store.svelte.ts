@@ -265,12 +265,14 @@ class Store {
     await Promise.all([this.refreshProject(), this.load(this.query, next)])
   }
 
-  async train(changes: Record<string, number>, operatingPoint: string, folds: number) {
+  /** Learns: on from the detector in use, where that is one of what is chosen, without folds unless these are wanted anew. */
+  async train(changes: Record<string, number>, operatingPoint: string, folds: number, anew: boolean) {
     await this.settled()
     try {
       const kind = this.goesOn && Object.keys(changes).length === 0 ? 'refit' : 'fit'
       this.losses = []
-      const job = await api.start(kind, { changes, operating_point: operatingPoint, folds })
+      const parts = kind === 'fit' || anew ? folds : 0
+      const job = await api.start(kind, { changes, operating_point: operatingPoint, folds: parts })
       this.watch(job)
     } catch (error) {
       this.fail(error)
