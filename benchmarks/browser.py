@@ -154,14 +154,14 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=("grid", "train"), help="both where none is named")
+    parser.add_argument("what", nargs="?", choices=("grid", "train"), help="both where none is named")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     found: dict[str, Any] = {"rounds": given.rounds, "load": os.getloadavg()[0]}
     with sync_playwright() as session, tempfile.TemporaryDirectory() as temporary:
         browser = session.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for measure in (grid, train):
-            if not given.what or measure.__name__ in given.what:
+            if given.what in (None, measure.__name__):
                 found |= measure(browser, Path(temporary), given.rounds)
         browser.close()
     print(json.dumps(found | {"most": {name: most for name, most in MOST.items() if name in found}}, indent=2))
