@@ -34,7 +34,10 @@ def test_packages_weights_and_the_page_have_their_licences():
     ("metadata_", "expected"),
     [
         ("License-Expression: MIT\nLicense: other", "MIT"),
-        ("License: old words\nClassifier: License :: OSI Approved :: Apache Software License", "Apache Software License"),
+        (
+            "License: old words\nClassifier: License :: OSI Approved :: Apache Software License",
+            "Apache Software License",
+        ),
         ("Classifier: License :: OSI Approved\nLicense: BSD\n of three clauses", "BSD"),
         ("License: UNKNOWN", module.UNKNOWN),
         ("Summary: nothing said", module.UNKNOWN),
@@ -52,7 +55,8 @@ def test_packages_of_debian_are_listed(tmp_path, monkeypatch):
     status = tmp_path / "status"
     status.write_text(
         "Package: zlib1g\nStatus: install ok installed\nVersion: 1.2\nDescription: x\n Version: none\n\n"
-        "Package: gone\nStatus: deinstall ok config-files\nVersion: 2\n\nPackage: odd\nStatus: install ok installed\nVersion: 3\n"
+        "Package: gone\nStatus: deinstall ok config-files\nVersion: 2\n\n"
+        "Package: odd\nStatus: install ok installed\nVersion: 3\n"
     )
     (tmp_path / "zlib1g").mkdir()
     (tmp_path / "zlib1g" / "copyright").write_text("Files: *\nLicense: Zlib\n text\n\nFiles: b\nLicense: GPL-2+\n")

@@ -1,4 +1,4 @@
-"""Builds and runs what a Dockerfile says without an engine or a network: stages are overlays of this machine's own root.
+"""Builds and runs what a Dockerfile says without an engine or a network: stages are overlays of this machine's root.
 
 `unshare --mount --net --pid --fork python container.py DOCKERFILE CONTEXT` as root; what was seen is printed as JSON.
 Python and its packages are those that run this, so that pip finds all that it is asked for but the package itself.
@@ -82,7 +82,7 @@ class Container:
         )
 
 
-def build(dockerfile, context, scratch):
+def build(dockerfile, context, scratch):  # noqa: C901  (a branch for each instruction)
     """The last stage of a Dockerfile."""
     stages, allowed = {}, reaches_the_builder(dockerfile)
     for word, rest in instructions(dockerfile):
@@ -126,7 +126,7 @@ def copy(source, target, into):
 
 
 def seal(made, scratch):
-    """Mounts the volume, with the owner that it has in the image, lays the token beside, and makes all else read-only."""
+    """Mounts the volume, with the owner that it has in the image, lays the token beside; all else is read-only."""
     volume, inside = scratch / "volume", made.at(made.said["VOLUME"])
     volume.mkdir()
     os.chown(volume, inside.stat().st_uid, inside.stat().st_gid)
@@ -197,7 +197,11 @@ def main(dockerfile, context):
     running.terminate()
     seen["ended"] = running.wait(20)
     owners = {(path.stat().st_uid, path.stat().st_mode & 0o077) for path in volume.rglob("*") if path.is_file()}
-    print(json.dumps(seen | {"files": sorted(owners), "user": made.user, "kept": sorted(os.listdir(volume))}))
+    print(
+        json.dumps(
+            seen | {"files": sorted(owners), "user": made.user, "kept": sorted(path.name for path in volume.iterdir())}
+        )
+    )
 
 
 if __name__ == "__main__":

