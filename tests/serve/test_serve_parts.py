@@ -1,6 +1,8 @@
 """Parts of the server by themselves: what to label next, the engine that remembers, migrations, models, workers."""
 
+import asyncio
 import dataclasses
+import json
 import os
 import threading
 import time
@@ -19,7 +21,7 @@ from madclip.serve import suggest, workers
 from madclip.serve.api import models
 from madclip.serve.database import Database
 from madclip.serve.engine import RememberingEngine
-from madclip.serve.guard import BURST, CLIENTS, RATE, Rates
+from madclip.serve.guard import BURST, CLIENTS, RATE, Guard, Rates
 from madclip.serve.intake import open_folder
 from madclip.serve.jobs import Jobs
 from madclip.serve.outcome import difference
@@ -73,6 +75,31 @@ def test_a_client_has_its_share_of_requests():
     for number in range(3 * CLIENTS):
         assert rates.take(f"many {number}", 100.0 + number)
     assert len(rates._left) <= CLIENTS + 1, "clients that ask no longer take no memory"
+
+
+def test_who_asks_too_much_is_told_when_to_come_again():
+    said = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message):
+        said.append(message)
+
+    async def flood():
+        guard = Guard(app, None)
+        for address in ["10.0.0.1"] * (int(BURST) + int(RATE)) + ["10.0.0.2"]:
+            scope = {"type": "http", "method": "GET", "path": "/", "client": (address, 1)}
+            await guard(scope | {"headers": [(b"host", b"localhost")]}, None, send)
+
+    asyncio.run(flood())
+    statuses = [message["status"] for message in said if message["type"] == "http.response.start"]
+    assert statuses[: int(BURST)] == [200] * int(BURST)
+    assert 429 in statuses
+    assert statuses[-1] == 200, "another client has a share of its own"
+    refused = next(message for message in said if message.get("status") == 429)
+    assert (b"retry-after", b"1") in refused["headers"]
+    assert json.loads(said[said.index(refused) + 1]["body"])["error"]["code"] == "rate"
 
 
 def test_what_changed_is_said_in_words():

@@ -218,8 +218,9 @@ def test_by_touch(opened, server, scans):
         fingers("Move", at(column, 40))
     fingers("End")
     until(page, "document.querySelector('#mask-state').textContent === 'not saved yet'")
-    page.wait_for_timeout(400)  # sooner than a hand can be, a touch is taken for the second of a double tap
     assert page.evaluate("scrollY") == 0, "the page stays where it is under a finger that paints"
+    page.get_by_role("button", name="Save").scroll_into_view_if_needed()
+    page.wait_for_timeout(500)  # sooner than a hand can be, a touch is taken for the second of a double tap
     page.get_by_role("button", name="Save").tap()
     until(page, "document.querySelector('#mask-state').textContent === 'saved'")
     rows, columns = np.nonzero(server.project.masks[number])

@@ -164,4 +164,6 @@ def test_unevenly_spaced_slices_are_drawn_on_part_by_part(opened, tmp_path):
         # Columns of 1 mm and rows of 2 to the left and to the back, from a corner at 8 mm right and 6 mm front.
         affine = np.array([[-1, 0, 0, 8], [0, -2, 0, 6], [0, 0, 2.5, 17.5], [0, 0, 0, 1]])
         came_back(server, f"v1/volumes/{number}/mask.nii.gz?stretch=2", drawn, (24, 20, 6), affine)
-        assert [one["mask"] for one in listed(server)] == [False] * 4 + [True] * 2 + [False] * 4
+        marked = [number for number, one in enumerate(listed(server)) if one["mask"]]
+        assert len(marked) == 2
+        assert min(marked) >= 4, "no slice of the first part"
