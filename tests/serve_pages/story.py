@@ -174,7 +174,7 @@ def results_say_what_a_threshold_costs(page, server):
         said = page.inner_text("#costs")
         assert f"finds {found} of {len(curve['abnormal'])} abnormal" in said
         assert f"{alarms} false alarm" in said
-    assert page.locator(".gallery a").count() == len(listed(server))
+    assert page.locator(".gallery a").count() == min(60, len(listed(server))), "and a button for the next 60"
 
 
 def evaluate_and_export(page, server, seconds=120):
