@@ -271,7 +271,8 @@ class Store {
     try {
       const kind = this.goesOn && Object.keys(changes).length === 0 ? 'refit' : 'fit'
       this.losses = []
-      const parts = kind === 'fit' || anew ? folds : 0
+      const kept = this.detector?.threshold != null && this.detector.operating_point === operatingPoint
+      const parts = kind === 'refit' && kept && !anew ? 0 : folds
       const job = await api.start(kind, { changes, operating_point: operatingPoint, folds: parts })
       this.watch(job)
     } catch (error) {
