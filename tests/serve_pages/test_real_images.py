@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from story import (
     add_volume,
     came_back,
@@ -49,6 +50,18 @@ def brains(tmp_path):
     return tmp_path / "brains"
 
 
+@pytest.fixture
+def lesion():
+    """Rows and columns of the tumour in the last of these slices, as shares of its height and width."""
+    masks = [
+        file
+        for part in ("valid", "test")
+        for file in sorted((Path(REAL) / "BrainLGG_AD" / part / "Ungood" / "anomaly_mask").iterdir())
+    ]
+    values = np.asarray(Image.open(masks[47]).convert("L")) > 0
+    return [place / side for place, side in zip(np.nonzero(values), values.shape, strict=True)]
+
+
 def by_name(page):
     go(page, "Images")
     page.wait_for_selector(".cell img")
@@ -70,7 +83,7 @@ def auroc(images):
 
 
 @pytest.mark.timeout(4 * SECONDS)
-def test_96_slices_of_brains(opened, brains, tmp_path):
+def test_96_slices_of_brains(opened, brains, lesion, tmp_path):
     with served(brains, "--project", tmp_path / "project", "--backbone", "tiny", "--objective", "Brain") as server:
         page = opened(server.url).page
         page.set_default_timeout(60_000)
@@ -82,10 +95,12 @@ def test_96_slices_of_brains(opened, brains, tmp_path):
         press(page, "End", "Enter")
         page.wait_for_selector(".world .picture")
         press(page, "b")
+        rows, columns = lesion
         edge = page.locator(".world .picture").bounding_box()
-        page.mouse.move(edge["x"] + 0.4 * edge["width"], edge["y"] + 0.5 * edge["height"])
+        height = edge["y"] + np.median(rows) * edge["height"]
+        page.mouse.move(edge["x"] + columns.min() * edge["width"], height)
         page.mouse.down()
-        page.mouse.move(edge["x"] + 0.6 * edge["width"], edge["y"] + 0.5 * edge["height"], steps=8)
+        page.mouse.move(edge["x"] + columns.max() * edge["width"], height, steps=8)
         page.mouse.up()
         press(page, "s")
         until(page, "document.querySelector('#mask-state').textContent === 'saved'")
