@@ -87,6 +87,7 @@ def test_96_slices_of_brains(opened, brains, lesion, tmp_path):
     with served(brains, "--project", tmp_path / "project", "--backbone", "tiny", "--objective", "Brain") as server:
         page = opened(server.url).page
         page.set_default_timeout(60_000)
+        page.wait_for_selector(".cell img")
         until(page, "document.querySelector('.counts').textContent.includes('96 images')")
         by_name(page)
         # 8 + 8, of which one of each is wrong.
