@@ -27,6 +27,7 @@ class Tokenizer:
         pad_id: Filling.
         size: Number of ids.
         source: The file or folder it came from.
+        pieces: The id of each piece of text that has one, as the tokenizer spells pieces.
     """
 
     encode: Callable[[Sequence[str]], list[list[int]]]
@@ -35,6 +36,16 @@ class Tokenizer:
     pad_id: int
     size: int
     source: Path
+    pieces: Callable[[], dict[str, int]]
+
+    def words(self) -> dict[int, str]:
+        """The whole words among the ids, in ASCII letters: CLIP ends one by </w>, SentencePiece begins it by a bar."""
+        found = {}
+        for piece, number in self.pieces().items():
+            word = piece.removesuffix("</w>") if piece.endswith("</w>") else piece.removeprefix("\u2581")
+            if word != piece and len(word) > 1 and word.isascii() and word.isalpha():
+                found[number] = word
+        return found
 
 
 def clip_tokenizer(folder: Path | None) -> Tokenizer:
@@ -50,13 +61,14 @@ def clip_tokenizer(folder: Path | None) -> Tokenizer:
     # OpenAI pads with 0. Under the causal mask any id would do; without it, 0 is what the released code attends to.
     if folder and not (folder / "tokenizer.json").is_file() and (folder / "merges.txt").is_file():
         inner = _transformers_tokenizer(folder, "CLIPTokenizer")
-        return Tokenizer(_encode_slowly(inner), [inner.bos_token_id], [inner.eos_token_id], 0, len(inner), folder)
+        ends = [inner.bos_token_id], [inner.eos_token_id]
+        return Tokenizer(_encode_slowly(inner), *ends, 0, len(inner), folder, inner.get_vocab)
     file = folder / "tokenizer.json" if folder and (folder / "tokenizer.json").is_file() else CLIP_VOCABULARY
     inner = _read(file)
     start, end = inner.token_to_id("<|startoftext|>"), inner.token_to_id("<|endoftext|>")
     if start is None or end is None:
         raise CheckpointError(f"{file} lacks CLIP's <|startoftext|> or <|endoftext|>: use the tokenizer of the weights")
-    return Tokenizer(_encode_fast(inner), [start], [end], 0, inner.get_vocab_size(), file)
+    return Tokenizer(_encode_fast(inner), [start], [end], 0, inner.get_vocab_size(), file, inner.get_vocab)
 
 
 def siglip_tokenizer(folder: Path | None) -> Tokenizer:
@@ -72,11 +84,13 @@ def siglip_tokenizer(folder: Path | None) -> Tokenizer:
         for end, pad, prepare in (("<eos>", "<pad>", str.lower), ("</s>", "</s>", _without_punctuation)):
             ids = inner.token_to_id(end), inner.token_to_id(pad)
             if None not in ids:
-                return Tokenizer(_encode_fast(inner, prepare), [], [ids[0]], ids[1], inner.get_vocab_size(), file)
+                size = inner.get_vocab_size()
+                return Tokenizer(_encode_fast(inner, prepare), [], [ids[0]], ids[1], size, file, inner.get_vocab)
         raise CheckpointError(f"{file} has neither <eos> and <pad> nor </s>: use the tokenizer of the weights")
     if folder and (folder / "spiece.model").is_file():
         inner = _transformers_tokenizer(folder, "SiglipTokenizer")
-        return Tokenizer(_encode_slowly(inner), [], [inner.eos_token_id], inner.pad_token_id, len(inner), folder)
+        ends, pad, pieces = [inner.eos_token_id], inner.pad_token_id, inner.get_vocab
+        return Tokenizer(_encode_slowly(inner), [], ends, pad, len(inner), folder, pieces)
     where = folder or "this SigLIP"
     raise CheckpointError(f"{where} has no tokenizer: put the model's tokenizer.json or spiece.model there")
 
