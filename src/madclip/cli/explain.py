@@ -76,13 +76,14 @@ def _highest(model: MadCLIP, named: str, axis: str) -> ImageRef:
     images = expand_inputs([named], axis).images
     if len(images) == 1:
         return images[0]
-    best: tuple[float, ImageRef] | None = None
-    for one, result in zip(images, model.predict_iter(images, native=False), strict=True):
+    best: tuple[float, int] | None = None
+    for number, result in enumerate(model.predict_iter(images, native=False)):
         if isinstance(result, DataError):
             note(f"failed: {result}")
         elif best is None or result.score > best[0]:
-            best = result.score, one
+            best = result.score, number
     if best is None:
         raise DataError(f"{named}: none of its {len(images)} images can be read")
-    note(f"{best[1]} has the highest score of {len(images)} images; name another to explain it")
-    return best[1]
+    # By its number: names of scanner files often are a patient's.
+    note(f"image {best[1] + 1} of {len(images)}{images[best[1]].mark and f' ({images[best[1]].mark})'} has the highest score")
+    return images[best[1]]

@@ -28,6 +28,7 @@ def findings(told: Explanation, state: Fitted) -> Iterator[str]:
     """A sentence for each thing to notice: of the image first, then of parts that are dead, then of the texts."""
     if told.image:
         yield from _of_image(told.image, told.shots)
+        yield from _of_map(told.image)
     if isinstance(state.head, ZeroShot):
         yield (
             f"Taps 1 to {told.taps - 1} contribute nothing: a detector by texts alone reads the last tap only. "
@@ -75,6 +76,20 @@ def _of_image(image: Seen, shots: Shots | None) -> Iterator[str]:
     ]
     if dead:
         yield f"Next to nothing of this image's score comes from {listed(dead)}."
+
+
+def _of_map(image: Seen) -> Iterator[str]:
+    """What makes the highest place of the map stand out from the rest of the image."""
+    maps, (row, column) = image.parts.maps[:, 0], image.parts.place[0].tolist()
+    lifted = maps[:, row, column] - maps.flatten(1).median(1).values
+    whole = float(lifted.sum())
+    if whole <= 0:
+        return
+    best = int(lifted.argmax())
+    yield (
+        f"The highest place of its map stands out by {whole:.3f} from the rest of the image; most of that, "
+        f"{float(lifted[best]):.3f}, comes from {image.parts.parts[best].said}."
+    )
 
 
 def _of_shots(shots: Shots, taps: int) -> Iterator[str]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 PATCHES = 4
 """Places of an image that are shown beside the nearest patch of the memory."""
 
+SAME = 0.01
+"""Patches are the same up to rounding where they are nearer than this part of the usual distance of two."""
+
 
 @dataclass(frozen=True, eq=False)
 class Shots:
@@ -170,10 +173,10 @@ def _places(memory: NormalMemory, shots: Shots) -> dict[int, tuple[int, dict[int
     assert shots.rows is not None  # noqa: S101
     own, found = memory.patches.cpu().unflatten(0, (-1, memory.kept)), {}
     for number, rows in enumerate(own):
-        far = torch.stack([torch.cdist(rows[:1], one).min() for one in shots.rows])
+        far = torch.stack([(one - rows[0]).norm(dim=-1).amin() for one in shots.rows])
         which = int(far.argmin())
-        if float(far[which]) <= 1e-3 * float(memory.scale):  # the very patches, encoded anew
-            patches = torch.cdist(rows, shots.rows[which]).argmin(1).tolist()
+        if float(far[which]) <= SAME * float(memory.scale):
+            patches = nearest_rows(rows[None], shots.rows[which])[0].tolist()
             found[number] = which, {number * memory.kept + row: patch for row, patch in enumerate(patches)}
     return found
 

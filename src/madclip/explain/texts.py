@@ -40,7 +40,7 @@ class Context:
 
     Attributes:
         label: 0 of the normal prompts, 1 of the abnormal ones.
-        prompt: The prompt that it stands in, as a pattern such as `[...] damaged {}`, or all that share it.
+        prompt: The prompt that it stands in, as a pattern such as `[…] damaged Brain`, or all that share it.
         number: Which of the prompt's contexts it is, from 0.
         nearest: The words whose embeddings are nearest by cosine, nearest first.
         moved: How far training moved it, in parts of the length that it began with; None where that is not known.
@@ -102,7 +102,7 @@ def texts_of(fitted: Fitted, backbone: Backbone, objective: str) -> Texts | None
     if head.prompts is not None and recipe.contexts:
         words, table = word_table(backbone)
         began = start.prompts.contexts if start and start.prompts else None
-        contexts = _contexts(head, began, words, table)
+        contexts = _contexts(head, words_of(recipe, objective), began, words, table)
         by_chance = _by_chance(table)
     learned = head.prompts is not None
     return Texts(
@@ -142,7 +142,9 @@ def nearest_words(vectors: torch.Tensor, words: list[str], table: torch.Tensor) 
     ]
 
 
-def _contexts(head: Head, began: torch.Tensor | None, words: list[str], table: torch.Tensor) -> tuple[Context, ...]:
+def _contexts(
+    head: Head, objective: str, began: torch.Tensor | None, words: list[str], table: torch.Tensor
+) -> tuple[Context, ...]:
     assert head.prompts is not None  # noqa: S101
     learned = head.prompts.contexts.detach()
     moved = None if began is None else ((learned - began).norm(dim=-1) / began.norm(dim=-1)).flatten().tolist()
@@ -153,7 +155,7 @@ def _contexts(head: Head, began: torch.Tensor | None, words: list[str], table: t
         rest, number = divmod(place, count)
         rest, state = divmod(rest, states)
         label, position = divmod(rest, positions)
-        said = STATES[label][state] if states > 1 else "all prompts of the class"
+        said = STATES[label][state].format(objective) if states > 1 else "all prompts of the class"
         prompt = _PATTERNS[head.recipe.positions[position]].format(said)
         made.append(Context(label, prompt, number, one, None if moved is None else moved[place]))
     assert len(made) == classes * positions * states * count  # noqa: S101
