@@ -85,5 +85,7 @@ def _highest(model: MadCLIP, named: str, axis: str) -> ImageRef:
     if best is None:
         raise DataError(f"{named}: none of its {len(images)} images can be read")
     # By its number: names of scanner files often are a patient's.
-    note(f"image {best[1] + 1} of {len(images)}{images[best[1]].mark and f' ({images[best[1]].mark})'} has the highest score")
-    return images[best[1]]
+    chosen = images[best[1]]
+    mark = f" ({chosen.mark})" if chosen.mark else ""
+    note(f"image {best[1] + 1} of {len(images)}{mark} has the highest score")
+    return chosen

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from madclip.data.arrays import read_pixels
@@ -25,6 +24,7 @@ from madclip.progress import Progress, silent
 from madclip.training.encode import encode_for, pool
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from madclip.data.arrays import ImageLike
@@ -156,7 +156,9 @@ def explain(
         shots = look_at(detector, samples, progress)
     found_texts = texts_of(state, detector.backbone, detector.objective)
     seen = None if image is None else _see(detector, image, shots)
-    told = Explanation(_facts(detector), found_texts, _moved(detector), shots, seen, taps=len(detector.backbone.spec.taps))
+    told = Explanation(
+        _facts(detector), found_texts, _moved(detector), shots, seen, taps=len(detector.backbone.spec.taps)
+    )
     return replace(told, findings=tuple(findings(told, state)))
 
 
@@ -178,11 +180,8 @@ def _moved(detector: MadCLIP) -> tuple[tuple[Part, float], ...]:
     start = start_of(detector.state, detector.backbone, detector.objective)
     if start is None or not isinstance(head, Head):
         return ()
-    pairs = [(head.adapters.shared, start.adapters.shared), (head.adapters.heads, start.adapters.heads)]
-    with torch.no_grad():
-        way = sum((now - then).square().flatten(2).sum(-1) for now, then in pairs)
-        length = sum(then.square().flatten(2).sum(-1) for _, then in pairs)
-        ratio = (way / length).sqrt()  # type: ignore[operator, union-attr]
+    now, then = (torch.cat([one.shared.flatten(2), one.heads.flatten(2)], 2) for one in (head.adapters, start.adapters))
+    ratio = ((now - then).norm(dim=-1) / then.norm(dim=-1)).detach()
     kinds = ("normal", "abnormal") if ratio.shape[1] == 2 else ("tap",)
     return tuple(
         (Part(kind, tap + 1), value)  # type: ignore[arg-type]
@@ -203,8 +202,8 @@ def _see(detector: MadCLIP, image: ImageLike, shots: Shots | None) -> Seen:
         scores = []
         for start in range(0, len(places), TILES):
             tiles = [fit_pixels(cut(whole, place, view), square) for place in places[start : start + TILES]]
-            tokens, _ = encode_for(state.head, detector.backbone, square, torch.stack(tiles))
-            scores.append(state.score(torch.stack(tokens, 1))[0])
+            found, _ = encode_for(state.head, detector.backbone, square, torch.stack(tiles))
+            scores.append(state.score(torch.stack(found, 1))[0])
         corner = places[int(torch.cat(scores).argmax())]
         pixels, view = cut(pixels, corner, view), square
     streams, patches = encode_for(state.head, detector.backbone, view, fit_pixels(pixels, view)[None])

@@ -142,7 +142,7 @@ def _of_head(head: Head, tokens: torch.Tensor, text: torch.Tensor, readout: Read
     ]
     patches = -scores.detection[..., 0].float(), scores.detection[..., 1].float()
     if not recipe.dual_branch:  # both branches are one
-        whole, maps = ((sum(pair).sigmoid() - 0.5)[:, None] for pair in (patches, pixels))
+        whole, maps = (((one + other).sigmoid() - 0.5)[:, None] for one, other in (patches, pixels))
         parts = tuple(Part("tap", tap + 1) for tap in range(count))
     else:
         whole, maps = (torch.stack(shapley(*pair), 1) for pair in (patches, pixels))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NEAREST = 4
 """Shots of each class that are shown beside an image."""
 WIDTH = 400
-"""Of the strips on which contributions are drawn."""
+"""Units across a strip on which contributions are drawn."""
 CONTRIBUTORS = 6
 """Shots of a memory that are named."""
 
@@ -221,9 +221,8 @@ def _maps(image: Seen) -> dict[str, Any]:
     found, size = image.parts, _size(image)
     maps = [restore_map(one, size, image.view) for one in found.maps[:, 0]]
     lifted = [one - np.median(one) for one in maps]
-    whole = np.sum(lifted, 0)
-    high = max(max(float(one.max()) for one in lifted), 1e-6)
-    largest = max(float(whole.max()), 1e-6)
+    high = max(1e-6, *(float(one.max()) for one in lifted))
+    largest = max(1e-6, float(np.sum(lifted, 0).max()))
     panels = []
     for part, one in zip(found.parts, lifted, strict=True):
         peak = float(one.max())
