@@ -71,6 +71,6 @@ def test_the_page_of_other_kinds(small_recipe, small_backbone, small_data, image
     for data in (None, small_data):
         text = render_explanation(explain(detector, image, data=data))
         safe(text)
-        assert ("There are no shots" in text) == (shots == 0)
+        assert ("--data" in text) == (shots != 0 and data is None)
         assert ("farthest from every normal patch" in text) == (shots != 0)
         assert text.count("nearest normal patch of place") == (4 if shots and data else 0)

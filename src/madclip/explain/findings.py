@@ -68,7 +68,8 @@ def _of_image(image: Seen, shots: Shots | None) -> Iterator[str]:
     best = int(given.abs().argmax())
     share = float(given[best].abs() / given.abs().sum().clamp_min(1e-12))
     towards = "towards abnormal" if given[best] > 0 else "towards normal"
-    yield f"Most of its score comes from {parts.parts[best].said}: {float(given[best]):+.3f}, {towards} ({share:.0%})."
+    said = parts.parts[best].said
+    yield f"The largest part of its score comes from {said}: {float(given[best]):+.3f}, {towards} ({share:.0%} of all)."
     dead = [
         part
         for part, value in zip(parts.parts, given.tolist(), strict=True)
@@ -87,7 +88,7 @@ def _of_map(image: Seen) -> Iterator[str]:
         return
     best = int(lifted.argmax())
     yield (
-        f"The highest place of its map stands out by {whole:.3f} from the rest of the image; most of that, "
+        f"The highest place of its map stands out by {whole:.3f} from the rest of the image; the largest part of that, "
         f"{float(lifted[best]):.3f}, comes from {image.parts.parts[best].said}."
     )
 
@@ -99,8 +100,8 @@ def _of_shots(shots: Shots, taps: int) -> Iterator[str]:
     shares = dict(zip(shots.parts, gap.tolist(), strict=True))
     best = max(shares, key=lambda part: shares[part])
     yield (
-        f"What tells abnormal shots from normal ones comes most from {best.said}: {shares[best]:.0%} of the "
-        "difference between their mean scores."
+        f"What tells abnormal shots from normal ones comes from {best.said} more than from any other part: "
+        f"{shares[best]:.0%} of the difference between their mean scores."
     )
     for tap in range(1, taps + 1):
         branches = [part for part in shares if part.tap == tap]
