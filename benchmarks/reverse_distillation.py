@@ -2,9 +2,9 @@
 
     python benchmarks/reverse_distillation.py --environment PEERS
 
-PEERS is the second environment that `benchmarks/peers.py` makes. Our map is half the mean over taps, theirs the sum, which
-is undone here. Maps are as large as the features, so that nothing is interpolated, and are compared where the smoothing
-does not reach the border, which ours repeats and theirs reflects.
+PEERS is the second environment that `benchmarks/peers.py` makes. Our map is half the mean over taps, theirs the sum,
+which is undone here. Maps are as large as the features, so that nothing is interpolated, and are compared where the
+smoothing does not reach the border, which ours repeats and theirs reflects.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from madclip import MadCLIP
+from madclip.data.geometry import fit_pixels
 from madclip.data.load import load_dataset
-from madclip.errors import DataError
+from madclip.data.readers import read_image
+from madclip.errors import DataError, RecipeError
 from madclip.explain import explain
 from madclip.explain.parts import contributions, shapley
 from madclip.explain.texts import word_table
@@ -233,11 +235,8 @@ def test_a_memory_says_which_shot_is_near(small_recipe, small_backbone, dataset,
     found = explain(remembering, unseen).image
     assert found.memory.samples == {}
     head = remembering.state.head
-    pixels = remembering.recipe.view
-    from madclip.data.geometry import fit_pixels
-    from madclip.data.readers import read_image
-
-    streams = small_backbone.encode_image(small_backbone.prepare(fit_pixels(read_image(unseen).pixels, pixels)[None]))
+    pixels = fit_pixels(read_image(unseen).pixels, remembering.recipe.view)[None]
+    streams = small_backbone.encode_image(small_backbone.prepare(pixels))
     rows = head.features(torch.stack(streams, 1))[0].double()
     distance = (rows[:, None] - head.patches.double()[None]).norm(dim=-1)
     best = distance.argmin(1) // head.kept
@@ -277,3 +276,12 @@ def test_texts_alone_and_a_memory_without_texts(small_recipe, small_backbone, da
     bare = fitted(small_recipe.replace(text_weight=0.0), small_backbone, normals, shots=None)
     assert explain(bare, image).texts is None
     assert F.relu(explain(bare, image).image.parts.given).sum() > 0
+
+
+def test_a_head_of_another_kind_is_refused(detector, small_backbone):
+    other = MadCLIP(detector.recipe, backbone=small_backbone, objective="Brain")
+    head = torch.nn.Identity()
+    head.text = lambda: torch.zeros(1, 4)
+    other.fitted = dataclasses.replace(detector.state, head=head)
+    with pytest.raises(RecipeError, match="kind Identity cannot be explained yet"):
+        explain(other)

@@ -39,13 +39,15 @@ class Tokenizer:
     pieces: Callable[[], dict[str, int]]
 
     def words(self) -> dict[int, str]:
-        """The whole words among the ids, in ASCII letters: CLIP ends one by </w>, SentencePiece begins it by a bar."""
-        found = {}
-        for piece, number in self.pieces().items():
-            word = piece.removesuffix("</w>") if piece.endswith("</w>") else piece.removeprefix("\u2581")
-            if word != piece and len(word) > 1 and word.isascii() and word.isalpha():
-                found[number] = word
-        return found
+        """The whole words among the ids, in ASCII letters.
+
+        CLIP ends a word by </w>, SentencePiece begins it by a bar; WordPiece marks what is not the beginning of one.
+        """
+        pieces = self.pieces()
+        found = {number: piece.removesuffix("</w>") for piece, number in pieces.items() if piece.endswith("</w>")}
+        found = found or {number: piece[1:] for piece, number in pieces.items() if piece.startswith("\u2581")}
+        found = found or {number: piece for piece, number in pieces.items()}
+        return {n: word for n, word in found.items() if len(word) > 1 and word.isascii() and word.isalpha()}
 
 
 def clip_tokenizer(folder: Path | None) -> Tokenizer:

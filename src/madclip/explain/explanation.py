@@ -13,13 +13,14 @@ from madclip.data.geometry import fit_pixels
 from madclip.data.load import scan_dataset
 from madclip.data.samples import Reading
 from madclip.data.tiles import corners, cut
-from madclip.errors import DataError
+from madclip.errors import DataError, RecipeError
 from madclip.explain.findings import findings
 from madclip.explain.parts import Contributions, Part, contributions
 from madclip.explain.shots import FromMemory, Shots, find_shots, from_memory, look_at
 from madclip.explain.texts import Texts, start_of, texts_of
 from madclip.head.head import Head
 from madclip.head.memory import NormalMemory
+from madclip.head.zero_shot import ZeroShot
 from madclip.progress import Progress, silent
 from madclip.training.encode import encode_for, pool
 
@@ -147,6 +148,8 @@ def explain(
         RecipeError: The detector is not fitted, or of a kind that is not taken apart.
     """
     state = detector.state
+    if not isinstance(state.head, (Head, NormalMemory, ZeroShot)):
+        raise RecipeError(f"a detector of the kind {type(state.head).__name__} cannot be explained yet")
     shots = None
     if data is not None and not detector.recipe.view.tile and state.provenance.shots:
         found = data if not isinstance(data, (str, Path)) else scan_dataset(data, Reading(axis=detector.recipe.axis))
@@ -180,7 +183,7 @@ def _moved(detector: MadCLIP) -> tuple[tuple[Part, float], ...]:
     start = start_of(detector.state, detector.backbone, detector.objective)
     if start is None or not isinstance(head, Head):
         return ()
-    now, then = (torch.cat([one.shared.flatten(2), one.heads.flatten(2)], 2) for one in (head.adapters, start.adapters))
+    now, then = (torch.cat([one.flatten(2) for one in each.adapters.parameters()], 2) for each in (head, start))
     ratio = ((now - then).norm(dim=-1) / then.norm(dim=-1)).detach()
     kinds = ("normal", "abnormal") if ratio.shape[1] == 2 else ("tap",)
     return tuple(
