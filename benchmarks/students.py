@@ -1,7 +1,6 @@
 """What explains the numbers of RD4AD and MKD: how far a student is from the tower, where, and at which tap.
 
-    python benchmarks/students.py BrainLGG=DIR:Brain "FundusIDRiD=DIR:retinal fundus photograph" --out RUNS \\
-        --docs docs/benchmarks.md
+    python benchmarks/students.py BrainLGG=DIR:Brain FundusIDRiD=DIR:fundus --out RUNS --docs docs/benchmarks.md
 
 Each set and method is a file in RUNS, about a minute on one core; what is there is not computed again. 16 normal shots
 of seed 0 with `tiny`, and the first 40 test images of each class, with maps at 60 x 60.
@@ -36,11 +35,10 @@ from madclip.training.shots import draw_samples
 
 if TYPE_CHECKING:
     from madclip.data.samples import Sample
-    from madclip.methods.base import Baseline
 
 IMAGES, SIDE, SMALL = 40, 240, 60
 PLAIN = rd4ad.Student
-METHODS = {"rd4ad": RD4AD, "rd4ad, half the grid": RD4AD, "mkd": MKD}
+METHODS: dict[str, type[RD4AD | MKD]] = {"rd4ad": RD4AD, "rd4ad, half the grid": RD4AD, "mkd": MKD}
 
 
 class HalfGrid(rd4ad.Student):
@@ -88,7 +86,7 @@ def measure(name: str, folder: Path, objective: str) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def distances(model: Baseline, samples: list[Sample]) -> dict[str, torch.Tensor]:
+def distances(model: RD4AD | MKD, samples: list[Sample]) -> dict[str, torch.Tensor]:
     """Of each image the score, the distance of whole taps, that of each patch at each tap, and the pooled tokens."""
     found: dict[str, list[torch.Tensor]] = {"score": [], "far": [], "taps": [], "pooled": []}
     for sample in samples:
