@@ -285,3 +285,17 @@ def test_a_head_of_another_kind_is_refused(detector, small_backbone):
     other.fitted = dataclasses.replace(detector.state, head=head)
     with pytest.raises(RecipeError, match="kind Identity cannot be explained yet"):
         explain(other)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_context_that_became_a_word_is_named_in_its_place(small_recipe, small_backbone, dataset, shared):
+    recipe = small_recipe.replace(positions=("end", "front", "middle"), shared_contexts=shared, epochs=1)
+    planted = fitted(recipe, small_backbone, dataset, shots=2)
+    number, word = next((n, w) for n, w in small_backbone.words.items() if w == "scan")
+    state = 0 if shared else 6
+    with torch.no_grad():
+        row = small_backbone.embed_tokens(torch.tensor([[number]]))[0, 0]
+        planted.state.head.prompts.contexts[1, 2, state, 5] = 3 * row
+    found = [one for one in explain(planted).texts.contexts if one.nearest[0].cosine > 0.9999]
+    assert [(one.label, one.number, one.nearest[0].word) for one in found] == [(1, 5, word)]
+    assert found[0].prompt == ("[…] all prompts of the class […]" if shared else "[…] abnormal Brain […]")
