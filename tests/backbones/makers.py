@@ -18,6 +18,8 @@ from transformers import (
     DINOv3ViTModel,
     SiglipConfig,
     SiglipModel,
+    ViTConfig,
+    ViTModel,
 )
 
 TOWER = {"num_hidden_layers": 4, "hidden_act": "quick_gelu", "projection_dim": 40}
@@ -167,6 +169,7 @@ def siglip_folder(folder):
 
 DINO = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 64, "patch_size": 16}
 DINOS = {
+    "vit": lambda: ViTModel(ViTConfig(**DINO, intermediate_size=96)),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**DINO)),
     "dinov2_swiglu": lambda: Dinov2Model(Dinov2Config(**DINO, use_swiglu_ffn=True, qkv_bias=False)),
     "dinov2_registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**DINO, num_register_tokens=3)),

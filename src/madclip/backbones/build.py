@@ -114,12 +114,12 @@ def _filled(
 
 def _vit_positions(state: Mapping[str, torch.Tensor], config: VitConfig, grid: tuple[int, int]) -> dict[str, Any]:
     """What stands before the patches, and the positions that are added to the patches or turn them."""
-    prefix, positions = state["cls_token"][0].float(), None
+    before = [state[name][0].float() for name in ("cls_token", "register_tokens") if name in state]
+    prefix, positions = torch.cat([torch.zeros(0, config.hidden_size), *before]), None
     if "position_embeddings" in state:
-        table = resize_positions(state["position_embeddings"][0], 1, grid, antialias=config.antialias)
-        prefix, positions = prefix + table[:1], table[1:]
-    if "register_tokens" in state:
-        prefix = torch.cat([prefix, state["register_tokens"][0].float()])
+        count = config.placed
+        table = resize_positions(state["position_embeddings"][0], count, grid, antialias=config.antialias)
+        prefix, positions = torch.cat([prefix[:count] + table[:count], prefix[count:]]), table[count:]
     rotation = None if config.rope_theta is None else rotation_of(config, grid)
     return {"prefix": prefix, "positions": positions, "rotation": rotation}
 
