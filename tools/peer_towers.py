@@ -71,7 +71,6 @@ def small_makers() -> dict:
     worldwide["vision_cfg"]["mlp_ratio"] = 1
     worldwide["text_cfg"] |= TEXT
     made["open-clip-metaclip2"] = partial(clip_folder, worldwide | {"embed_dim": 24}, {})
-    made["hf-metaclip2"] = metaclip2_folder
     return made
 
 
@@ -166,27 +165,6 @@ def timm_folder(architecture: str, arguments: dict, folder: Path) -> None:
     halve(folder)
     x = pixels(model)
     write(folder, x, streams(model.blocks, lambda: model(x)))
-
-
-def metaclip2_folder(folder: Path) -> None:
-    """A MetaCLIP 2 of transformers."""
-    sizes = {"intermediate_size": 24, "num_attention_heads": 3, "hidden_size": 24, "projection_dim": 24}
-    vision = sizes | {"num_hidden_layers": 4, "image_size": 16, "patch_size": 4}
-    text = sizes | {"num_hidden_layers": 2, "vocab_size": 24, "max_position_embeddings": 12, "eos_token_id": 2}
-    config = transformers.MetaClip2Config(vision_config=vision, text_config=text, projection_dim=24)
-    model = shaken(transformers.MetaClip2Model(config))
-    model.save_pretrained(folder)
-    halve(folder)
-    tokenizer = words("roberta", folder)
-    settings = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).half().float()
-    ids = tokenizer(TEXTS, padding="max_length", max_length=12, return_tensors="pt").input_ids
-    with torch.no_grad():
-        hidden = model.vision_model(x, output_hidden_states=True).hidden_states
-        image, text = (f.pooler_output for f in (model.get_image_features(x), model.get_text_features(ids)))
-    tokens = [hidden[at + 1].numpy() for at in taps(4)]
-    write(folder, x, tokens, ids=ids.numpy(), text=text.numpy(), image=image.numpy())
 
 
 def clip_folder(config: dict, arguments: dict, folder: Path) -> None:

@@ -55,6 +55,7 @@ class Checkpoint:
         guessed_activation: Whether no file says the activation, so that `config` holds a guess.
         assumed_normalisation: Whether a folder does not say `mean` and `std`, so that those usual for the family are
             taken. Single files in OpenAI's naming never say them: they are OpenAI's.
+        plain_texts: Whether the tokenizer gets texts without punctuation, as open_clip gives them to all its SigLIPs.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Checkpoint:
     published: str | None = None
     guessed_activation: bool = False
     assumed_normalisation: bool = False
+    plain_texts: bool = False
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

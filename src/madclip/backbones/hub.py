@@ -21,6 +21,7 @@ SMALL = (
     "special_tokens_map.json",
     "spiece.model",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
 )
 WEIGHTS = (

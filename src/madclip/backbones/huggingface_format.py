@@ -134,7 +134,7 @@ def _family(path: Path, config: dict[str, Any]) -> Family:
         return "siglip"
     if kind == "siglip2":
         raise CheckpointError(f"{path} is a SigLIP 2 NaFlex model: use one of fixed resolution, such as patch16-256")
-    family = next((name for name in DEFAULTS if name == kind), None)
+    family = "clip" if kind == "metaclip_2" else next((name for name in DEFAULTS if name == kind), None)
     if family is None:
         raise CheckpointError(
             f"{path} is of type {kind!r}: only CLIP, SigLIP, ViT, DINOv2 and DINOv3 models can be read"
