@@ -264,9 +264,7 @@ def test_clips_own_vocabulary_is_not_taken_for_another(copy):
     )
     (folder / "tokenizer.json").unlink()
     backbone = load_backbone(folder, image_size=16, device="cpu")
-    with pytest.raises(
-        CheckpointError, match="knows 50000 ids, CLIP's own tokenizer has 49408: put the tokenizer.json"
-    ):
+    with pytest.raises(CheckpointError, match="knows 50000 ids, CLIP's own tokenizer has 49408"):
         backbone.encode_text(["x"])
 
 

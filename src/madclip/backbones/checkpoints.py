@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
+HALF = (0.5, 0.5, 0.5)
+"""Mean and standard deviation of the SigLIPs."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -79,7 +82,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     from madclip.backbones import huggingface_format, openai_format
 
     if path.is_dir():
-        if huggingface_format.weight_files(path):
+        if huggingface_format.weight_files(path) and not openai_format.is_folder(path):
             return huggingface_format.read_folder(path)
         return openai_format.read_folder(path)
     if not path.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from madclip.backbones.checkpoints import (
+    HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
     OPENAI_MEAN,
@@ -30,7 +31,6 @@ PREPROCESSING = ("processor_config.json", "preprocessor_config.json")
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 DEPTH_LIMIT = 256
-HALF = (0.5, 0.5, 0.5)
 NORMALISATION = {"clip": (OPENAI_MEAN, OPENAI_STD), "siglip": (HALF, HALF), "dino": (IMAGENET_MEAN, IMAGENET_STD)}
 """Mean and standard deviation that are usual for a kind of model."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from madclip.backbones.checkpoints import Checkpoint, triple
+from madclip.backbones.checkpoints import HALF, OPENAI_MEAN, OPENAI_STD, Checkpoint, triple
 from madclip.backbones.configuration import ModelConfig, TextConfig, VisionConfig
 from madclip.backbones.timm_format import BEHIND, not_plain, vit_config
 from madclip.errors import CheckpointError
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from madclip.backbones.configuration import Family
 
 TRUNK = "visual.trunk."
-HALF = (0.5, 0.5, 0.5)
+USUAL = {"siglip": (HALF, HALF), "bert": (OPENAI_MEAN, OPENAI_STD)}
+"""Mean and standard deviation where the configuration is silent."""
 
 VISION = (
     (re.compile(r"patch_embed\.proj\.(weight|bias)"), r"embeddings.patch_embedding.\1"),
@@ -103,13 +104,14 @@ def read_timm_towers(
     except ValueError as error:
         raise CheckpointError(f"the configuration in {config_file} makes no model: {error}") from None
     renamed = _renamed_bert(rest, words) if family == "bert" else _renamed_siglip(rest)
+    mean, std = USUAL[family]
     clean = text.get("tokenizer_kwargs")
     return Checkpoint(
         path=path,
         config=config,
         state=_renamed_trunk(trunk) | renamed,
-        mean=triple(config_file, "mean", preprocess.get("mean"), HALF),
-        std=triple(config_file, "std", preprocess.get("std"), HALF),
+        mean=triple(config_file, "mean", preprocess.get("mean"), mean),
+        std=triple(config_file, "std", preprocess.get("std"), std),
         folder=path.parent,
         assumed_normalisation=None in (preprocess.get("mean"), preprocess.get("std")),
         plain_texts=isinstance(clean, dict) and clean.get("clean") == "canonicalize",

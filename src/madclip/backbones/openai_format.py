@@ -68,6 +68,11 @@ IN_BLOCK = {
 BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d{1,3})\.(.+?)[._](weight|bias)")
 
 
+def is_folder(folder: Path) -> bool:
+    """Whether a folder holds a model of open_clip and its configuration; one of timm's may lie beside it."""
+    return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in FOLDER_FILES)
+
+
 def read_folder(folder: Path) -> Checkpoint:
     """An open_clip folder, as on a hub.
 
