@@ -196,7 +196,7 @@ def check_shapes(path: Path, expected: Mapping[str, Iterable[int]], found: Mappi
         if name in found and list(found[name].shape) != list(shape)
     ]
     # A file may claim a huge tensor over a few stored bytes (strides of 0), or integers where weights belong.
-    odd = [n for n in expected if n in found and not (found[n].is_floating_point() and _is_backed(found[n]))]
+    odd = [n for n in expected if n in found and not (found[n].is_floating_point() and is_backed(found[n]))]
     complaints = [
         f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
         for what, names in (
@@ -211,7 +211,8 @@ def check_shapes(path: Path, expected: Mapping[str, Iterable[int]], found: Mappi
         raise CheckpointError(f"{path} does not hold the weights it should; {'; '.join(complaints)}")
 
 
-def _is_backed(tensor: torch.Tensor) -> bool:
+def is_backed(tensor: torch.Tensor) -> bool:
+    """Whether as many values are stored as its shape claims."""
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from madclip.backbones.checkpoints import HALF, OPENAI_MEAN, OPENAI_STD, Checkpoint, triple
+from madclip.backbones.checkpoints import HALF, OPENAI_MEAN, OPENAI_STD, Checkpoint, is_backed, triple
 from madclip.backbones.configuration import ModelConfig, TextConfig, VisionConfig
 from madclip.backbones.timm_format import BEHIND, not_plain, vit_config
 from madclip.errors import CheckpointError
@@ -221,12 +221,16 @@ def _renamed_trunk(trunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             renamed["vision_model.embeddings.class_embedding"] = tensor.reshape(-1)
         elif name == "pos_embed":
             renamed["vision_model.embeddings.position_embedding.weight"] = tensor[0]
-        elif match := re.fullmatch(r"attn_pool\.q\.(weight|bias)", name):
-            parts = [tensor, trunk[other]] if (other := f"attn_pool.kv.{match[1]}") in trunk else [tensor]
-            renamed[f"vision_model.head.attention.in_proj_{match[1]}"] = torch.cat(parts)
-        elif not re.fullmatch(r"attn_pool\.kv\.(weight|bias)", name):
+        else:
             new = _first(name, VISION)
             renamed[f"vision_model.{new}" if new else TRUNK + name] = tensor
+    for kind in ("weight", "bias"):
+        names = [f"{TRUNK}attn_pool.{part}.{kind}" for part in ("q", "kv")]
+        parts = [renamed[name] for name in names if name in renamed and is_backed(renamed[name])]
+        if len(parts) == len(names) and all(p.ndim and p.shape[1:] == parts[0].shape[1:] for p in parts):
+            renamed[f"vision_model.head.attention.in_proj_{kind}"] = torch.cat(parts)
+            for name in names:
+                del renamed[name]
     return renamed
 
 
