@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from madclip.backbones import load_backbone
+from madclip.backbones import hub, load_backbone
 from madclip.backbones.build import build
 from madclip.backbones.sources import find_checkpoint
 from madclip.errors import CheckpointError, RecipeError
@@ -244,6 +244,17 @@ def test_a_tower_of_timm_needs_its_configuration(copy):
     folder = copy("open-clip-siglip")
     (folder / "open_clip_config.json").unlink()
     refused(folder, "has a tower of timm: put the model's open_clip_config.json beside it")
+
+
+def test_of_two_forms_in_one_folder_the_one_with_texts_is_read(copy):
+    """As hubs hold them: open_clip's model, and beside it its image tower alone as timm's."""
+    folder = copy("open-clip-siglip")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(PEERS / "vit" / name, folder / name)
+    assert load_backbone(folder, device="cpu").spec.embed_dim == 24
+    files = ["config.json", "model.safetensors", "open_clip_config.json", "open_clip_model.safetensors"]
+    assert "open_clip_model.safetensors" in hub._choose("someone/model", files)
+    assert "model.safetensors" not in hub._choose("someone/model", files)
 
 
 @pytest.mark.parametrize(

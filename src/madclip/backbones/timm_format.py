@@ -87,7 +87,6 @@ def read_timm(path: Path, config_file: Path, config: dict[str, Any], state: dict
         state=rename(path, architecture, state, gated=found.gated),
         mean=triple(config_file, "mean", said.get("mean"), IMAGENET_MEAN),
         std=triple(config_file, "std", said.get("std"), IMAGENET_STD),
-        folder=path,
         assumed_normalisation=None in (said.get("mean"), said.get("std")),
     )
 
