@@ -81,6 +81,19 @@ def what_next(
     return found
 
 
+def uncertainty(labels: npt.NDArray[np.int8], chance: Floats) -> Floats:
+    """How near images are to the border of the classes, [N], at most 1; NaN where no detector tells them apart.
+
+    The border lies half-way between what the detector says of the images labelled normal and of those labelled
+    abnormal: at one half where it is calibrated on them, and where it truly is after a refit or without calibration.
+    """
+    levels = [chance[(labels == kind) & np.isfinite(chance)] for kind in (0, 1)]
+    if not all(map(len, levels)):
+        return np.full(len(chance), np.nan)
+    low, high = (float(np.median(level)) for level in levels)
+    return np.asarray(1 - np.abs(chance - (low + high) / 2) / max(high - low, 1e-6), np.float64)
+
+
 def _vote(rows: npt.NDArray[np.floating], labels: npt.NDArray[np.int8]) -> Floats:
     """The mean label of the labelled images that look most alike, [N]; NaN where both kinds are not there."""
     known = np.flatnonzero(labels >= 0)
