@@ -4,20 +4,21 @@
 
 The labels of valid/ are hidden and revealed when a rule asks for them: that of the server (*what to label next*), the
 most uncertain, and random order. After each batch a detector learns from what is known, with the recipe `madclip` and
-no masks: it is fitted up to 8 labels and refitted from then on, as corrections are on the page. A seed leaves out an
+no masks: it is fitted with 8 labels and refitted from then on, as corrections are on the page. A seed leaves out an
 eighth of the pool, draws the random order, and is that of the fit.
 
 `--on phantoms` and `--on valid` are what a rule is chosen by: drawn images, and a third of the patients of valid/ held
-out. `--on test` measures on test/, once. What is finished is kept in `--out` and not repeated.
+out. `--on test` measures on test/, once. `--ridge` puts a ridge classifier of frozen tokens in the detector's place,
+which takes seconds, so that many seeds tell rules apart. What is finished is kept in `--out` and not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -45,12 +46,20 @@ if TYPE_CHECKING:
     Whole = npt.NDArray[np.intp]
 
 COUNTS = (8, 12, 16, 24, 32)
-FITTED = 8
-"""Up to so many labels a detector is fitted; with more the one before is refitted."""
+"""Labels after which AUROC is measured; with the first a detector is fitted, with more it is refitted."""
 BATCH = 16
+RIDGE = 0.1
+"""Penalty of the ridge classifier, as a share of the features' mean square."""
 RESAMPLES = 2000
 RANDOM = "random order"
-PHANTOMS = {"liver": "liver CT", "oct": "retinal OCT", "ultrasound": "breast ultrasound"}
+PHANTOMS = {
+    "brain": "Brain",
+    "fundus": "retinal fundus photograph",
+    "histology": "histology",
+    "liver": "liver CT",
+    "oct": "retinal OCT",
+    "ultrasound": "breast ultrasound",
+}
 """What is drawn, and the objective."""
 
 
@@ -63,6 +72,7 @@ class Images(NamedTuple):
         samples: N images with their labels and without masks.
         streams: [N, T, prefix + G, d], tokens of the images as they are.
         pooled: [N, T x d], what rules compare.
+        features: [N, 3 x T x d], mean, spread and highest of an image's patches: what the ridge classifier learns from.
     """
 
     name: str
@@ -70,6 +80,7 @@ class Images(NamedTuple):
     samples: Sequence[Sample]
     streams: torch.Tensor
     pooled: Floats
+    features: Floats
 
     @property
     def labels(self) -> npt.NDArray[np.int8]:
@@ -82,7 +93,6 @@ class Images(NamedTuple):
         return np.array([sample.split == "test" for sample in self.samples])
 
 
-@torch.inference_mode()
 def encoded(one: LabelledSet, source: str, *, test: bool) -> Images:
     """The images of valid/, and those of test/ where they are asked for."""
     detector = MadCLIP(backbone=source, objective=one.objective)
@@ -92,10 +102,12 @@ def encoded(one: LabelledSet, source: str, *, test: bool) -> Images:
     parts = []
     for start in range(0, len(samples), BATCH):
         pixels = torch.stack([read_shot(each, view).pixels for each in samples[start : start + BATCH]])
-        parts.append(torch.stack(backbone.encode_image(backbone_pixels(backbone, view, pixels)), 1).cpu())
+        with torch.inference_mode():
+            parts.append(torch.stack(backbone.encode_image(backbone_pixels(backbone, view, pixels)), 1).cpu())
     streams = torch.cat(parts)
-    pooled = pool(streams[:, :, backbone.spec.prefix_tokens :]).double().numpy()
-    return Images(one.name, detector, samples, streams, pooled)
+    patches = streams[:, :, backbone.spec.prefix_tokens :].float()
+    features = torch.cat([patches.mean(2), patches.std(2), patches.amax(2)], -1).flatten(1)
+    return Images(one.name, detector, samples, streams, pool(patches).double().numpy(), features.double().numpy())
 
 
 def divided(images: Images, seed: int) -> tuple[Whole, Whole]:
@@ -110,24 +122,41 @@ def divided(images: Images, seed: int) -> tuple[Whole, Whole]:
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-@torch.inference_mode()
-def scores(images: Images, members: Whole) -> Floats:
-    """What the detector says of images, [n]."""
-    state, prefix = images.detector.state, images.detector.backbone.spec.prefix_tokens
-    first = 0 if state.head.keeps_prefix else prefix
-    parts = [state.score(images.streams[part, :, first:])[0] for part in torch.from_numpy(members).split(BATCH)]
-    return torch.cat(parts).double().numpy()
+class Learned(Protocol):
+    """Learns from images of the pool, and gives what scores any images."""
+
+    def __call__(self, images: Images, pool: Whole, members: Whole, seed: int) -> Callable[[Whole], Floats]:
+        """Learn from `members`; both are indices of images."""
 
 
-def learned(images: Images, members: Whole, seed: int, run: Run) -> None:
-    """The detector learns from images; where no normal one is among them, texts alone speak."""
+def by_detector(images: Images, _: Whole, members: Whole, seed: int, *, run: Run) -> Callable[[Whole], Floats]:
+    """The detector, fitted or refitted; where no normal image is known, texts alone speak."""
     chosen, detector = [images.samples[i] for i in members], images.detector
     if not any(sample.label == 0 for sample in chosen):
         detector.fit(shots=0)
-    elif len(members) <= FITTED or detector.provenance.learned_from != "both":
+    elif len(members) <= COUNTS[0] or detector.provenance.learned_from != "both":
         detector.fit(chosen, shots=None, seed=seed, folds=0, run=run)
     else:
         detector.refit(chosen, seed=seed, run=run)
+    state = detector.state
+    first = 0 if state.head.keeps_prefix else detector.backbone.spec.prefix_tokens
+
+    @torch.inference_mode()
+    def scores(asked: Whole) -> Floats:
+        parts = torch.from_numpy(asked).split(BATCH)
+        return torch.cat([state.score(images.streams[part, :, first:])[0] for part in parts]).double().numpy()
+
+    return scores
+
+
+def by_ridge(images: Images, pool: Whole, members: Whole, _: int) -> Callable[[Whole], Floats]:
+    """A ridge classifier of features as they vary in the pool."""
+    known = images.features[pool]
+    rows = (images.features - known.mean(0)) / (known.std(0) + 1e-6)
+    labels = 2.0 * images.labels[members] - 1
+    gram = rows[members] @ rows[members].T / rows.shape[1]
+    weights = rows[members].T @ np.linalg.solve(gram + RIDGE * np.eye(len(members)), labels - labels.mean())
+    return lambda asked: rows[asked] @ weights / rows.shape[1]
 
 
 class Known(NamedTuple):
@@ -171,7 +200,7 @@ def area(labels: npt.NDArray[np.int8], said: Floats) -> float:
     return value
 
 
-def replay(images: Images, rule: str, seed: int, run: Run) -> list[float]:
+def replay(images: Images, rule: str, seed: int, learn: Learned) -> list[float]:
     """AUROC after each number of labels."""
     members, measured = divided(images, seed)
     truth, pooled = images.labels[members], images.pooled[members]
@@ -181,10 +210,10 @@ def replay(images: Images, rule: str, seed: int, run: Run) -> list[float]:
     for count in COUNTS:
         asked = RULES[rule](Known(pooled, labels, chance, order), count - int((labels >= 0).sum()))
         labels[asked] = truth[asked]
-        learned(images, members[labels >= 0], seed, run)
+        scores = learn(images, members, members[labels >= 0], seed)
         if rule != RANDOM:
-            chance = scores(images, members)
-        found.append(area(images.labels[measured], scores(images, measured)))
+            chance = scores(members)
+        found.append(area(images.labels[measured], scores(measured)))
     return found
 
 
@@ -245,14 +274,15 @@ def markdown(curves: Curves, picture: str, source: str) -> str:
     for rule in RULES:
         low, high = interval(curves, partial(share, rule=rule))
         ends = interval(curves, partial(gain, rule=rule))
-        more = [f"{100 * x:+.1f} [{100 * a:+.1f}, {100 * b:+.1f}]" for x, a, b in zip(gain(curves, rule), *ends, strict=True)]
+        points = zip(gain(curves, rule), *ends, strict=True)
+        more = [f"{100 * x:+.1f} [{100 * a:+.1f}, {100 * b:+.1f}]" for x, a, b in points]
         cells = ["-"] * len(COUNTS) if rule == RANDOM else more
         lines.append(f"| {rule} | {share(curves, rule):.0%} [{low:.0%}, {high:.0%}] | " + " | ".join(cells) + " |")
     words = (
         f"Image AUROC in percent, mean and standard deviation over {seeds} seeds; below, minus that of random order. "
         f"Labels needed: from so many on the mean curve stays at what random order has with {COUNTS[-1]}, as a share "
-        f"of {COUNTS[-1]}; it is {COUNTS[0] / COUNTS[-1]:.0%} at least, and 100% for a curve that ends below. Brackets: "
-        f"95 % intervals over sets and seeds. Backbone `{source}`, recipe `madclip`."
+        f"of these; it is {COUNTS[0] / COUNTS[-1]:.0%} at least, and 100% for a curve that ends below. Brackets: 95 % "
+        f"intervals over sets and seeds. Backbone `{source}`, recipe `madclip`."
     )
     return "\n".join([*lines, "", words]) + "\n"
 
@@ -277,22 +307,20 @@ def figure(curves: Curves, path: Path) -> None:
             whole.savefig(partial, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
 
 
-def measured(sets: Sequence[LabelledSet], out: Path, seeds: int, source: str, *, test: bool) -> Curves:
+def measured(out: Path, seeds: int, sets: dict[str, Callable[[], Images]], learn: Learned) -> Curves:
     """All curves; those that are in `out` are not made again."""
-    path, run = out / "curves.json", Run(TokenCache(out / "tokens"))
+    path = out / "curves.json"
     made: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
-    encoded_sets = [encoded(one, source, test=test) for one in sets]
     for seed in range(seeds):
-        for images in encoded_sets:
+        for name, images in sets.items():
             for rule in RULES:
-                key = f"{images.name}, {rule}, seed {seed}"
+                key = f"{name}, {rule}, seed {seed}"
                 if key not in made:
-                    made[key] = replay(images, rule, seed, run)
+                    made[key] = replay(images(), rule, seed, learn)
                     print(key, *(f"{value:.3f}" for value in made[key]), flush=True)
                     write_whole(path, json.dumps(made, indent=1))
     return {
-        one.name: {rule: [made[f"{one.name}, {rule}, seed {seed}"] for seed in range(seeds)] for rule in RULES}
-        for one in sets
+        name: {rule: [made[f"{name}, {rule}, seed {seed}"] for seed in range(seeds)] for rule in RULES} for name in sets
     }
 
 
@@ -310,6 +338,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
     parser.add_argument("--on", choices=("phantoms", "valid", "test"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder; a new one after a rule was changed")
+    parser.add_argument("--ridge", action="store_true", help="a ridge classifier in the detector's place")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--docs", type=Path, help="page with the marks <!-- labels --> and <!-- end labels -->")
@@ -318,7 +347,9 @@ def main() -> None:
     sets = drawn_sets(given.out / "phantoms") if given.on == "phantoms" else given.sets
     if not sets:
         parser.error(f"--on {given.on} needs sets")
-    curves = measured(sets, given.out, given.seeds, given.backbone, test=given.on != "valid")
+    learn: Learned = by_ridge if given.ridge else partial(by_detector, run=Run(TokenCache(given.out / "tokens")))
+    images = {one.name: cache(partial(encoded, one, given.backbone, test=given.on != "valid")) for one in sets}
+    curves = measured(given.out, given.seeds, images, learn)
     picture = (given.docs or given.out / "page").with_name("labels.svg")
     text = markdown(curves, picture.name, given.backbone)
     print(text)
