@@ -18,7 +18,7 @@ import argparse
 import json
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -38,12 +38,13 @@ from madclip.training.shots import read_shot
 from sets import LabelledSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
     Whole = npt.NDArray[np.intp]
+    Scores = Callable[[Whole], Floats]
 
 COUNTS = (8, 12, 16, 24, 32)
 """Labels after which AUROC is measured; with the first a detector is fitted, with more it is refitted."""
@@ -122,14 +123,11 @@ def divided(images: Images, seed: int) -> tuple[Whole, Whole]:
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-class Learned(Protocol):
-    """Learns from images of the pool, and gives what scores any images."""
-
-    def __call__(self, images: Images, pool: Whole, members: Whole, seed: int) -> Callable[[Whole], Floats]:
-        """Learn from `members`; both are indices of images."""
+Learn: TypeAlias = "Callable[[Images, Whole, Whole, int], Scores]"
+"""Learns, for a set, its pool, the images of it that have labels, and a seed; gives what scores any images."""
 
 
-def by_detector(images: Images, _: Whole, members: Whole, seed: int, *, run: Run) -> Callable[[Whole], Floats]:
+def by_detector(images: Images, _: Whole, members: Whole, seed: int, *, run: Run) -> Scores:
     """The detector, fitted or refitted; where no normal image is known, texts alone speak."""
     chosen, detector = [images.samples[i] for i in members], images.detector
     if not any(sample.label == 0 for sample in chosen):
@@ -149,7 +147,7 @@ def by_detector(images: Images, _: Whole, members: Whole, seed: int, *, run: Run
     return scores
 
 
-def by_ridge(images: Images, pool: Whole, members: Whole, _: int) -> Callable[[Whole], Floats]:
+def by_ridge(images: Images, pool: Whole, members: Whole, _: int) -> Scores:
     """A ridge classifier of features as they vary in the pool."""
     known = images.features[pool]
     rows = (images.features - known.mean(0)) / (known.std(0) + 1e-6)
@@ -200,7 +198,7 @@ def area(labels: npt.NDArray[np.int8], said: Floats) -> float:
     return value
 
 
-def replay(images: Images, rule: str, seed: int, learn: Learned) -> list[float]:
+def replay(images: Images, rule: str, seed: int, learn: Learn) -> list[float]:
     """AUROC after each number of labels."""
     members, measured = divided(images, seed)
     truth, pooled = images.labels[members], images.pooled[members]
@@ -222,14 +220,14 @@ Curves = dict[str, dict[str, list[list[float]]]]
 
 
 def needed(curve: Floats, target: float) -> float:
-    """Labels from which on a curve over COUNTS stays at a target; between points by a line, 32 where it ends below."""
-    below = np.flatnonzero(curve < target)
-    if not len(below):
-        return COUNTS[0]
-    last = int(below[-1])
-    if last == len(COUNTS) - 1:
+    """Labels with which a curve over COUNTS first reaches a target, by a line between points; all where it does not."""
+    above = np.flatnonzero(curve >= target)
+    if not len(above):
         return COUNTS[-1]
-    return float(np.interp(target, curve[last : last + 2], COUNTS[last : last + 2]))
+    first = int(above[0])
+    if first == 0:
+        return COUNTS[0]
+    return float(np.interp(target, curve[first - 1 : first + 1], COUNTS[first - 1 : first + 1]))
 
 
 def share(curves: Curves, rule: str) -> float:
@@ -243,7 +241,8 @@ def share(curves: Curves, rule: str) -> float:
 
 def gain(curves: Curves, rule: str) -> Floats:
     """AUROC of a rule minus that of random order at each number of labels, mean over seeds and sets."""
-    return np.mean([np.mean(rules[rule], 0) - np.mean(rules[RANDOM], 0) for rules in curves.values()], 0)
+    found = [np.mean(rules[rule], 0) - np.mean(rules[RANDOM], 0) for rules in curves.values()]
+    return np.asarray(np.mean(found, 0), np.float64)
 
 
 def interval(curves: Curves, value: Callable[[Curves], Any]) -> tuple[Any, Any]:
@@ -280,9 +279,10 @@ def markdown(curves: Curves, picture: str, source: str) -> str:
         lines.append(f"| {rule} | {share(curves, rule):.0%} [{low:.0%}, {high:.0%}] | " + " | ".join(cells) + " |")
     words = (
         f"Image AUROC in percent, mean and standard deviation over {seeds} seeds; below, minus that of random order. "
-        f"Labels needed: from so many on the mean curve stays at what random order has with {COUNTS[-1]}, as a share "
-        f"of these; it is {COUNTS[0] / COUNTS[-1]:.0%} at least, and 100% for a curve that ends below. Brackets: 95 % "
-        f"intervals over sets and seeds. Backbone `{source}`, recipe `madclip`."
+        f"Labels needed: with so many the mean curve first reaches what random order has with {COUNTS[-1]}, as a share "
+        f"of these, mean over sets; {COUNTS[0] / COUNTS[-1]:.0%} at least, and 100% for a curve that stays below. "
+        "Curves are not smooth, so that random order itself may need fewer. Brackets: 95 % intervals over sets and "
+        f"seeds. Backbone `{source}`, recipe `madclip`."
     )
     return "\n".join([*lines, "", words]) + "\n"
 
@@ -307,7 +307,7 @@ def figure(curves: Curves, path: Path) -> None:
             whole.savefig(partial, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
 
 
-def measured(out: Path, seeds: int, sets: dict[str, Callable[[], Images]], learn: Learned) -> Curves:
+def measured(out: Path, seeds: int, sets: Mapping[str, Callable[[], Images]], learn: Learn) -> Curves:
     """All curves; those that are in `out` are not made again."""
     path = out / "curves.json"
     made: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
@@ -347,7 +347,7 @@ def main() -> None:
     sets = drawn_sets(given.out / "phantoms") if given.on == "phantoms" else given.sets
     if not sets:
         parser.error(f"--on {given.on} needs sets")
-    learn: Learned = by_ridge if given.ridge else partial(by_detector, run=Run(TokenCache(given.out / "tokens")))
+    learn: Learn = by_ridge if given.ridge else partial(by_detector, run=Run(TokenCache(given.out / "tokens")))
     images = {one.name: cache(partial(encoded, one, given.backbone, test=given.on != "valid")) for one in sets}
     curves = measured(given.out, given.seeds, images, learn)
     picture = (given.docs or given.out / "page").with_name("labels.svg")
