@@ -23,7 +23,7 @@ _TURNS = ("disagrees", "unlike", "uncertain", "unlike")
 _NEAREST = 3
 """Labelled images that say what an image looks like."""
 _WITNESSES = 256
-"""Images that say what a suggestion stands for; with more of them it takes as long again for little."""
+"""Unlabelled images, evenly taken, by which it is judged how many others a suggestion stands for."""
 
 
 class Suggestion(NamedTuple):
