@@ -258,7 +258,7 @@ def interval(curves: Curves, value: Callable[[Curves], Any]) -> tuple[Any, Any]:
     return low, high
 
 
-def markdown(curves: Curves, picture: str, source: str) -> str:
+def markdown(curves: Curves, picture: str, how: str) -> str:
     """What was measured, in a table and in words."""
     seeds = len(next(iter(curves.values()))[RANDOM])
     lines = [f"![AUROC against labels]({picture})", ""]
@@ -282,7 +282,7 @@ def markdown(curves: Curves, picture: str, source: str) -> str:
         f"Labels needed: with so many the mean curve first reaches what random order has with {COUNTS[-1]}, as a share "
         f"of these, mean over sets; {COUNTS[0] / COUNTS[-1]:.0%} at least, and 100% for a curve that stays below. "
         "Curves are not smooth, so that random order itself may need fewer. Brackets: 95 % intervals over sets and "
-        f"seeds. Backbone `{source}`, recipe `madclip`."
+        f"seeds. {how}"
     )
     return "\n".join([*lines, "", words]) + "\n"
 
@@ -341,7 +341,9 @@ def main() -> None:
     parser.add_argument("--ridge", action="store_true", help="a ridge classifier in the detector's place")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--backbone", default="tiny")
-    parser.add_argument("--docs", type=Path, help="page with the marks <!-- labels --> and <!-- end labels -->")
+    parser.add_argument(
+        "--docs", type=Path, help="page with the marks <!-- labels -->, or <!-- labels-ridge -->, and <!-- end ... -->"
+    )
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     sets = drawn_sets(given.out / "phantoms") if given.on == "phantoms" else given.sets
@@ -350,12 +352,14 @@ def main() -> None:
     learn: Learn = by_ridge if given.ridge else partial(by_detector, run=Run(TokenCache(given.out / "tokens")))
     images = {one.name: cache(partial(encoded, one, given.backbone, test=given.on != "valid")) for one in sets}
     curves = measured(given.out, given.seeds, images, learn)
-    picture = (given.docs or given.out / "page").with_name("labels.svg")
-    text = markdown(curves, picture.name, given.backbone)
+    name = "labels-ridge" if given.ridge else "labels"
+    how = f"Backbone `{given.backbone}`, " + ("ridge classifier of its tokens." if given.ridge else "recipe `madclip`.")
+    picture = (given.docs or given.out / "page").with_name(f"{name}.svg")
+    text = markdown(curves, picture.name, how)
     print(text)
     figure(curves, picture)
     if given.docs:
-        write_between(given.docs, "labels", text)
+        write_between(given.docs, name, text)
 
 
 if __name__ == "__main__":

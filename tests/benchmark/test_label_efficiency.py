@@ -39,7 +39,7 @@ def test_rules_are_replayed_on_phantoms_and_told_on_the_page(replayed, monkeypat
     monkeypatch.setattr(replayed, "RESAMPLES", 20)
     monkeypatch.setattr(replayed, "write_phantoms", lambda out, kind, *_, shots: write(out, kind, 3, 3, 0, shots=8))
     page = tmp_path / "page.md"
-    page.write_text("a\n<!-- labels -->\n<!-- end labels -->\nb\n")
+    page.write_text("a\n<!-- labels-ridge -->\n<!-- end labels-ridge -->\nb\n")
     arguments = [
         "x",
         "--on",
@@ -66,6 +66,6 @@ def test_rules_are_replayed_on_phantoms_and_told_on_the_page(replayed, monkeypat
     replayed.main()
     assert asked == [4, 6] * 3 * 2
     assert page.read_text().count("| chest |") == 3
-    assert "<svg" in (tmp_path / "labels.svg").read_text()
+    assert "<svg" in (tmp_path / "labels-ridge.svg").read_text()
     replayed.main()
     assert len(asked) == 12  # what is finished is not made again
