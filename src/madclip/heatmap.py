@@ -58,24 +58,27 @@ def span(anomaly_map: Floats) -> tuple[float, float]:
     return float(np.median(anomaly_map)), float(anomaly_map.max())
 
 
-def stretch(anomaly_map: Floats) -> Floats:
-    """A map spread over 0..1, from its median to its largest value; a flat map becomes 0."""
-    low, high = span(anomaly_map)
+def stretch(anomaly_map: Floats, between: tuple[float, float] | None = None) -> Floats:
+    """A map spread over 0..1, from its median to its largest value or between others; a flat map becomes 0."""
+    low, high = between or span(anomaly_map)
     return ((anomaly_map - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
 
 
-def overlay(pixels: Floats, anomaly_map: Floats, *, strength: float = STRENGTH) -> Picture:
+def overlay(
+    pixels: Floats, anomaly_map: Floats, *, strength: float = STRENGTH, between: tuple[float, float] | None = None
+) -> Picture:
     """A map over its image; the more anomalous, the more of the map is seen.
 
     Args:
         pixels: [3, H, W] in 0..1.
-        anomaly_map: [H, W]; its colours span its own range (`span`).
+        anomaly_map: [H, W].
         strength: Opacity of the map where it is highest, 0..1.
+        between: Where the colours begin and end; None takes the map's own range (`span`).
 
     Returns:
         [H, W, 3].
     """
-    spread = stretch(anomaly_map)
+    spread = stretch(anomaly_map, between)
     opacity = strength * spread[..., None]
     blended = np.ascontiguousarray(np.moveaxis(pixels * 255, 0, -1))
     blended *= 1 - opacity

@@ -87,10 +87,13 @@ def test_no_patient_data_leaves_the_scans(tmp_path, madclip, small, monkeypatch)
     predicted = madclip("predict", out / "detector", data / "test", "--out", out / "predictions")
     evaluated = madclip("evaluate", out / "detector", data, "--report", out / "report.html")
     assert (predicted.code, evaluated.code) == (0, 0), (predicted, evaluated)
+    explained = madclip("explain", out / "detector", data / "test", "--data", data, "--out", out / "why.html")
+    assert explained.code == 0, explained
+    assert "of 8 has the highest score" in explained.err
     broken = save(dicom(scan(1, 0), BitsStored=4, PatientName=CANARY, PatientID=CANARY), tmp_path / "broken/one.dcm")
     failed = madclip("--debug", "predict", out / "detector", broken, "--out", out / "failed")
     assert failed.code == 2
-    for result in (fitted, predicted, evaluated, failed):
+    for result in (fitted, predicted, evaluated, explained, failed):
         assert CANARY not in result.out + result.err
     # The paths as they were typed stand in the tables that were asked for, and nowhere else.
     words = [CANARY.encode(), b"19700101"]

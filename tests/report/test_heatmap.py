@@ -15,7 +15,7 @@ from PIL import Image
 
 from madclip.data.ref import ImageRef
 from madclip.errors import MissingExtraError
-from madclip.heatmap import captioned, heat, legend, oriented, overlay, png, span, stretch
+from madclip.heatmap import COLOURS, STRENGTH, captioned, heat, legend, oriented, overlay, png, span, stretch
 from madclip.prediction import Prediction, Row, predict_each, to_frame
 from madclip.recipe import Recipe
 from madclip.report.sheet import contact_sheet
@@ -209,3 +209,10 @@ def test_a_table_of_predictions(prediction, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match="pip install pandas"):
         to_frame([prediction])
+
+
+def test_colours_between_given_values():
+    """Half of the way from 0.2 to 0.6, at half of the full opacity, over a grey of 0.5."""
+    picture = overlay(np.full((3, 2, 2), 0.5, np.float32), np.full((2, 2), 0.4, np.float32), between=(0.2, 0.6))
+    opacity = 0.5 * STRENGTH
+    np.testing.assert_array_equal(picture[0, 0], np.rint(127.5 * (1 - opacity) + COLOURS[128] * opacity))
