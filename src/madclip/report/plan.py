@@ -1,11 +1,13 @@
-"""What a run of predictions is made from: by this an unfinished run is known again."""
+"""What a run of predictions is made from, by which an unfinished run is known again, and how its maps are written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from madclip import __version__
 from madclip.files import write_whole
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from madclip.data.ref import ImageRef
     from madclip.detector import MadCLIP
     from madclip.report.dicom import Kind
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 RUN = "run.json"
 FORMAT = 1
 MapFormat = Literal["tiff", "npy", "none"]
+SUFFIX = {"tiff": "tif", "npy": "npy"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,22 @@ def read_plan(folder: Path) -> Plan | None:
         return Plan(**facts)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def write_map(
+    anomaly_map: npt.NDArray[np.float32],
+    kind: MapFormat,
+    file: IO[bytes],
+    pixel_size: tuple[float, float] | None = None,
+) -> None:
+    """Write a map [H, W] as `tiff` or `npy`; a TIFF says the millimetres between rows and columns where given."""
+    if kind == "npy":
+        np.save(file, anomaly_map, allow_pickle=False)
+        return
+    import tifffile
+
+    known = {"resolution": [10 / size for size in reversed(pixel_size)], "resolutionunit": 3} if pixel_size else {}
+    tifffile.imwrite(file, anomaly_map, **known)
 
 
 def detector_fingerprint(detector: MadCLIP, engine: str = "torch") -> str:
