@@ -18,7 +18,7 @@ from pynetdicom import AE
 
 from data.scanner import dicom, save, slices
 from data.test_nifti import nifti
-from madclip.data.readers import nifti as nifti_reader
+from madclip.data.readers import volume as volume_reader
 from madclip.data.series import facts_of, sorted_series
 from madclip.detector import MadCLIP
 from madclip.errors import DataError
@@ -279,8 +279,8 @@ def test_volumes_given_as_a_path_are_cut_as_the_detector_learned(tmp_path, small
         nifti(tmp_path / f"{name}.nii.gz", voxels)
         if name[0] == "a":
             nifti(tmp_path / f"masks/{name[-1]}.nii.gz", (voxels > 3000).astype(np.uint8))
-    read, planes = nifti_reader.NIfTI.read, set()
-    monkeypatch.setattr(nifti_reader.NIfTI, "read", lambda *a, **k: (planes.add(a[1].axis), read(*a, **k))[1])
+    read, planes = volume_reader.VolumeReader.read, set()
+    monkeypatch.setattr(volume_reader.VolumeReader, "read", lambda *a, **k: (planes.add(a[1].axis), read(*a, **k))[1])
     detector = MadCLIP(small_recipe.replace(axis="coronal"), backbone=small_backbone, objective="Brain")
     detector.fit(tmp_path, shots=2, folds=0)
     detector.refit(tmp_path, shots=2, folds=0)

@@ -9,8 +9,8 @@ import numpy as np
 
 from madclip.clinical.geometry import affine_of, even_runs
 from madclip.clinical.nifti import write_heatmap
-from madclip.data.readers.formats import is_nifti
-from madclip.data.readers.nifti import PLANES, open_volume
+from madclip.data.readers.formats import is_volume, open_volume
+from madclip.data.readers.volume import PLANES
 from madclip.errors import DataError
 from madclip.files import write_whole
 from madclip.prediction import SHARED, Prediction, Row, judged
@@ -71,7 +71,7 @@ class SeriesResults:
 
     @staticmethod
     def _is_volume(one: Series) -> bool:
-        return len(one.images) > 1 and (one.places is not None or is_nifti(one.images[0].path))
+        return len(one.images) > 1 and (one.places is not None or is_volume(one.images[0].path))
 
     def write_tables(self, rows: Sequence[dict[str, Any]], about: dict[str, str]) -> None:
         """Writes a row for each series from the rows of its images, in the order of the run, and a page to look at."""
