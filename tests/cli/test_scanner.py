@@ -180,6 +180,24 @@ def test_a_series_is_sorted_and_its_heat_map_lies_on_it(tmp_path, madclip, small
                 np.testing.assert_allclose(found[:3], there * [-1, -1, 1], atol=1e-6)
 
 
+def test_uneven_gaps_may_be_interpolated(tmp_path, madclip, small_detector):
+    heights = [8.0, 0.0, 4.0, 20.0, 12.0, 26.0]
+    slices(tmp_path / "study", heights, [scan(n, n == 2) for n in range(6)], BitsStored=12)
+    command = ("predict", small_detector, tmp_path / "study", "--no-overlays", "--resample")
+    assert madclip(*command, "--out", tmp_path / "out").code == 0
+    (row,) = (json.loads(line) for line in (tmp_path / "out" / "series.jsonl").read_text().splitlines())
+    assert row["map"] == ["volumes/000.nii.gz"]
+    assert "interpolated linearly onto 8 slices 3.71 mm apart" in " ".join(row["notes"])
+    heat = nibabel.load(tmp_path / "out" / row["map"][0])
+    assert b"interpolated; research use only" in heat.header["descrip"].tobytes()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    maps = np.stack([_map(tmp_path / "out", one) for one in rows])
+    for k in range(8):
+        height = (heat.affine @ [3, 5, k, 1])[2]
+        expected = [np.interp(height, sorted(heights), maps[:, 5, column]) for column in range(40)]
+        np.testing.assert_allclose(np.asarray(heat.dataobj)[:, 5, k], expected, atol=1e-5)
+
+
 def test_an_unfinished_run_goes_on_at_the_start_of_a_series(tmp_path, madclip, small_detector, monkeypatch):
     nifti(tmp_path / "a.nii.gz", np.stack([scan(k, k == 2).T for k in range(5)], axis=-1).astype(np.int16))
     command = ("predict", small_detector, tmp_path / "a.nii.gz", "--maps", "none")

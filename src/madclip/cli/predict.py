@@ -87,6 +87,12 @@ def predict(
             min=0, max=1, help="The value of a map from which a pixel is in the SEG; the detector's by default."
         ),
     ] = None,
+    resample: Annotated[
+        bool,
+        typer.Option(
+            "--resample", help="Interpolate the heat map of a series with uneven gaps to even ones, as one file."
+        ),
+    ] = False,
     mpp: Mpp = None,
     level: Level = None,
     overwrite: Overwrite = False,
@@ -124,7 +130,8 @@ def predict(
         return
     if pool == "ray" or workers or threads > 1:
         raise RecipeError("--engine-pool, --workers and --threads go with --table parquet")
-    output = Output(maps=maps or "tiff", overlays=overlays, dicom=parse_kinds(dicom), region=region)
+    kinds = parse_kinds(dicom)
+    output = Output(maps=maps or "tiff", overlays=overlays, dicom=kinds, region=region, resample=resample)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     computed = use_engine(model, detector, engine)
     about = {"Detector": detector.name}

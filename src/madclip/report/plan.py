@@ -38,6 +38,7 @@ class Output:
         grey_range: Which grey values are black and white in what is drawn; see `Recipe.grey_range`.
         dicom: Which DICOM objects are written of DICOM series; see `madclip.report.dicom.KINDS`.
         region: The value of a map from which a pixel belongs to a DICOM segmentation; None is the detector's own.
+        resample: Whether a series with uneven gaps gets one heat map on an even grid, by interpolation.
     """
 
     maps: MapFormat = "tiff"
@@ -45,6 +46,7 @@ class Output:
     grey_range: str = "file"
     dicom: tuple[Kind, ...] = ()
     region: float | None = None
+    resample: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Plan:
         maps: Format of the raw maps.
         overlays: Whether heatmaps are drawn.
         dicom: Which DICOM objects are written, and the value that bounds their regions.
+        resample: Whether uneven heat maps are interpolated.
     """
 
     madclip: str
@@ -68,6 +71,7 @@ class Plan:
     maps: str
     overlays: bool
     dicom: str = ""
+    resample: bool = False
 
     @classmethod
     def of(cls, images: Sequence[ImageRef], detector: str, output: Output) -> Plan:
@@ -76,7 +80,8 @@ class Plan:
         dicom = f"{','.join(output.dicom)} {output.region}" if output.dicom else ""
         for image in images:
             digest.update(json.dumps([str(image.path), image.mark, *_state(image.path)]).encode() + b"\n")
-        return cls(__version__, detector, digest.hexdigest(), len(images), output.maps, output.overlays, dicom)
+        count, drawn = len(images), (output.maps, output.overlays)
+        return cls(__version__, detector, digest.hexdigest(), count, *drawn, dicom, output.resample)
 
     def write(self, folder: Path) -> None:
         """Write run.json.

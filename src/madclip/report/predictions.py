@@ -94,7 +94,7 @@ def predict_folder(
     )
     with writing as made:
         left = made.left
-        whole = SeriesResults(folder, found.series, objects, detector.state.series)
+        whole = SeriesResults(folder, found.series, objects, detector.state.series, resample=drawn.resample)
         # Maps are scaled to the images' own size where they are written, and nowhere else.
         native = drawn.overlays or drawn.maps != "none" or bool(found.series)
         for image, result in zip(left, detector.predict_iter(left, native=native), strict=True):

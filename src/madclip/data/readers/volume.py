@@ -15,7 +15,7 @@ import numpy as np
 
 from madclip.data.readers.protocol import Stored, check_size, depth_name, full_range
 from madclip.data.ref import ImageRef
-from madclip.errors import DataError
+from madclip.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,8 +122,10 @@ class Volume:
 
     @cached_property
     def _orientation(self) -> npt.NDArray[Any]:
-        from nibabel.orientations import io_orientation
-
+        try:
+            from nibabel.orientations import io_orientation
+        except ImportError:
+            raise MissingExtraError.of("Volumes", "dicom") from None
         return np.asarray(io_orientation(self.affine))  # type: ignore[no-untyped-call]  # nibabel has no types here
 
     @property
