@@ -85,13 +85,16 @@ def overlay(pixels: Floats, anomaly_map: Floats, *, strength: float = STRENGTH) 
     return np.rint(blended, out=blended).astype(np.uint8)
 
 
-def oriented(picture: Picture, sides: str, spacing: tuple[float, float] | None) -> Picture:
+def oriented(
+    picture: Picture, sides: str, spacing: tuple[float, float] | None, *, at_detector: bool = False
+) -> Picture:
     """A picture [H, W, 3] with letters of the patient's sides at its edges and a bar of a round length.
 
     Args:
         picture: What they are drawn on; one that is too small for them is given back as it is.
         sides: What lies to the left, right, top and bottom, a letter each; empty where that is unknown.
         spacing: Millimetres between rows and between columns; None where unknown.
+        at_detector: Whether they are those of a detector, which the bar then says.
     """
     from PIL import Image, ImageDraw
 
@@ -113,6 +116,7 @@ def oriented(picture: Picture, sides: str, spacing: tuple[float, float] | None) 
             draw.line((left, bottom, right, bottom), "black", 4)
             draw.line((left, bottom, right, bottom), "white", 2)
             said = f"{length} mm" if length < 10 else f"{length / 10:g} cm"
+            said += " at detector" if at_detector else ""
             place = (right, bottom - 3)
             draw.text(place, said, "white", anchor="rb", font_size=size, stroke_width=1, stroke_fill="black")
     return np.asarray(drawn)

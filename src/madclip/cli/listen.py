@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,7 @@ def listen(
     that are named may send. Each study is handled once, also after a restart; what could not be sent waits on disk and
     is tried again. It runs until Ctrl-C.
     """
-    from madclip.clinical.listen import Spool, handle, serve
+    from madclip.clinical.listen import Spool, handle, run_of, serve
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
     from madclip.memory import kept_memory
@@ -63,7 +64,8 @@ def listen(
 
     def predict(study: Path, folder: Path) -> None:
         found = expand_inputs([study], model.recipe.axis)
-        predict_folder(model, found, folder, output=output, about={"Detector": detector.name})
+        again = replace(output, run=run_of(study))
+        predict_folder(model, found, folder, output=again, about={"Detector": detector.name})
 
     server = serve(spool, sender, title, (host, port))
     note(f"listening at {host}:{port} as {title}; Ctrl-C ends it")

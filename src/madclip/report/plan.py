@@ -39,6 +39,7 @@ class Output:
         dicom: Which DICOM objects are written of DICOM series; see `madclip.report.dicom.KINDS`.
         region: The value of a map from which a pixel belongs to a DICOM segmentation; None is the detector's own.
         resample: Whether a series with uneven gaps gets one heat map on an even grid, by interpolation.
+        run: How often the study was predicted, as `Origin.run`.
     """
 
     maps: MapFormat = "tiff"
@@ -47,6 +48,7 @@ class Output:
     dicom: tuple[Kind, ...] = ()
     region: float | None = None
     resample: bool = False
+    run: int = 1
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ class PredictionFolder:
             made["overlay"] = f"overlays/{stem}.png"
             with new_file(self.folder / made["overlay"]) as partial:
                 # A tenth larger than at the usual level, in a third of the time, which was most of what drawing took.
-                marked = oriented(picture, shown.sides, shown.spacing)
+                marked = oriented(picture, shown.sides, shown.spacing, at_detector=shown.at_detector)
                 Image.fromarray(marked).save(partial, format="PNG", compress_level=1)
             with new_file(self.folder / str(thumbnail_of(made["overlay"]))) as partial:
                 side_by_side(shown.pixels, picture).save(partial, format="JPEG", quality=82)

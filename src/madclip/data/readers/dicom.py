@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madclip.data.readers.codestreams import codestream_size
-from madclip.data.readers.dicom_values import grey, note_of, sides_of, spacing_of
+from madclip.data.readers.dicom_values import at_detector, grey, note_of, sides_of, spacing_of
 from madclip.data.readers.protocol import (
     UNREADABLE,
     Stored,
@@ -107,9 +107,16 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
     if labels and not mask:
         values = _through_palette(header, values)
     white = full_range(values.dtype, None if labels else header.get("BitsStored"))
-    spacing, note = spacing_of(header, index), note_of(header)
-    sides = sides_of(header, index)
-    return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note, sides=sides)
+    return Stored(
+        values,
+        white,
+        depth_name(values.dtype),
+        labels=labels,
+        spacing=spacing_of(header, index),
+        note=note_of(header),
+        sides=sides_of(header, index),
+        at_detector=at_detector(header, index),
+    )
 
 
 def _read_segmentation(image: ImageRef, header: Dataset) -> Stored:

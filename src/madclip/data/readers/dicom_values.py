@@ -75,16 +75,27 @@ def grey(header: Dataset, index: int, stored: Values) -> Stored:
         percentiles=percentiles,
         padding=padding if padding.any() else None,
         note=note_of(header),
+        at_detector=at_detector(header, index),
     )
 
 
 def spacing_of(header: Dataset, index: int) -> tuple[float, float] | None:
     """Millimetres between rows and columns: in the patient where that is known, else on the detector, else None."""
-    for name in ("PixelSpacing", "ImagerPixelSpacing"):
-        found = of_frame(header, index, "PixelMeasuresSequence").get(name) or header.get(name)
-        if found and len(found) == 2 and min(found) > 0:
-            return float(found[0]), float(found[1])
-    return None
+    return _spacing(header, index, "PixelSpacing") or _spacing(header, index, "ImagerPixelSpacing")
+
+
+def at_detector(header: Dataset, index: int) -> bool:
+    """Whether nothing says how large the patient is, but only how large a projection of them is on the detector.
+
+    Pixel Spacing is the detector's as well where it is the same and nothing says that it was corrected.
+    """
+    own, detector = _spacing(header, index, "PixelSpacing"), _spacing(header, index, "ImagerPixelSpacing")
+    return detector is not None and (own is None or (own == detector and "PixelSpacingCalibrationType" not in header))
+
+
+def _spacing(header: Dataset, index: int, name: str) -> tuple[float, float] | None:
+    found = of_frame(header, index, "PixelMeasuresSequence").get(name) or header.get(name)
+    return (float(found[0]), float(found[1])) if found and len(found) == 2 and min(found) > 0 else None
 
 
 def sides_of(header: Dataset, index: int) -> str:

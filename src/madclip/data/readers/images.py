@@ -38,6 +38,7 @@ class Image:
             inch of PNG, JPEG and TIFF say nothing about the patient).
         sides: What of the patient lies to the left, the right, the top and the bottom, such as `RLAP`; empty where
             the format does not say it.
+        at_detector: Whether `spacing` is that of a detector, on which the patient looks larger than they are.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -45,6 +46,7 @@ class Image:
     note: str | None = None
     spacing: tuple[float, float] | None = None
     sides: str = ""
+    at_detector: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,7 +75,7 @@ def read_image(image: ImageRef | Path | str, grey_range: str = "file") -> Image:
     rule = parse_grey_range(grey_range)
     limits = _limits(stored, rule, str(ref))
     pixels, note = _scaled(stored, rule, limits), _note(stored, rule, limits)
-    return Image(pixels, stored.depth, note, stored.spacing, stored.sides)
+    return Image(pixels, stored.depth, note, stored.spacing, stored.sides, stored.at_detector)
 
 
 def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.float32]:
