@@ -175,7 +175,7 @@ def _rescaled(header: Dataset, index: int, stored: Values) -> tuple[Values, Call
 
     def rescale(values: Values) -> Values:
         made = values.astype(kind) if slope == 1 else np.multiply(values, slope, dtype=kind)
-        return np.add(made, kind(intercept), out=made)
+        return np.asarray(np.add(made, kind(intercept), out=made))
 
     return rescale(stored), rescale
 
