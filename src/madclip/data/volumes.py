@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from madclip.data.readers import frames_of, holds_image, read_mask
-from madclip.data.readers.dicom import DICOM, is_segmentation, planes_of, read_header
+from madclip.data.readers.dicom import DICOM, check_pixels, is_segmentation, planes_of, read_header
 from madclip.data.readers.formats import is_volume, open_volume, read_stored, reader_of
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample, in_order
@@ -188,8 +188,12 @@ def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
 
 @until_changed(8)
 def _segmentation(path: Path) -> bool:
-    """Whether a mask is a DICOM segmentation, which many slices may share."""
-    return isinstance(reader_of(path), DICOM) and is_segmentation(read_header(path))
+    """Whether a mask is a DICOM segmentation, which many slices may share; contours are refused."""
+    if not isinstance(reader_of(path), DICOM):
+        return False
+    header = read_header(path)
+    check_pixels(path, header)
+    return is_segmentation(header)
 
 
 def _planes(path: Path, image: ImageRef, stack: _Stack) -> list[ImageRef | None]:
