@@ -139,7 +139,7 @@ def test_segmentations_that_do_not_fit_are_refused(study):
     for name in ("PixelData", "Rows", "Columns"):
         delattr(contours, name)
     save(contours, study / "seg.dcm")
-    with pytest.raises(DataError, match="RTSTRUCT.*save them as a DICOM segmentation"):
+    with pytest.raises(DataError, match=r"RTSTRUCT.*save them as a DICOM segmentation"):
         load_dataset(study)
     slices(study / "ct/more", HEIGHTS, SeriesInstanceUID="1.2.3")
     with pytest.raises(DataError, match="ct: 2 DICOM series; an image is a file, or a folder with one"):
