@@ -118,7 +118,7 @@ def test_a_later_run_says_so_and_is_another_object(tmp_path, sources, regions, d
         assert second.SOPInstanceUID != first.SOPInstanceUID
         assert second.SeriesInstanceUID != first.SeriesInstanceUID
     said = [one.value for one in second.iterall() if one.keyword == "TextValue"]
-    assert any("Run 2 of this study replaces earlier results" in one for one in said)
+    assert any("Run 2: it replaces earlier results of this series" in one for one in said)
 
 
 def test_a_segmentation_is_read_back(tmp_path, sources, regions):

@@ -49,7 +49,7 @@ def listen(
     that are named may send. Each study is handled once, also after a restart; what could not be sent waits on disk and
     is tried again. It runs until Ctrl-C.
     """
-    from madclip.clinical.listen import Spool, handle, run_of, serve
+    from madclip.clinical.listen import Spool, handle, serve
     from madclip.data.inputs import expand_inputs
     from madclip.detector import MadCLIP
     from madclip.memory import kept_memory
@@ -62,9 +62,9 @@ def listen(
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     spool = Spool(out, quiet)
 
-    def predict(study: Path, folder: Path) -> None:
+    def predict(study: Path, folder: Path, run: int) -> None:
         found = expand_inputs([study], model.recipe.axis)
-        again = replace(output, run=run_of(study))
+        again = replace(output, run=run)
         predict_folder(model, found, folder, output=again, about={"Detector": detector.name})
 
     server = serve(spool, sender, title, (host, port))

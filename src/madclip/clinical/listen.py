@@ -144,15 +144,14 @@ class Spool:
         """Copies to a study what was predicted before of the same series, so that they are whole; says how many."""
         name, run = study.name.rpartition("-")[0], run_of(study)
         wanted = {_series(path) for path in study.glob("*.dcm")} - {""}
-        parts = sorted((self.folder / "kept").glob(f"{name}-*"), key=run_of, reverse=True)
-        earlier = [path for part in parts if run_of(part) < run for path in sorted(part.glob("*.dcm"))]
-        count = 0
-        for path in earlier:
-            if not (study / path.name).exists() and _series(path) in wanted:
+        parts = sorted((self.folder / "kept").glob(f"{name}-*"), key=run_of)
+        latest = {path.name: path for part in parts if run_of(part) < run for path in sorted(part.glob("*.dcm"))}
+        again = [path for path in latest.values() if _series(path) in wanted]
+        for path in again:
+            if not (study / path.name).exists():
                 with new_file(study / path.name, 0o600) as partial:
                     shutil.copy(path, partial)
-                count += 1
-        return count
+        return len(again)
 
     def fail(self, study: Path, reason: str) -> None:
         """Puts a study aside; it is not known as handled, so that it is tried anew when it is sent again."""
@@ -253,19 +252,22 @@ def _arriving(event: Any) -> None:
         event.assoc.abort()
 
 
-def handle(spool: Spool, predict: Callable[[Path, Path], None], send: Callable[[Sequence[Path]], None]) -> list[str]:
+def handle(
+    spool: Spool, predict: Callable[[Path, Path, int], None], send: Callable[[Sequence[Path]], None]
+) -> list[str]:
     """Predicts the studies that are complete and sends what is to be sent; gives a line for each, without names.
 
     Args:
         spool: What arrived.
-        predict: Predicts the folder of a study into another folder.
+        predict: Predicts the folder of a study into another folder; is told how often the study was predicted, this
+            time included, where series of it are predicted again whole, and else 1.
         send: Sends DICOM objects on; it raises where they are not taken, and is asked again later.
     """
     said = [_predicted(spool, study, predict) for study in spool.complete(time.time())]
     return said + _sent(spool, send)
 
 
-def _predicted(spool: Spool, study: Path, predict: Callable[[Path, Path], None]) -> str:
+def _predicted(spool: Spool, study: Path, predict: Callable[[Path, Path, int], None]) -> str:
     """Predicts one study, or puts it aside; says which in a line."""
     name, came = study.name, len(_instances(study))
     out, waiting = spool.folder / "results" / name, spool.folder / "outgoing" / name
@@ -276,7 +278,7 @@ def _predicted(spool: Spool, study: Path, predict: Callable[[Path, Path], None])
     try:
         shutil.rmtree(out, ignore_errors=True)  # of a run that was killed
         again = spool.rejoin(study)
-        predict(study, out)
+        predict(study, out, run_of(study) if again else 1)
         objects = sorted((out / "dicom").glob("*.dcm"))
         if objects:
             shutil.rmtree(waiting, ignore_errors=True)
@@ -356,7 +358,7 @@ def _instances(folder: Path) -> set[str]:
 
 
 def run_of(study: Path) -> int:
-    """How often the study was predicted with this part of it, this time included."""
+    """The number of a part of a study, from 1."""
     return int(study.name.rpartition("-")[2])
 
 

@@ -191,7 +191,7 @@ def report(sources: Sequence[Dataset], finding: Finding, origin: Origin) -> Data
         ],
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(sources[finding.source])],
     )
-    again = f"Run {origin.run} of this study replaces earlier results of this series. " if origin.run > 1 else ""
+    again = f"Run {origin.run}: it replaces earlier results of this series. " if origin.run > 1 else ""
     said = sr.TextContentItem(
         name=_code("121106", "DCM", "Comment"),
         value=f"{finding.statement} {again}For {RESEARCH}.",

@@ -175,8 +175,12 @@ def _open_tiff(path: Path) -> tuple[Any, list[Level], _Regions]:
             return location
 
     opened = Opened(path)
+    try:
+        _check_parts(path, opened)
+    except BaseException:
+        opened.close()
+        raise
     stated = [opened.properties[f"tiffslide.mpp-{axis}"] for axis in "yx"]
-    _check_parts(path, opened)
     sizes = [(height, width) for width, height in opened.level_dimensions]
 
     def read(level: int, top: int, left: int, height: int, width: int) -> npt.NDArray[Any]:
@@ -186,7 +190,7 @@ def _open_tiff(path: Path) -> tuple[Any, list[Level], _Regions]:
 
 
 def _check_parts(path: Path, opened: Any) -> None:
-    """Refuses slides of which a single tile or strip, or the file's own tables, would be too large to read.
+    """Refuses slides of which a single tile or strip would be too large to read, or that end before.
 
     Raises:
         DataError: They are.
