@@ -133,7 +133,7 @@ def check_size(path: Path | str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{path}: {width} x {height} pixels; images of more than {MAX_PIXELS // 2**20} megapixels are not read, "
-            "crop or shrink it"
+            "crop or shrink it, or read a whole slide by predict --mpp or --level"
         )
 
 
