@@ -30,6 +30,8 @@ def test_slides_through_the_command_line(small_detector, tmp_path, madclip):
     assert Image.open(out / rows[0]["overlay"]).size == (900, 600)
     assert slide.stem not in (out / "index.html").read_text()
     madclip("predict", small_detector, slide, "--out", tmp_path / "o", "--level", 1, "--mpp", 1).one_line("--mpp")
+    for option in (("--dicom", "seg"), ("--resample",), ("--axis", "coronal"), ("--table", "parquet")):
+        madclip("predict", small_detector, slide, "--out", tmp_path / "o", "--level", 1, *option).one_line(option[0])
 
 
 def test_tiles_are_cut_out_to_learn_from(tmp_path, madclip):

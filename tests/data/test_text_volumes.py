@@ -134,7 +134,7 @@ def write_bad(path, how):
         ("type", "are not read"),
         ("nan", "orientation"),
         ("axes", "three axes"),
-        ("endless", "no end within"),
+        ("endless", "no voxels follow"),
         ("cut", "damaged"),
     ],
 )

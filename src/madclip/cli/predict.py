@@ -122,8 +122,10 @@ def predict(
     from madclip.report.predictions import predict_folder
 
     if table == "parquet" or (table is None and pool == "ray"):
-        if dicom or mpp is not None or level is not None:
-            raise RecipeError("--dicom, --mpp, --level go with a page: leave out --table parquet, --engine-pool ray")
+        if dicom or resample or mpp is not None or level is not None:
+            raise RecipeError(
+                "--dicom, --resample, --mpp and --level go with a page: leave out --table parquet and --engine-pool ray"
+            )
         scoring = saved_detector(detector, axis, engine, backbone, device)
         executor = executor_of(pool, address, workers, threads, gpus)
         predict_archive(scoring, inputs, out, executor, maps or "none", overwrite=overwrite, as_json=as_json)
@@ -136,8 +138,8 @@ def predict(
     computed = use_engine(model, detector, engine)
     about = {"Detector": detector.name}
     if mpp is not None or level is not None:
-        if dicom:
-            raise RecipeError("--dicom is for series; of whole slides no DICOM objects are written")
+        if dicom or resample or axis:
+            raise RecipeError("--dicom, --resample and --axis are for volumes and series, not for whole slides")
         about |= {"Engine": computed}
         slides = predicted_slides(model, inputs, out, Magnification(level, mpp), output, about, overwrite=overwrite)
         print_predictions(out, slides, computed, as_json=as_json)

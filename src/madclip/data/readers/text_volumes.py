@@ -163,7 +163,7 @@ def _head(path: Path, end: bytes) -> tuple[bytes, int]:
         head = file.read(MAX_HEADER)
     found = re.search(end, head)
     if found is None:
-        raise DataError(f"{path}: its header has no end within {MAX_HEADER // 1024} KB")
+        raise DataError(f"{path}: no voxels follow its header within {MAX_HEADER // 1024} KB; save it as one file")
     return head[: found.end()], found.end()
 
 
