@@ -20,6 +20,7 @@ from madclip.detector import MadCLIP
 from madclip.errors import DataError
 from madclip.report.plan import Output
 from madclip.report.predictions import predict_folder
+from madclip.serve.volumes import image_volume
 
 rng = np.random.default_rng(3)
 VOXELS = rng.integers(-900, 900, (13, 11, 9)).astype(np.int16)
@@ -184,3 +185,13 @@ def test_the_heat_map_lies_on_the_volume(tmp_path, kind, small_detector):
     value = np.load(tmp_path / "out" / rows[number]["map"])[row, column]
     upright = nibabel.as_closest_canonical(heat)
     assert upright.get_fdata()[8 - column, number, 12 - row] == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_server_shows_it_as_nifti(tmp_path, kind):
+    path = write(tmp_path / f"a.{kind}", "PIR")
+    _, content = image_volume([(str(path), number, "") for number in range(13)])
+    (tmp_path / "b.nii.gz").write_bytes(content)
+    shown, scan = nibabel.load(tmp_path / "b.nii.gz"), nibabel.load(write(tmp_path / "c.nii.gz", "PIR"))
+    np.testing.assert_allclose(shown.affine, scan.affine, atol=1e-4)
+    assert np.array_equal(np.asarray(shown.dataobj), np.asarray(scan.dataobj))
