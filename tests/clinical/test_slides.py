@@ -156,7 +156,7 @@ def test_a_lesion_shows_where_it_is(slide, colours, small_recipe, small_backbone
         assert abs(column - columns) < 60 * scale
 
 
-def test_what_is_no_slide_is_refused_in_one_line(slide, colours, detector, tmp_path):
+def test_what_is_no_slide_is_refused_in_one_line(slide, colours, detector, tmp_path, monkeypatch):
     at = Magnification(level=0)
     plain = tmp_path / "plain.tif"
     plain.write_bytes(b"II*\0 and nothing")
@@ -174,7 +174,8 @@ def test_what_is_no_slide_is_refused_in_one_line(slide, colours, detector, tmp_p
     deep = tmp_path / "deep.tif"
     tifffile.imwrite(deep, colours.astype(np.uint16), tile=(256, 256), photometric="rgb")
     strip = tmp_path / "strip.tif"
-    tifffile.imwrite(strip, shape=(9000, 9000, 3), dtype="u1", photometric="rgb", rowsperstrip=9000)
+    tifffile.imwrite(strip, colours, photometric="rgb", rowsperstrip=1200)
+    monkeypatch.setattr("madclip.data.readers.slides.MAX_PIXELS", 2**20)
     (tmp_path / "ct").mkdir()
     for path in (plain, text, short, cut_off, grey, deep, strip, tmp_path / "none.tif", tmp_path / "ct"):
         with pytest.raises(DataError) as error:
