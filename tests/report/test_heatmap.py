@@ -109,6 +109,13 @@ def test_letters_stand_at_their_sides_and_the_bar_has_its_length():
     white = (oriented(plain, "", (0.5, 0.5)) == 255).all(-1)
     row = white[180:].sum(1).argmax() + 180
     assert white[row].sum() in (40, 41)
+    # On a detector the bar is as long, and more is written over it, to the left.
+    there = oriented(plain, "", (0.5, 0.5), at_detector=True)
+    assert (there == 255).all(-1)[row].sum() in (40, 41)
+    starts = [(one != plain).any((0, 2)).argmax() for one in (there, oriented(plain, "", (0.5, 0.5)))]
+    assert starts[0] < starts[1] - 10
+    tiny = (oriented(plain, "", (0.002, 0.002)) == 255).all(-1)  # 0.6 mm wide: the bar is 0.1 mm
+    assert tiny[tiny[180:].sum(1).argmax() + 180].sum() in (50, 51)
     np.testing.assert_array_equal(oriented(plain[:50], "RLAP", (1.0, 1.0)), plain[:50])
     np.testing.assert_array_equal(oriented(plain, "", None), plain)
 
