@@ -112,7 +112,7 @@ def stretches(images: list[Slice]) -> Answer:
     Evenly spaced slices are one stretch, as `madclip predict` has it.
     """
     named = refs(images)
-    counts = [len(named)] if is_nifti(named[0].path) else [len(run) for run in even_runs(_places(named))]
+    counts = [len(named)] if is_volume(named[0].path) else [len(run) for run in even_runs(_places(named))]
     return {"counts": counts}, b""
 
 
