@@ -75,7 +75,8 @@ def build(
     own = size[0] // spec.patch_size, size[1] // spec.patch_size
     fill = partial(_filled, checkpoint, activation=spec.activation or "", device=device, dtype=dtype)
     if isinstance(config, EfficientNetConfig):
-        net, fingerprint = fill(lambda: EfficientNet(config))
+        net, fingerprint = fill(lambda: EfficientNet(config), dtype=torch.float32)
+        net = net.fold().to(dtype=dtype, memory_format=torch.channels_last)  # rounded once, after folding
         return EfficientNetTower(net, spec, image_size=size, grid=grid or own, fingerprint=fingerprint)
     if isinstance(config, VitConfig):
         vit, fingerprint = fill(lambda: VisionTransformer(config))
