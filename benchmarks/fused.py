@@ -5,7 +5,7 @@
         --try "pair, 6 epochs=tiny+lite0:epochs=6" [--docs docs/backbones.md]
 
 After the backbone come changes, separated by `;`: fields of a recipe, `texts` (of the first tower the texts alone
-count), `weight=W` (the partners' tokens times W), `inner=N` (width of the shared adapter layer), `near=N` (the partner's
+count), `weight=W` (partners' tokens times W), `inner=N` (width of the shared adapter layer), `near=N` (the partner's
 stages averaged over N x N places). The first is what the others are held against. Tokens of a tower are kept, and rows
 that are in the file are not repeated.
 """
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from madclip import Recipe, load_backbone
 from madclip.backbones.efficientnet import EfficientNetTower
 from madclip.backbones.fused import FusedBackbone
 from madclip.data.load import load_dataset
 from madclip.files import write_between
+from madclip.head.adapters import Adapters
 from madclip.head.head import Head
 from madclip.metrics.image import auroc
 from madclip.metrics.pixel import pixel_auroc
@@ -37,7 +37,7 @@ from madclip.recipe import parse_field
 from madclip.training.cache import TokenCache
 from madclip.training.encode import TrainingSet, prepare
 from madclip.training.fit import fit_head
-from madclip.training.shots import Shot, read_shot
+from madclip.training.shots import read_shot
 from recipes import draw, gain
 from sets import LabelledSet
 
@@ -95,10 +95,13 @@ class Inner(Head):
 
     def __init__(self, recipe: Recipe, backbone: Backbone, objective: str, *, inner: int, seed: int = 0) -> None:
         super().__init__(recipe, backbone, objective, seed=seed)
-        generator, (shared, heads) = torch.Generator().manual_seed(seed), (self.adapters.shared, self.adapters.heads)
-        self.adapters.shared = nn.Parameter(shared.detach()[:, :, :inner].clone())
-        self.adapters.heads = nn.Parameter(torch.empty(*heads.shape[:-1], inner))
-        nn.init.uniform_(self.adapters.heads, -(inner**-0.5), inner**-0.5, generator=generator)
+        self.adapters = Adapters(
+            len(backbone.spec.taps),
+            backbone.spec.width,
+            backbone.spec.embed_dim,
+            hidden=inner,
+            generator=torch.Generator().manual_seed(seed),
+        )
 
 
 class Try(NamedTuple):

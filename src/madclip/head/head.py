@@ -63,6 +63,7 @@ class Head(Scorer):
             len(spec.taps),
             spec.width,
             spec.embed_dim,
+            hidden=backbone.towers[0].spec.width,  # partners widen what is read, not the layer between
             dual_branch=recipe.dual_branch,
             separate_heads=recipe.separate_heads,
             activation=recipe.adapter_activation,
