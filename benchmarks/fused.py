@@ -6,8 +6,8 @@
 
 After the backbone come changes, separated by `;`: fields of a recipe, `texts` (of the first tower the texts alone
 count), `weight=W` (partners' tokens times W), `inner=N` (width of the shared adapter layer), `near=N` (the partner's
-stages averaged over N x N places). The first is what the others are held against. Tokens of a tower are kept, and rows
-that are in the file are not repeated.
+stages averaged over N x N places), `size=S` (side in pixels of what partners see). The first is what the others are
+held against. Tokens of a tower are kept, and rows that are in the file are not repeated.
 """
 
 from __future__ import annotations
@@ -126,20 +126,21 @@ class Try(NamedTuple):
     @property
     def recipe(self) -> Recipe:
         """With the changes that are fields."""
-        own = ("texts", "weight", "inner", "near")
+        own = ("texts", "weight", "inner", "near", "size")
         fields = [parse_field(change) for change in self.changes if change.partition("=")[0] not in own]
         return Recipe.preset("madclip", **dict(fields))
 
 
 @cache
-def load(name: str, weight: float, near: int, *, texts_alone: bool) -> Backbone:
+def load(name: str, weight: float, near: int, size: int, *, texts_alone: bool) -> Backbone:
     """A backbone with those changes that are its own."""
     found = load_backbone(name, dtype="auto")
     if not isinstance(found, FusedBackbone):
         return found
     partners = found.towers[1:]
-    if near != 3:
-        for partner in partners:
+    for partner in partners:
+        partner.image_size = size, size
+        if near != 3:
             partner.__class__, partner.near = Near, near  # type: ignore[assignment]
     return Weighted(found.first, partners, weight=weight, texts_alone=texts_alone)
 
@@ -168,8 +169,8 @@ class Cell:
 
     def run(self, one: Try) -> dict[str, Any]:
         """Fit and measure: AUROC of each rule, and of pixels at the recipe's size."""
-        near = int(one.given("near") or 3)
-        backbone = load(one.backbone, one.given("weight") or 1.0, near, texts_alone="texts" in one.changes)
+        near, size = (int(one.given(name) or usual) for name, usual in (("near", 3), ("size", 240)))
+        backbone = load(one.backbone, one.given("weight") or 1.0, near, size, texts_alone="texts" in one.changes)
         data, rest = self._tokens(backbone)
         inner, recipe, start = one.given("inner"), one.recipe, time.process_time()
         head = (
