@@ -132,14 +132,15 @@ class Try(NamedTuple):
 
 
 @cache
-def load(name: str, weight: float, near: int, size: int, *, texts_alone: bool) -> Backbone:
+def load(name: str, weight: float, near: int, size: int | None, *, texts_alone: bool) -> Backbone:
     """A backbone with those changes that are its own."""
     found = load_backbone(name, dtype="auto")
     if not isinstance(found, FusedBackbone):
         return found
     partners = found.towers[1:]
     for partner in partners:
-        partner.image_size = size, size
+        if size:
+            partner.image_size = size, size
         if near != 3:
             partner.__class__, partner.near = Near, near  # type: ignore[assignment]
     return Weighted(found.first, partners, weight=weight, texts_alone=texts_alone)
@@ -169,7 +170,7 @@ class Cell:
 
     def run(self, one: Try) -> dict[str, Any]:
         """Fit and measure: AUROC of each rule, and of pixels at the recipe's size."""
-        near, size = (int(one.given(name) or usual) for name, usual in (("near", 3), ("size", 240)))
+        near, size = int(one.given("near") or 3), int(one.given("size") or 0) or None
         backbone = load(one.backbone, one.given("weight") or 1.0, near, size, texts_alone="texts" in one.changes)
         data, rest = self._tokens(backbone)
         inner, recipe, start = one.given("inner"), one.recipe, time.process_time()
