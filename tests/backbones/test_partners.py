@@ -248,7 +248,7 @@ def test_tokens_on_another_grid_are_those_of_pillow():
     assert np.abs(found - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(("have", "want"), [(240, 180), (80, 40), (97, 33), (5, 5)])
+@pytest.mark.parametrize(("have", "want"), [(240, 160), (80, 40), (97, 33), (5, 5)])
 def test_pixels_are_resized_as_torch_does(have, want):
     x = torch.rand(2, 3, have, have)
     weights = torch.from_numpy(bilinear(have, want))
@@ -283,7 +283,7 @@ class TestLite0:
     def test_beside_tiny(self):
         fused = load_backbone("tiny+lite0", device="cpu")
         assert (fused.grid, fused.spec.width) == ((20, 20), 192 + 320)
-        assert fused.towers[1].image_size == (180, 180)
+        assert fused.towers[1].image_size == (160, 160)
         assert fused.towers[1].spec.commercial is None
         tokens = fused.encode_image(torch.rand(1, 3, 240, 240))
         assert [t.shape for t in tokens] == [(1, 401, 512)] * 4

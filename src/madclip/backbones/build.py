@@ -38,8 +38,8 @@ FAMILIES: dict[Family, tuple[Callable[..., Backbone], Callable[..., TwoTowers], 
     "siglip": (SiglipBackbone, SiglipModel, siglip_tokenizer),
 }
 Model = TypeVar("Model", bound=nn.Module)
-PARTNER_SIDE = 3 / 4
-"""Part of the image's side at which a convolutional partner sees it: a tie with the whole, at half of the cost."""
+PARTNER_SIDE = 2 / 3
+"""Part of the image's side at which a convolutional partner sees it: as good on valid/, for half of the cost."""
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 

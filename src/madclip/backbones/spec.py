@@ -137,16 +137,17 @@ class Tower(nn.Module, ABC):
     def prepare(self, pixels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
         """Pixels [B, 3, H, W] in 0..1 as the tower reads them: at `image_size`, normalised, where it is, in `dtype`."""
         pixels = pixels.to(self.device)
+        if normalise:
+            mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.spec.mean, self.spec.std))
+            pixels = (pixels - mean) / std
+        pixels = pixels.to(self.dtype)
         if pixels.shape[2:] != self.image_size:
             rows, columns = (
                 torch.from_numpy(bilinear(have, want)).to(pixels)
                 for have, want in zip(pixels.shape[2:], self.image_size, strict=True)
             )
             pixels = rows @ pixels @ columns.T
-        if normalise:
-            mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.spec.mean, self.spec.std))
-            pixels = (pixels - mean) / std
-        return pixels.to(self.dtype)
+        return pixels
 
     def patch_tokens(self, pixels: torch.Tensor, *, normalise: bool = True) -> list[torch.Tensor]:
         """Patch tokens at the taps: pixels [B, 3, H, W] in 0..1 -> for each tap [B, G, d], without prefix tokens."""
