@@ -203,12 +203,12 @@ def read(head: Head, rest: TrainingSet, *, has_masks: bool) -> dict[str, torch.T
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Every try against the first, paired by set and draw; and each rule of the image score in the same fits."""
+    """Every try against the first, paired by set and draw."""
     first = rows[0]["try"]
     lines = [
-        f"Means over sets and draws, and the gain over `{first}` with Student's 95 % interval, same shots and images:",
+        f"Means over sets and draws; gains over `{first}` by `both`, same shots and images, Student's 95 % interval:",
         "",
-        "| shots | what | sets x draws | image AUROC | pixel AUROC | mean, max minus `both` | processor s of a fit |",
+        "| shots | what | sets x draws | image AUROC by `both` | by `max` | pixel AUROC | processor s of a fit |",
         "|---|---|---|---|---|---|---|",
     ]
     for shots in sorted({row["shots"] for row in rows}):
@@ -216,14 +216,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         for name in dict.fromkeys(row["try"] for row in rows if row["shots"] == shots):
             pairs = [(at[key], at[first, *key[1:]]) for key in at if key[0] == name and (first, *key[1:]) in at]
             cells = []
-            for metric in ("both", "pixels"):
-                both = [(one[metric], base[metric]) for one, base in pairs if metric in one]
+            for metric, held in (("both", "both"), ("max", "both"), ("pixels", "pixels")):
+                both = [(one[metric], base[held]) for one, base in pairs if metric in one]
                 level = f"{np.mean([one for one, _ in both]):.3f}" if both else "-"
-                gained = "" if name == first or not both else f", {gain([one - base for one, base in both])}"
-                cells.append(level + gained)
-            rules = ", ".join(f"{np.mean([one[r] - one['both'] for one, _ in pairs]):+.3f}" for r in RULES[1:])
+                itself = name == first and metric == held
+                cells.append(level + ("" if itself or not both else f", {gain([one - base for one, base in both])}"))
             seconds = np.median([one["seconds"] for one, _ in pairs])
-            lines.append(f"| {shots} | {name} | {len(pairs)} | {' | '.join(cells)} | {rules} | {seconds:.1f} |")
+            lines.append(f"| {shots} | {name} | {len(pairs)} | {' | '.join(cells)} | {seconds:.1f} |")
     return "\n".join(lines)
 
 
