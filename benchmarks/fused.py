@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from madclip.backbones.spec import Backbone, Tower
+    from madclip.recipe import ImageScore
 
-RULES = ("both", "mean", "max")
+RULES: tuple[ImageScore, ...] = ("both", "mean", "max")
 
 
 class Weighted(FusedBackbone):

@@ -80,7 +80,7 @@ def build(
         if grid:
             size = round(size[0] * PARTNER_SIDE), round(size[1] * PARTNER_SIDE)
         net, fingerprint = fill(lambda: EfficientNet(config), dtype=torch.float32)
-        net = net.fold().to(dtype=dtype, memory_format=torch.channels_last)  # rounded once, after folding
+        net = net.fold().to(dtype)  # rounded once, after folding
         return EfficientNetTower(net, spec, image_size=size, grid=grid or own, fingerprint=fingerprint)
     if isinstance(config, VitConfig):
         vit, fingerprint = fill(lambda: VisionTransformer(config))

@@ -77,7 +77,8 @@ def bilinear(have: int, want: int) -> npt.NDArray[np.float32]:
     scale = have / want
     away = (np.arange(have) + 0.5)[None] - (np.arange(want) + 0.5)[:, None] * scale
     weights = np.clip(1 - np.abs(away) / max(scale, 1), 0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    found: npt.NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return found
 
 
 class Tower(nn.Module, ABC):
