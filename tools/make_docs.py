@@ -32,15 +32,18 @@ def backbones() -> str:
 
     use = {True: "yes", False: "no", None: "not known"}
     return table(
-        ["id", "vision tower", "licence of the weights", "commercial use", "note"],
+        ["id", "vision tower", "licence of the weights", "commercial use", "gated", "read and compared", "note"],
         [
             [
                 f"`{e.id}`",
-                f"{e.depth} blocks of {e.width}, patch {e.patch_size} at {e.image_size} px, embedding {e.embed_dim}"
-                if e.embed_dim
+                f"{e.depth} blocks of {e.width}, patch {e.patch_size} at {e.image_size} px, "
+                f"{f'embedding {e.embed_dim}' if e.embed_dim else 'no texts'}"
+                if e.embed_dim or e.hub
                 else f"{e.depth} stages of up to {e.width} channels at {e.image_size} px, no texts",
                 e.licence,
                 use[e.commercial],
+                use[e.gated],
+                e.checked,
                 e.note,
             ]
             for e in catalogue()

@@ -45,7 +45,8 @@ class TestImageOnlyTransformers:
         found = tower(str(folder), size)
         x = pixels(2, *size)
         with torch.no_grad():
-            hidden = reference(x, output_hidden_states=True).hidden_states
+            other_size = {"interpolate_pos_encoding": True} if reference.config.model_type == "vit" else {}
+            hidden = reference(x, output_hidden_states=True, **other_size).hidden_states
         streams = found.encode_image(x)
         assert len(streams) == len(found.spec.taps) == 4
         for tap, stream in zip(found.spec.taps, streams, strict=True):

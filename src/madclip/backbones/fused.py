@@ -185,7 +185,7 @@ def fused_spec(specs: Sequence[BackboneSpec]) -> BackboneSpec:
         embed_dim=first.embed_dim,
         text_width=first.text_width,
         text_length=first.text_length,
-        causal_text=first.causal_text,
+        reads_padding=first.reads_padding,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         activation=first.activation,

@@ -34,8 +34,9 @@ class BackboneSpec:
         embed_dim: Size of the shared image-text space (e); 0 for a tower without texts.
         text_width: Width of the text tower; 0 without one.
         text_length: Positions of the text tower; 0 without one.
-        causal_text: Whether a text position sees only those before it; then a sequence may be cut after its last
-            used position without changing anything.
+        reads_padding: Whether the text tower reads what fills a text up (SigLIP). Where it does not, a sequence may be
+            cut after its end token without changing anything: a position sees only those before it, or padding is
+            masked.
         mean: Channel means of the input normalisation.
         std: Channel standard deviations.
         activation: Activation of the blocks' MLPs; None where there are none.
@@ -53,7 +54,7 @@ class BackboneSpec:
     embed_dim: int
     text_width: int
     text_length: int
-    causal_text: bool
+    reads_padding: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     activation: Activation | None
@@ -213,11 +214,11 @@ class Backbone(Tower):
         """Text tower from token embeddings on; gradients flow to `embeddings` and to nothing else.
 
         Args:
-            embeddings: [N, L, text width] without positions, L at most `spec.text_length`. A tower that attends in
-                both directions (`spec.causal_text` false) needs all its positions, padding included.
-            end: [N], the position of the end token of each sequence, where a causal tower reads its embedding;
-                a tower that pools elsewhere (SigLIP: the last position) does not use it.
-            attention: `full` drops the causal mask, as the released code does.
+            embeddings: [N, L, text width] without positions, L at most `spec.text_length`. A tower that reads
+                padding (`spec.reads_padding`) needs all its positions.
+            end: [N], the position of the end token of each sequence, where a causal tower reads its embedding and
+                one that masks padding ends; SigLIP's, which pools at the last position, does not use it.
+            attention: `full` drops the mask, as the released code does.
 
         Returns:
             [N, e], not scaled to unit length.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from madclip.backbones.checkpoints import read_json
 from madclip.errors import CheckpointError, MissingExtraError
 from madclip.files import first_line
 
@@ -54,13 +55,20 @@ def clip_tokenizer(folder: Path | None) -> Tokenizer:
     file = folder / "tokenizer.json" if folder and (folder / "tokenizer.json").is_file() else CLIP_VOCABULARY
     inner = _read(file)
     start, end = inner.token_to_id("<|startoftext|>"), inner.token_to_id("<|endoftext|>")
-    if start is None or end is None:
+    if start is not None and end is not None:
+        return Tokenizer(_encode_fast(inner), [start], [end], 0, inner.get_vocab_size(), file)
+    start, end, pad = (inner.token_to_id(token) for token in ("<s>", "</s>", "<pad>"))  # MetaCLIP 2
+    if None in (start, end, pad):
         raise CheckpointError(f"{file} lacks CLIP's <|startoftext|> or <|endoftext|>: use the tokenizer of the weights")
-    return Tokenizer(_encode_fast(inner), [start], [end], 0, inner.get_vocab_size(), file)
+    return Tokenizer(_encode_fast(inner), [start], [end], pad, inner.get_vocab_size(), file)
 
 
-def siglip_tokenizer(folder: Path | None) -> Tokenizer:
+def siglip_tokenizer(folder: Path | None, *, plain: bool = False) -> Tokenizer:
     """The tokenizer beside a SigLIP's weights, fed with lower case, as both generations were trained.
+
+    Args:
+        folder: Where `tokenizer.json` or `spiece.model` is.
+        plain: Whether punctuation is left out whichever generation it is, as open_clip does.
 
     Raises:
         CheckpointError: There is none, since SigLIP's vocabularies are not in the package, or it cannot be read.
@@ -72,13 +80,43 @@ def siglip_tokenizer(folder: Path | None) -> Tokenizer:
         for end, pad, prepare in (("<eos>", "<pad>", str.lower), ("</s>", "</s>", _without_punctuation)):
             ids = inner.token_to_id(end), inner.token_to_id(pad)
             if None not in ids:
-                return Tokenizer(_encode_fast(inner, prepare), [], [ids[0]], ids[1], inner.get_vocab_size(), file)
+                encode = _encode_fast(inner, _canonical if plain else prepare)
+                return Tokenizer(encode, [], [ids[0]], ids[1], inner.get_vocab_size(), file)
         raise CheckpointError(f"{file} has neither <eos> and <pad> nor </s>: use the tokenizer of the weights")
     if folder and (folder / "spiece.model").is_file():
         inner = _transformers_tokenizer(folder, "SiglipTokenizer")
         return Tokenizer(_encode_slowly(inner), [], [inner.eos_token_id], inner.pad_token_id, len(inner), folder)
     where = folder or "this SigLIP"
     raise CheckpointError(f"{where} has no tokenizer: put the model's tokenizer.json or spiece.model there")
+
+
+def bert_tokenizer(folder: Path | None) -> Tokenizer:
+    """The WordPiece tokenizer beside the weights of a CLIP with a BERT.
+
+    Raises:
+        CheckpointError: There is none, since BERT's vocabularies are not in the package, or it cannot be read.
+    """
+    places = [folder / name for name in ("tokenizer.json", "vocab.txt")] if folder else []
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{folder} has no tokenizer: put the model's tokenizer.json or vocab.txt there")
+    inner = _read(file) if file.suffix == ".json" else _read_vocabulary(file)
+    start, end, pad = (inner.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
+    if None in (start, end, pad):
+        raise CheckpointError(f"{file} lacks [CLS], [SEP] or [PAD]: use the tokenizer of the weights")
+    return Tokenizer(_encode_fast(inner), [start], [end], pad, inner.get_vocab_size(), file)
+
+
+def _read_vocabulary(file: Path) -> Any:
+    """BERT's tokenizer from its list of word pieces; in lower case unless tokenizer_config.json says otherwise."""
+    import tokenizers
+
+    config = file.with_name("tokenizer_config.json")
+    lower = read_json(config).get("do_lower_case", True) if config.is_file() else True
+    try:
+        return tokenizers.BertWordPieceTokenizer(str(file), lowercase=bool(lower))
+    except Exception as error:  # noqa: BLE001 -- the library raises bare Exception
+        raise CheckpointError(f"{file} is not a vocabulary of word pieces: {first_line(error)}") from None
 
 
 def _read(file: Path) -> Any:
@@ -96,6 +134,11 @@ def _read(file: Path) -> Any:
 def _without_punctuation(text: str) -> str:
     """Lower case, no ASCII punctuation, single spaces: what transformers' SiglipTokenizer makes of a text."""
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+def _canonical(text: str) -> str:
+    """What open_clip makes of a text for its SigLIPs: an underscore is a space there."""
+    return _without_punctuation(text.replace("_", " "))
 
 
 def _encode_fast(inner: Any, prepare: Callable[[str], str] = str) -> Callable[[Sequence[str]], list[list[int]]]:

@@ -62,16 +62,25 @@ class Adapters(nn.Module):
         # Taken apart at once: a weight picked by its index would have a gradient as large as all of them.
         yield from map(self._tap, tokens, self.shared.unbind(), self.heads.unbind())
 
+    @property
+    def parts(self) -> tuple[Adapters, ...]:
+        """The adapters of each tower: these serve all of them."""
+        return (self,)
+
     def _tap(self, tokens: torch.Tensor, shared: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        return self.activate(self.products(tokens, shared, heads))
+
+    def products(self, tokens: torch.Tensor, shared: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        """What the heads give at a tap before the activation, [R, H, B, G, e], from tokens [B, G, d]."""
         batch, patches, width = tokens.shape
         branches, count, embed_dim = heads.shape[:3]
-        hidden = self._activate(F.linear(tokens.reshape(-1, width), shared.flatten(0, 1).to(tokens.dtype)))
+        hidden = self.activate(F.linear(tokens.reshape(-1, width), shared.flatten(0, 1).to(tokens.dtype)))
         hidden = hidden.view(-1, branches, shared.shape[1])
         if self.norm == "layer_norm":
             hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=1e-5)
-        features = self._activate(torch.bmm(hidden.transpose(0, 1), heads.flatten(1, 2).mT.to(tokens.dtype)))
+        features = torch.bmm(hidden.transpose(0, 1), heads.flatten(1, 2).mT.to(tokens.dtype))
         return features.view(branches, batch, patches, count, embed_dim).permute(0, 3, 1, 2, 4)
 
-    def _activate(self, x: torch.Tensor) -> torch.Tensor:
+    def activate(self, x: torch.Tensor) -> torch.Tensor:
         """In place: the products before it do not need what they gave."""
         return F.relu_(x) if self.activation == "relu" else F.leaky_relu_(x, 0.01)
