@@ -137,7 +137,8 @@ def options(command: str) -> str:
         if parameter.name in ("help", "as_json"):
             continue
         if parameter.param_type_name == "argument":
-            rows.append([f"`{parameter.name.upper()}`", "required", parameter.help or ""])
+            needed = "required" if parameter.required else "optional"
+            rows.append([f"`{parameter.name.upper()}`", needed, parameter.help or ""])
             continue
         values = parameter.metavar or "|".join(_choices(hints[parameter.name]))
         names = [*parameter.opts, *parameter.secondary_opts]

@@ -135,6 +135,11 @@ class FusedBackbone(Backbone):
         return self.first.tokenize(texts)
 
     @property
+    def words(self) -> dict[int, str]:
+        """The token ids of the first tower that are whole words."""
+        return self.first.words
+
+    @property
     def start_ids(self) -> list[int]:
         """Ids put before a text."""
         return self.first.start_ids

@@ -190,6 +190,11 @@ class Backbone(Tower):
 
     @property
     @abstractmethod
+    def words(self) -> dict[int, str]:
+        """The token ids that are whole words, in ASCII letters, and the words."""
+
+    @property
+    @abstractmethod
     def start_ids(self) -> list[int]:
         """Ids put before a text: [SOS] for CLIP, none for SigLIP."""
 

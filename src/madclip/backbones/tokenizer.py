@@ -28,6 +28,7 @@ class Tokenizer:
         pad_id: Filling.
         size: Number of ids.
         source: The file or folder it came from.
+        pieces: The id of each piece of text that has one, as the tokenizer spells pieces.
     """
 
     encode: Callable[[Sequence[str]], list[list[int]]]
@@ -36,6 +37,18 @@ class Tokenizer:
     pad_id: int
     size: int
     source: Path
+    pieces: Callable[[], dict[str, int]]
+
+    def words(self) -> dict[int, str]:
+        """The whole words among the ids, in ASCII letters.
+
+        CLIP ends a word by </w>, SentencePiece begins it by a bar; WordPiece marks what is not the beginning of one.
+        """
+        pieces = self.pieces()
+        found = {number: piece.removesuffix("</w>") for piece, number in pieces.items() if piece.endswith("</w>")}
+        found = found or {number: piece[1:] for piece, number in pieces.items() if piece.startswith("\u2581")}
+        found = found or {number: piece for piece, number in pieces.items()}
+        return {n: word for n, word in found.items() if len(word) > 1 and word.isascii() and word.isalpha()}
 
 
 def clip_tokenizer(folder: Path | None) -> Tokenizer:
@@ -51,16 +64,17 @@ def clip_tokenizer(folder: Path | None) -> Tokenizer:
     # OpenAI pads with 0. Under the causal mask any id would do; without it, 0 is what the released code attends to.
     if folder and not (folder / "tokenizer.json").is_file() and (folder / "merges.txt").is_file():
         inner = _transformers_tokenizer(folder, "CLIPTokenizer")
-        return Tokenizer(_encode_slowly(inner), [inner.bos_token_id], [inner.eos_token_id], 0, len(inner), folder)
+        ends = [inner.bos_token_id], [inner.eos_token_id]
+        return Tokenizer(_encode_slowly(inner), *ends, 0, len(inner), folder, inner.get_vocab)
     file = folder / "tokenizer.json" if folder and (folder / "tokenizer.json").is_file() else CLIP_VOCABULARY
     inner = _read(file)
     start, end = inner.token_to_id("<|startoftext|>"), inner.token_to_id("<|endoftext|>")
     if start is not None and end is not None:
-        return Tokenizer(_encode_fast(inner), [start], [end], 0, inner.get_vocab_size(), file)
+        return Tokenizer(_encode_fast(inner), [start], [end], 0, inner.get_vocab_size(), file, inner.get_vocab)
     start, end, pad = (inner.token_to_id(token) for token in ("<s>", "</s>", "<pad>"))  # MetaCLIP 2
     if None in (start, end, pad):
         raise CheckpointError(f"{file} lacks CLIP's <|startoftext|> or <|endoftext|>: use the tokenizer of the weights")
-    return Tokenizer(_encode_fast(inner), [start], [end], pad, inner.get_vocab_size(), file)
+    return Tokenizer(_encode_fast(inner), [start], [end], pad, inner.get_vocab_size(), file, inner.get_vocab)
 
 
 def siglip_tokenizer(folder: Path | None, *, plain: bool = False) -> Tokenizer:
@@ -81,11 +95,12 @@ def siglip_tokenizer(folder: Path | None, *, plain: bool = False) -> Tokenizer:
             ids = inner.token_to_id(end), inner.token_to_id(pad)
             if None not in ids:
                 encode = _encode_fast(inner, _canonical if plain else prepare)
-                return Tokenizer(encode, [], [ids[0]], ids[1], inner.get_vocab_size(), file)
+                return Tokenizer(encode, [], [ids[0]], ids[1], inner.get_vocab_size(), file, inner.get_vocab)
         raise CheckpointError(f"{file} has neither <eos> and <pad> nor </s>: use the tokenizer of the weights")
     if folder and (folder / "spiece.model").is_file():
         inner = _transformers_tokenizer(folder, "SiglipTokenizer")
-        return Tokenizer(_encode_slowly(inner), [], [inner.eos_token_id], inner.pad_token_id, len(inner), folder)
+        ends, pad, pieces = [inner.eos_token_id], inner.pad_token_id, inner.get_vocab
+        return Tokenizer(_encode_slowly(inner), [], ends, pad, len(inner), folder, pieces)
     where = folder or "this SigLIP"
     raise CheckpointError(f"{where} has no tokenizer: put the model's tokenizer.json or spiece.model there")
 
@@ -104,7 +119,7 @@ def bert_tokenizer(folder: Path | None) -> Tokenizer:
     start, end, pad = (inner.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
     if None in (start, end, pad):
         raise CheckpointError(f"{file} lacks [CLS], [SEP] or [PAD]: use the tokenizer of the weights")
-    return Tokenizer(_encode_fast(inner), [start], [end], pad, inner.get_vocab_size(), file)
+    return Tokenizer(_encode_fast(inner), [start], [end], pad, inner.get_vocab_size(), file, inner.get_vocab)
 
 
 def _read_vocabulary(file: Path) -> Any:

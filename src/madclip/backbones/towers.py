@@ -184,6 +184,11 @@ class TowerBackbone(Backbone):
         """Token ids of each text without start, end and padding, and without a length limit."""
         return self._tokenizer.encode(texts)
 
+    @cached_property
+    def words(self) -> dict[int, str]:
+        """The token ids that are whole words, and the words."""
+        return self._tokenizer.words()
+
     @property
     def start_ids(self) -> list[int]:
         """Ids put before a text."""
