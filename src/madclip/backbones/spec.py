@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
 
 Activation = Literal["gelu", "quick_gelu", "gelu_pytorch_tanh", "silu"]
 TextAttention = Literal["native", "full"]
@@ -64,6 +67,19 @@ class BackboneSpec:
     def taps(self) -> tuple[int, ...]:
         """The blocks after which tokens are taken, 1-based: a quarter, half, three quarters and all of the depth."""
         return tuple(max(1, round(self.depth * quarter / 4)) for quarter in (1, 2, 3, 4))
+
+
+@cache
+def bilinear(have: int, want: int) -> npt.NDArray[np.float32]:
+    """Weights [want, have] of bilinear resizing with antialiasing; as a product because not every engine has the other.
+
+    The same as `F.interpolate(..., mode="bilinear", antialias=True)` along one side.
+    """
+    scale = have / want
+    away = (np.arange(have) + 0.5)[None] - (np.arange(want) + 0.5)[:, None] * scale
+    weights = np.clip(1 - np.abs(away) / max(scale, 1), 0, None)
+    found: npt.NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return found
 
 
 class Tower(nn.Module, ABC):
@@ -123,12 +139,17 @@ class Tower(nn.Module, ABC):
     def prepare(self, pixels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
         """Pixels [B, 3, H, W] in 0..1 as the tower reads them: at `image_size`, normalised, where it is, in `dtype`."""
         pixels = pixels.to(self.device)
-        if pixels.shape[2:] != self.image_size:
-            pixels = F.interpolate(pixels, self.image_size, mode="bilinear", antialias=True)
         if normalise:
             mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.spec.mean, self.spec.std))
             pixels = (pixels - mean) / std
-        return pixels.to(self.dtype)
+        pixels = pixels.to(self.dtype)
+        if pixels.shape[2:] != self.image_size:
+            rows, columns = (
+                torch.from_numpy(bilinear(have, want)).to(pixels)
+                for have, want in zip(pixels.shape[2:], self.image_size, strict=True)
+            )
+            pixels = rows @ pixels @ columns.T
+        return pixels
 
     def patch_tokens(self, pixels: torch.Tensor, *, normalise: bool = True) -> list[torch.Tensor]:
         """Patch tokens at the taps: pixels [B, 3, H, W] in 0..1 -> for each tap [B, G, d], without prefix tokens."""
