@@ -223,6 +223,23 @@ def test_the_engine_says_what_the_detector_says_and_computes_nothing_twice(small
     assert cache.load(keys[0]) is None
 
 
+def test_the_engine_gives_a_memory_of_normal_images_the_tokens_that_it_takes(
+    small_data, small_recipe, small_backbone, tmp_path
+):
+    normal = sorted((small_data / "valid" / "good").rglob("*.png"))[:3]
+    files = sorted((small_data / "test").rglob("*.png"))
+    model = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(normal, [0] * len(normal))
+    plain = list(model.predict_iter(files[-4:]))
+    keeps = model.state.head.keeps_prefix
+    assert keeps
+    assert model.backbone.spec.prefix_tokens
+    cache = TokenCache(tmp_path)
+    model.engine = RememberingEngine(model.backbone, model.recipe.view, cache, model.state.score, keeps_prefix=keeps)
+    for _ in range(2):
+        found = list(model.predict_iter(files[-4:]))
+        assert [one.score for one in found] == pytest.approx([one.score for one in plain], abs=1e-6)
+
+
 def test_a_detector_that_computes_nonsense_leaves_the_rest_in_order(small_detector, small_data, tmp_path):
     model = MadCLIP.load(small_detector, device="cpu")
     files = sorted((small_data / "test").rglob("*.png"))[:4]

@@ -40,6 +40,8 @@ FAMILIES: dict[Family, tuple[Callable[..., Backbone], Callable[..., TwoTowers], 
     "bert": (BertBackbone, BertModel, bert_tokenizer),
 }
 Model = TypeVar("Model", bound=nn.Module)
+PARTNER_SIDE = 2 / 3
+"""Part of the image's side at which a convolutional partner sees it: as good on valid/, for half of the cost."""
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
@@ -61,7 +63,7 @@ def build(
         entry: Its row of the catalogue, where it has one.
         image_size: Side, or height and width, in pixels of what it will be given.
         grid: Rows and columns of tokens that it has to give instead; a transformer then gets the pixels of that many
-            patches.
+            patches, a convolutional tower PARTNER_SIDE of the side.
         device: Where it goes.
         dtype: What it computes in.
 
@@ -77,7 +79,10 @@ def build(
     own = size[0] // spec.patch_size, size[1] // spec.patch_size
     fill = partial(_filled, checkpoint, activation=_activations(config), device=device, dtype=dtype)
     if isinstance(config, EfficientNetConfig):
-        net, fingerprint = fill(lambda: EfficientNet(config))
+        if grid:
+            size = round(size[0] * PARTNER_SIDE), round(size[1] * PARTNER_SIDE)
+        net, fingerprint = fill(lambda: EfficientNet(config), dtype=torch.float32)
+        net = net.fold().to(dtype)  # rounded once, after folding
         return EfficientNetTower(net, spec, image_size=size, grid=grid or own, fingerprint=fingerprint)
     if isinstance(config, VitConfig):
         vit, fingerprint = fill(lambda: VisionTransformer(config))

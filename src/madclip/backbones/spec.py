@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Literal, Self
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
 
 Activation = Literal["gelu", "quick_gelu", "gelu_pytorch_tanh", "silu"]
 TextAttention = Literal["native", "full"]
@@ -66,12 +69,26 @@ class BackboneSpec:
         return tuple(max(1, round(self.depth * quarter / 4)) for quarter in (1, 2, 3, 4))
 
 
+@cache
+def bilinear(have: int, want: int) -> npt.NDArray[np.float32]:
+    """Weights [want, have] of bilinear resizing with antialiasing; as a product because not every engine has the other.
+
+    The same as `F.interpolate(..., mode="bilinear", antialias=True)` along one side.
+    """
+    scale = have / want
+    away = (np.arange(have) + 0.5)[None] - (np.arange(want) + 0.5)[:, None] * scale
+    weights = np.clip(1 - np.abs(away) / max(scale, 1), 0, None)
+    found: npt.NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return found
+
+
 class Tower(nn.Module, ABC):
     """A frozen vision tower, read at its taps. No parameter ever requires a gradient."""
 
     spec: BackboneSpec
     image_size: tuple[int, int]
     """Height and width of the pixels that `encode_image` expects."""
+    _fingerprint: str
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -89,12 +106,16 @@ class Tower(nn.Module, ABC):
         """What the tower computes in."""
 
     @property
-    @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and float32 values of all weights and over the activation; hexadecimal.
 
         The same weights give the same fingerprint whichever file format they came in.
         """
+        return self._fingerprint
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 -- nn.Module's signature
+        """Stay in evaluation mode: towers are frozen."""
+        return super().train(mode=False)
 
     @abstractmethod
     def encode_image(
@@ -123,12 +144,17 @@ class Tower(nn.Module, ABC):
     def prepare(self, pixels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
         """Pixels [B, 3, H, W] in 0..1 as the tower reads them: at `image_size`, normalised, where it is, in `dtype`."""
         pixels = pixels.to(self.device)
-        if pixels.shape[2:] != self.image_size:
-            pixels = F.interpolate(pixels, self.image_size, mode="bilinear", antialias=True)
         if normalise:
             mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.spec.mean, self.spec.std))
             pixels = (pixels - mean) / std
-        return pixels.to(self.dtype)
+        pixels = pixels.to(self.dtype)
+        if pixels.shape[2:] != self.image_size:
+            rows, columns = (
+                torch.from_numpy(bilinear(have, want)).to(pixels)
+                for have, want in zip(pixels.shape[2:], self.image_size, strict=True)
+            )
+            pixels = rows @ pixels @ columns.T
+        return pixels
 
     def patch_tokens(self, pixels: torch.Tensor, *, normalise: bool = True) -> list[torch.Tensor]:
         """Patch tokens at the taps: pixels [B, 3, H, W] in 0..1 -> for each tap [B, G, d], without prefix tokens."""

@@ -22,8 +22,8 @@ class Adapters(nn.Module):
     """All adapters of a detector, stacked so that one tap costs two matrix products.
 
     Attributes:
-        shared: [taps, R, d, d], the shared layer of each branch (R = 2: normal, abnormal; 1 where both share one).
-        heads: [taps, R, H, e, d], the heads of each branch (H = 2: detection, segmentation; 1 where both share one).
+        shared: [taps, R, h, d], the shared layer of each branch (R = 2: normal, abnormal; 1 where both share one).
+        heads: [taps, R, H, e, h], the heads of each branch (H = 2: detection, segmentation; 1 where both share one).
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Adapters(nn.Module):
         width: int,
         embed_dim: int,
         *,
+        hidden: int | None = None,
         dual_branch: bool = True,
         separate_heads: bool = True,
         activation: AdapterActivation = "relu",
@@ -41,10 +42,11 @@ class Adapters(nn.Module):
         super().__init__()
         branches, heads = 1 + dual_branch, 1 + separate_heads
         self.activation, self.norm = activation, norm
-        self.shared = nn.Parameter(torch.empty(taps, branches, width, width))
-        self.heads = nn.Parameter(torch.empty(taps, branches, heads, embed_dim, width))
-        bound = 1 / math.sqrt(width)  # what nn.Linear does
+        hidden = hidden or width
+        self.shared = nn.Parameter(torch.empty(taps, branches, hidden, width))
+        self.heads = nn.Parameter(torch.empty(taps, branches, heads, embed_dim, hidden))
         for weight in (self.shared, self.heads):
+            bound = 1 / math.sqrt(weight.shape[-1])  # what nn.Linear does
             nn.init.uniform_(weight, -bound, bound, generator=generator)
 
     def forward(self, tokens: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -72,7 +72,9 @@ def new_adapters(recipe: Recipe, backbone: Backbone, seed: int, generator: torch
         "norm": recipe.adapter_norm,
     }
     if not recipe.adapters_per_tower:
-        return Adapters(len(spec.taps), spec.width, spec.embed_dim, generator=generator, **options)
+        # Partners widen what is read, not the layer between.
+        hidden = backbone.towers[0].spec.width
+        return Adapters(len(spec.taps), spec.width, spec.embed_dim, hidden=hidden, generator=generator, **options)
     widths = [tower.spec.width for tower in backbone.towers]
     seeds = [_seed(seed, tower.fingerprint) for tower in backbone.towers]
     return TowerAdapters(len(spec.taps), widths, spec.embed_dim, seeds, **options)
