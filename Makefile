@@ -28,7 +28,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST)
 
 tools:
-	apt-get -o DPkg::Lock::Timeout=300 install --yes --quiet --no-install-recommends orthanc orthanc-dicomweb dicom3tools
+	apt-get -o DPkg::Lock::Timeout=300 install --yes --quiet --no-install-recommends orthanc orthanc-dicomweb dicom3tools nginx
 
 quick: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory lint types

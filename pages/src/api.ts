@@ -160,7 +160,8 @@ export const address = {
   overlay: (id: number, threshold?: number) =>
     `${image(id)}/overlay.png${threshold === undefined ? '' : `?threshold=${threshold}`}`,
   mask: (id: number) => `${image(id)}/mask.png`,
-  volume: (id: number, what: 'image' | 'heatmap' | 'mask') => `v1/volumes/${id}/${what}.nii.gz`,
+  volume: (id: number, what: 'image' | 'heatmap' | 'mask', stretch: number) =>
+    `v1/volumes/${id}/${what}.nii.gz?stretch=${stretch}`,
   results: 'v1/results.csv',
   manifest: 'v1/manifest.csv',
   report: 'v1/report.html',
@@ -205,11 +206,13 @@ export const api = {
     const answer = await ask('DELETE', address.mask(id), undefined, { 'If-Match': `${version}` })
     return answer.status === 204 ? api.image(id) : ((await answer.json()) as Picture)
   },
-  async volumeFile(id: number, what: 'image' | 'heatmap' | 'mask') {
-    return (await ask('GET', address.volume(id, what))).arrayBuffer()
+  /** Slices of each stretch of evenly spaced ones. */
+  stretches: async (id: number) => (await json<{ stretches: number[] }>('GET', `v1/volumes/${id}`)).stretches,
+  async volumeFile(id: number, what: 'image' | 'heatmap' | 'mask', stretch: number) {
+    return (await ask('GET', address.volume(id, what, stretch))).arrayBuffer()
   },
-  saveVolumeMask: (id: number, file: Blob) =>
-    ask('PUT', address.volume(id, 'mask'), file, { 'Content-Type': 'application/gzip' }),
+  saveVolumeMask: (id: number, file: Blob, stretch: number) =>
+    ask('PUT', address.volume(id, 'mask', stretch), file, { 'Content-Type': 'application/gzip' }),
   jobs: async () => (await json<{ jobs: Job[] }>('GET', 'v1/jobs')).jobs,
   job: (id: number) => json<Job>('GET', `v1/jobs/${id}`),
   start: (kind: JobKind, parameters: Record<string, unknown> = {}) =>

@@ -41,6 +41,13 @@ export class Sheet {
     this.revision++
   }
 
+  /** Takes back a stroke that has begun and is none: a mask that was saved stays so. */
+  abandon() {
+    this.data = this.past.at(-1) ?? this.data
+    this.past = this.past.slice(0, -1)
+    this.revision++
+  }
+
   undo() {
     const before = this.past.at(-1)
     if (!before) return

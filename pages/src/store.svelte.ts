@@ -47,6 +47,12 @@ class Store {
 
   readonly canUndo = $derived.by(() => this.steps.length > 0)
   readonly detector = $derived(this.detectors.find((one) => one.active) ?? null)
+  /** Whether training goes on from the detector in use: where it learned from both kinds, with what is chosen now. */
+  readonly goesOn = $derived.by(() => {
+    const [{ detector }, project] = [this, this.project]
+    if (!detector || !project || detector.abnormal === 0 || project.counts.abnormal === 0) return false
+    return detector.backbone === project.backbone && detector.objective === project.objective
+  })
 
   private steps = $state.raw<Step[]>([])
   /** How many labels were given. */
@@ -259,12 +265,15 @@ class Store {
     await Promise.all([this.refreshProject(), this.load(this.query, next)])
   }
 
-  async train(changes: Record<string, number>, operatingPoint: string, folds: number) {
+  /** Learns: on from the detector in use, where that is one of what is chosen, without folds unless these are wanted anew. */
+  async train(changes: Record<string, number>, operatingPoint: string, folds: number, anew: boolean) {
     await this.settled()
     try {
-      const kind = this.detectors.length ? 'refit' : 'fit'
+      const kind = this.goesOn && Object.keys(changes).length === 0 ? 'refit' : 'fit'
       this.losses = []
-      const job = await api.start(kind, { changes, operating_point: operatingPoint, folds })
+      const kept = this.detector?.threshold != null && this.detector.operating_point === operatingPoint
+      const parts = kind === 'refit' && kept && !anew ? 0 : folds
+      const job = await api.start(kind, { changes, operating_point: operatingPoint, folds: parts })
       this.watch(job)
     } catch (error) {
       this.fail(error)

@@ -452,6 +452,12 @@ def test_tokens(serve, tmp_path):
     assert ask(server, "GET", "/v1/images", headers=own)[0] == 200
     assert ask(server, "DELETE", "/v1/session", headers={**own, "x-madclip": "1"})[0] == 204
     assert ask(server, "GET", "/v1/images", headers=own)[0] == 401
+    # Whoever is logged in when the server is started again, perhaps without that token, is so no longer.
+    own = {"cookie": ask(server, "POST", "/v1/session", body, JSON)[2]["set-cookie"].partition(";")[0]}
+    assert ask(server, "GET", "/v1/images", headers=own)[0] == 200
+    server.stop()
+    server.start()
+    assert ask(server, "GET", "/v1/images", headers=own)[0] == 401
 
     forged = ["x", token[:-1], token + "x", token.swapcase(), "Bearer", "", "'or'1'='1", "0" * 64, token[::-1]]
     for one in forged:

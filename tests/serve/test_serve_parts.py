@@ -1,9 +1,12 @@
 """Parts of the server by themselves: what to label next, the engine that remembers, migrations, models, workers."""
 
+import asyncio
 import dataclasses
+import json
 import os
 import threading
 import time
+import typing
 
 import numpy as np
 import pytest
@@ -11,15 +14,19 @@ import torch
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from madclip import MadCLIP
+from madclip import MadCLIP, client
 from madclip.errors import DataError
 from madclip.prediction import Row
-from madclip.serve import suggest
+from madclip.serve import suggest, workers
 from madclip.serve.api import models
 from madclip.serve.database import Database
 from madclip.serve.engine import RememberingEngine
+from madclip.serve.guard import BURST, CLIENTS, RATE, Guard, Rates
+from madclip.serve.intake import open_folder
+from madclip.serve.jobs import Jobs
 from madclip.serve.outcome import difference
-from madclip.serve.tables import Base
+from madclip.serve.project import Project
+from madclip.serve.tables import Base, Job
 from madclip.serve.workers import BusyError, Pool
 from madclip.training.cache import TokenCache
 
@@ -34,6 +41,65 @@ def test_the_migrations_make_what_the_tables_say(tmp_path):
 
 def test_the_row_of_the_api_is_the_projects_row():
     assert list(models.Row.model_fields) == [field.name for field in dataclasses.fields(Row)]
+
+
+def test_the_client_names_the_fields_that_the_api_gives():
+    typed = {name: one for name, one in vars(client).items() if typing.is_typeddict(one)}
+    assert len(typed) >= 7
+    for name, one in typed.items():
+        fields = {key: hint.annotation for key, hint in getattr(models, name).model_fields.items()}
+        given = typing.get_type_hints(one)
+        assert list(given) == list(fields), name
+        for key, hint in fields.items():
+            assert plain(given[key]) == plain(hint), f"{name}.{key}"
+
+
+def plain(hint):
+    """A type in words; one of the API and that of the client of the same name are the same, a record is any of them."""
+    if typing.is_typeddict(hint) or isinstance(hint, type):
+        return "dict" if hint is models.Series else hint.__name__
+    if typing.get_origin(hint) is dict:
+        return "dict"
+    if typing.get_origin(hint) is typing.Annotated:
+        return plain(typing.get_args(hint)[0])
+    parts = [plain(part) if not isinstance(part, str) else part for part in typing.get_args(hint)]
+    origin = typing.get_origin(hint)
+    return f"{'union' if 'Union' in str(origin) else getattr(origin, '__name__', str(origin))}{sorted(parts)}"
+
+
+def test_a_client_has_its_share_of_requests():
+    rates = Rates()
+    assert sum(rates.take("one", 0.0) for _ in range(int(BURST) + 100)) == BURST
+    assert rates.take("another", 0.0)
+    assert sum(rates.take("one", 2.0) for _ in range(int(BURST))) == 2 * RATE
+    for number in range(3 * CLIENTS):
+        assert rates.take(f"many {number}", 100.0 + number)
+    assert len(rates._left) <= CLIENTS + 1, "clients that ask no longer take no memory"
+
+
+def test_who_asks_too_much_is_told_when_to_come_again():
+    said = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message):
+        said.append(message)
+
+    async def flood():
+        guard = Guard(app, None)
+        for address in ["10.0.0.1"] * (int(BURST) + int(RATE)) + ["10.0.0.2"]:
+            scope = {"type": "http", "method": "GET", "path": "/", "client": (address, 1)}
+            await guard(scope | {"headers": [(b"host", b"localhost")]}, None, send)
+
+    asyncio.run(flood())
+    statuses = [message["status"] for message in said if message["type"] == "http.response.start"]
+    assert statuses[: int(BURST)] == [200] * int(BURST)
+    assert 429 in statuses
+    assert statuses[-1] == 200, "another client has a share of its own"
+    refused = next(message for message in said if message.get("status") == 429)
+    assert (b"retry-after", b"1") in refused["headers"]
+    assert json.loads(said[said.index(refused) + 1]["body"])["error"]["code"] == "rate"
 
 
 def test_what_changed_is_said_in_words():
@@ -201,6 +267,45 @@ def test_a_worker_that_takes_too_long_is_ended_and_replaced(tmp_path):
             pool.call("kind", path=str(fifo), seconds=1)
         with pytest.raises(DataError, match="cannot be opened"):
             pool.call("kind", path=str(tmp_path / "none.png"))
+
+
+def test_a_worker_that_takes_too_much_memory_is_ended_and_replaced(tmp_path, monkeypatch):
+    fifo = tmp_path / "never.png"
+    os.mkfifo(fifo)
+    with Pool("madclip.serve.reading", 1, 0, memory=1_500_000_000) as pool:
+        monkeypatch.setattr(workers, "resident", lambda process: 2_000_000_000)
+        with pytest.raises(DataError, match=r"took more than 1\.5 GB of memory, so it is not used"):
+            pool.call("kind", path=str(fifo))
+        monkeypatch.undo()
+        assert 10_000_000 < workers.resident(os.getpid()) < workers.memory_of_machine()
+        with pytest.raises(DataError, match="cannot be opened"):
+            pool.call("kind", path=str(tmp_path / "none.png"))
+
+
+def test_a_job_that_outgrows_its_memory_fails_with_a_reason_and_the_next_is_done(tmp_path, draw_images, eventually):
+    (tmp_path / "images").mkdir()
+    draw_images(tmp_path / "images", 2)
+    project = Project(tmp_path / "project", ("stand-in",))
+    project.limit_tokens(2**30)
+    open_folder(project, tmp_path / "images")
+    for memory, state in ((100_000_000, "failed"), (workers.memory_of_machine(), "done")):
+        jobs = Jobs(project, memory)
+        with project.database.change() as session:
+            parameters = {"backbone": "stand-in", "changes": {"image_size": 64}}
+            number = jobs.add(session, "predict", parameters).id
+        jobs.start()
+
+        def ended(number=number):
+            with project.database.look() as session:
+                job = session.get(Job, number)
+                return job.state in ("done", "failed") and job
+
+        job = eventually(ended, 60)
+        jobs.close()
+        assert job.state == state
+        more = "this job took more than 0.1 GB of memory: use fewer or smaller images, or a smaller backbone"
+        assert job.error == (more if state == "failed" else None)
+    project.close()
 
 
 def test_no_more_wait_than_there_is_room_for(tmp_path):

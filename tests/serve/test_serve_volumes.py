@@ -99,6 +99,36 @@ def test_the_slices_of_a_series_find_each_other_whenever_they_come(served, tmp_p
     assert np.array_equal(np.asarray(volume.dataobj), grey[order].transpose(2, 1, 0))
 
 
+def test_unevenly_spaced_slices_are_one_volume_for_each_even_stretch(served, tmp_path):
+    heights = [0.0, 5.0, 10.0, 15.0, 17.5, 20.0, 22.5, 40.0]
+    grey = np.random.default_rng(5).integers(0, 900, (len(heights), 16, 12)).astype(np.uint16)
+    client = served.client()
+    number = client.upload(*slices(tmp_path / "uneven", heights, grey))[0]["volume"]
+    known = client.get(f"/v1/volumes/{number}")
+    assert known == {"id": number, "slices": 8, "stretches": [4, 3, 1]}
+    url = f"/v1/volumes/{number}"
+    with pytest.raises(ServerError, match=r"3 evenly spaced stretches: ask for \?stretch=1 to 3") as refused:
+        client.raw("GET", f"{url}/image.nii.gz")
+    assert refused.value.status == 409
+    start = 0
+    for stretch, count in enumerate(known["stretches"], 1):
+        got = loaded(client.raw("GET", f"{url}/image.nii.gz?stretch={stretch}")[0])
+        part = slice(start, start + count)
+        assert np.array_equal(np.asarray(got.dataobj), grey[part].transpose(2, 1, 0))
+        assert np.allclose([(got.affine @ [0, 0, k, 1])[2] for k in range(count)], heights[part])
+        start += count
+    marks = np.zeros((12, 16, 3), np.uint8)
+    marks[5, 7, 1] = 1
+    path = nifti(tmp_path / "marks.nii.gz", loaded(client.raw("GET", f"{url}/mask.nii.gz?stretch=2")[0]).affine, marks)
+    changed = json.loads(client.raw("PUT", f"{url}/mask.nii.gz?stretch=2", path.read_bytes())[0])["images"]
+    assert [image["mask"] for image in changed] == [False, True, False]
+    assert np.argwhere(np.asarray(loaded(client.raw("GET", f"{url}/mask.nii.gz?stretch=2")[0]).dataobj)).tolist() == [
+        [5, 7, 1]
+    ]
+    with pytest.raises(ServerError, match="has 3 stretches"):
+        client.raw("GET", f"{url}/image.nii.gz?stretch=4")
+
+
 def test_heat_maps_lie_on_the_scan(serve, tmp_path, quick):
     voxels = np.random.default_rng(4).normal(100, 10, (32, 40, 8)).astype(np.float32)
     voxels[8:20, 10:25, 4:] += 60
@@ -117,6 +147,6 @@ def test_heat_maps_lie_on_the_scan(serve, tmp_path, quick):
     detector = client.detectors()[0]["id"]
     said = client.predict(detector, path, "nifti")
     assert len(said["rows"]) == 8
-    sent = loaded(base64.b64decode(said["series"][0]["map"]))
+    sent = loaded(base64.b64decode(said["series"][0]["maps"][0]))
     assert np.allclose(np.asarray(sent.dataobj), np.asarray(heat.dataobj), atol=2e-3)
     assert said["series"][0]["score"] == max(row["score"] for row in said["rows"])

@@ -172,3 +172,66 @@ def test_the_map_that_the_tests_expect_is_smooth_brightness():
     pixels[18:22, 18:22] = 255
     values = anomaly_map(pixels)
     assert np.unravel_index(values.argmax(), values.shape) in {(19, 19), (19, 20), (20, 19), (20, 20)}
+
+
+def test_by_touch(opened, server, scans):
+    page = opened(server.url, width=390, height=844, has_touch=True, is_mobile=True).page
+    open_folder(page, scans)
+    touch = page.context.new_cdp_session(page)
+
+    def fingers(kind, *points):
+        given = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(points)]
+        touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": given})
+
+    def swipe(*heights):
+        fingers("Start", (195, heights[0]))
+        for height in heights[1:]:
+            fingers("Move", (195, height))
+        fingers("End")
+
+    swipe(*range(660, 360, -20))
+    until(page, "document.querySelector('.grid').scrollTop > 200")
+    swipe(*range(360, 760, 20))
+    swipe(*range(360, 760, 20))
+    until(page, "document.querySelector('.grid').scrollTop === 0")
+    page.locator(".cell[aria-posinset='2']").tap()
+    page.get_by_role("toolbar").get_by_role("button", name="Abnormal").tap()
+    page.wait_for_selector(".cell .tag.abnormal")
+    page.locator(".cell[aria-posinset='3']").tap()
+    page.locator(".actions .open").tap()
+    page.wait_for_selector(".world .picture")
+    assert page.url.endswith(f"#/image/{listed(server, 'sort=name')[2]['id']}")
+    page.get_by_role("button", name="Next image").tap()
+    number = listed(server, "sort=name")[3]["id"]
+    page.wait_for_url(f"**#/image/{number}")
+    page.wait_for_selector(".world .picture")
+
+    page.get_by_role("button", name="Brush").tap()
+    edge = page.locator(".world .picture").bounding_box()
+    scale = edge["width"] / 128
+
+    def at(column, row):
+        return edge["x"] + (column + 0.5) * scale, edge["y"] + (row + 0.5) * scale
+
+    fingers("Start", at(30, 40))
+    for column in range(35, 71, 5):
+        fingers("Move", at(column, 40))
+    fingers("End")
+    until(page, "document.querySelector('#mask-state').textContent === 'not saved yet'")
+    assert page.evaluate("scrollY") == 0, "the page stays where it is under a finger that paints"
+    page.get_by_role("button", name="Save").scroll_into_view_if_needed()
+    page.wait_for_timeout(500)  # sooner than a hand can be, a touch is taken for the second of a double tap
+    page.get_by_role("button", name="Save").tap()
+    until(page, "document.querySelector('#mask-state').textContent === 'saved'")
+    rows, columns = np.nonzero(server.project.masks[number])
+    assert (abs(columns.min() - 24), abs(columns.max() - 76), abs(rows.min() - 34), abs(rows.max() - 46)) <= (1,) * 4
+    assert server.project.masks[number][40, 30:71].all()
+
+    page.evaluate("scrollTo(0, 0)")  # the page has moved to show the button
+    edge = page.locator(".world .picture").bounding_box()
+    fingers("Start", at(60, 40), at(70, 40))
+    fingers("Move", at(50, 40), at(70, 40))
+    fingers("Move", at(50, 40), at(90, 40))
+    fingers("End")
+    assert page.locator(".world .picture").bounding_box()["width"] > 2 * edge["width"], "two fingers make it larger"
+    assert page.inner_text("#mask-state") == "saved", "and paint nothing"

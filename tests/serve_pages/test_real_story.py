@@ -1,24 +1,29 @@
 """The whole story on the pages of a real server, which learns with the stand-in backbone."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from scanner import slices
 from story import (
+    add_volume,
+    came_back,
     draw_in_a_volume,
+    drawn_voxels,
+    evaluate_and_export,
+    faults,
     fetched,
     go,
     heatmap_follows_the_threshold,
     listed,
+    look_at_volume,
     open_folder,
     paint_and_compare,
     press,
     results_say_what_a_threshold_costs,
+    served,
     until,
 )
 
@@ -33,21 +38,10 @@ def real_server(scans, tmp_path):
         (tmp_path / side).mkdir()
         for file in scans.glob(f"{side}*"):
             shutil.copy(file, tmp_path / side)
-    command = [sys.executable, "-u", "-c", "from madclip.cli import main; main()", "serve", tmp_path / "a_normal"]
-    command += ["--project", tmp_path / "project", "--port", "0", "--backbone", "stand-in", "--objective", "phantom"]
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    said = ""
-    for line in running.stdout:
-        said += line
-        if found := re.search(r"http://\S+/", line):
-            break
-    else:
-        pytest.fail(said)
-    yield SimpleNamespace(url=found[0], abnormal=tmp_path / "b_abnormal")
-    running.terminate()
-    running.wait(20)
+    own = ("--project", tmp_path / "project", "--backbone", "stand-in", "--objective", "phantom")
+    with served(tmp_path / "a_normal", *own) as server:
+        server.abnormal = tmp_path / "b_abnormal"
+        yield server
 
 
 def by_name(page):
@@ -89,6 +83,11 @@ def test_label_train_look_correct(opened, real_server, tmp_path):
     results_say_what_a_threshold_costs(page, real_server)
 
     by_name(page)
+    press(page, "Home", *["ArrowRight"] * 6, *"nn", "End", *["ArrowLeft"] * 6, *"aa")
+    until(page, "document.querySelector('.counts .abnormal').textContent === '7 abnormal'")
+    evaluate_and_export(page, real_server)
+
+    by_name(page)
     press(page, "Home", "a", "End", "ArrowLeft", "n")
     train(page, 2)
     changed = page.locator(".detectors li").first.inner_text()
@@ -109,3 +108,62 @@ def test_label_train_look_correct(opened, real_server, tmp_path):
     marked = [one["frame"] for one in listed(real_server) if one["volume"] and one["mask"]]
     assert len(marked) == 2
     assert json.loads(fetched(real_server, "v1/project")[1])["counts"]["masks"] == 3
+
+
+def test_normal_images_alone(opened, real_server):
+    page = opened(real_server.url).page
+    page.wait_for_selector(".cell img")
+    by_name(page)
+    press(page, "Home", *"nnnnnnnnnn")
+    until(page, "document.querySelector('.counts .normal').textContent === '10 normal'")
+    go(page, "Train")
+    page.get_by_text("Without abnormal images it keeps what normal ones look like").wait_for()
+    page.get_by_role("button", name="Train").click()
+    until(page, "document.querySelectorAll('.detectors li').length === 1", 120)
+    made = json.loads(fetched(real_server, "v1/detectors")[1])["detectors"][0]
+    said = page.inner_text("#in-use")
+    assert "no AUROC without abnormal images" in said
+    assert f"{made['threshold']:.3f}" in said
+    assert "10 + 0" in said
+    curve = json.loads(fetched(real_server, f"v1/detectors/{made['id']}/curve")[1])
+    above = sum(score >= made["threshold"] for score in curve["normal"])
+    assert len(curve["normal"]) == 10
+    assert page.locator("#wrong li").count() == above, "normal images that are unlike the other nine"
+    assert faults(page) == []
+    go(page, "Results")
+    page.wait_for_selector("#costs")
+    said = page.inner_text("#costs")
+    assert "sensitivity: not known without abnormal images" in said
+    assert f"{above} false alarm" in said
+    assert "NaN" not in page.inner_text("main")
+
+    # With the first abnormal images it learns anew, of both kinds.
+    go(page, "Images")
+    open_folder(page, real_server.abnormal)
+    by_name(page)
+    press(page, "End", "ArrowLeft", *"aa")
+    train(page, 2)
+    assert "out-of-fold AUROC, 95 % interval" in page.inner_text("#in-use")
+
+
+def test_unevenly_spaced_slices_are_drawn_on_part_by_part(opened, tmp_path):
+    heights = [0.0, 5.0, 10.0, 15.0, 17.5, 20.0, 22.5, 25.0, 27.5, 30.0]
+    grey = np.random.default_rng(0).integers(0, 900, (len(heights), 20, 24)).astype(np.uint16)
+    files = slices(tmp_path / "uneven", heights, grey)
+    with served("--project", tmp_path / "project", "--backbone", "stand-in") as server:
+        page = opened(server.url).page
+        page.wait_for_selector("h2")
+        number = add_volume(page, server, len(heights), *files)
+        look_at_volume(page, server, number)
+        assert "4 slices" in page.inner_text(".heading")
+        page.get_by_label("Part").select_option("2: 6 slices")
+        until(page, "document.querySelector('.heading').textContent.includes('6 slices')")
+        page.wait_for_selector("[data-ready]")
+        assert faults(page) == []
+        drawn = drawn_voxels(page)
+        # Columns of 1 mm and rows of 2 to the left and to the back, from a corner at 8 mm right and 6 mm front.
+        affine = np.array([[-1, 0, 0, 8], [0, -2, 0, 6], [0, 0, 2.5, 17.5], [0, 0, 0, 1]])
+        came_back(server, f"v1/volumes/{number}/mask.nii.gz?stretch=2", drawn, (24, 20, 6), affine)
+        marked = [number for number, one in enumerate(listed(server)) if one["mask"]]
+        assert len(marked) == 2
+        assert min(marked) >= 4, "no slice of the first part"

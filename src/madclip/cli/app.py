@@ -16,6 +16,7 @@ from madclip.cli.data import data_app
 from madclip.cli.demo import demo, phantoms
 from madclip.cli.explain import explain
 from madclip.cli.fit import fit, refit, repeat
+from madclip.cli.licences import licences
 from madclip.cli.listen import listen
 from madclip.cli.models import backbones, cache, export, import_released
 from madclip.cli.predict import evaluate, predict
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, explain, repeat, export, listen, serve]
-_COMMANDS += [import_released, backbones, cache, phantoms, demo]
+_COMMANDS += [import_released, backbones, cache, licences, phantoms, demo]
 for command in _COMMANDS:
     app.command()(command)
 app.add_typer(data_app, name="data")

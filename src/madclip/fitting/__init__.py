@@ -202,7 +202,7 @@ def _learned(
 ) -> Fitted:
     """What shots teach: a trained head, or where none is abnormal a memory of what they look like."""
     if not provenance.abnormal:
-        return of_normals(setting, shots, provenance, draws.operating_point, run.progress)
+        return of_normals(setting, shots, provenance, draws.operating_point, run)
     training = prepare(shots, setting.backbone, setting.recipe, seed=draws.seed, cache=run.cache, progress=run.progress)
     head = setting.new_head(draws.seed)
     with ExitStack() as stack:

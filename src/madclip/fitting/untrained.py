@@ -19,7 +19,7 @@ from madclip.training.out_of_fold import why_not_normal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from madclip.fitting import Draws, Setting
+    from madclip.fitting import Draws, Run, Setting
     from madclip.progress import Progress
     from madclip.training.shots import Shot
 
@@ -44,21 +44,24 @@ def of_texts(setting: Setting, draws: Draws) -> Fitted:
 
 
 def of_normals(
-    setting: Setting, shots: Sequence[Shot], provenance: Provenance, operating_point: str, progress: Progress
+    setting: Setting, shots: Sequence[Shot], provenance: Provenance, operating_point: str, run: Run
 ) -> Fitted:
     """A memory of normal patches; thresholds come from each image's score by the memory of the others.
 
     That costs next to nothing, so it is done for every number of folds.
     """
-    tokens, groups = _tokens(setting, shots, progress), [shot.group for shot in shots]
+    tokens, groups = _tokens(setting, shots, run.progress), [shot.group for shot in shots]
     memory = NormalMemory.of(setting.recipe, setting.backbone, setting.objective, tokens)
     patches = tokens[:, :, setting.backbone.spec.prefix_tokens :]
     fitted = Fitted(memory, setting.recipe, provenance, familiarity=familiarity_of(pool(patches), groups))
     calibration, reason = None, TILES_SAY_LITTLE if setting.recipe.tile else why_not_normal(shots)
     if not reason:
         point = NORMAL_POINT if operating_point == "youden" else operating_point
-        calibration = Calibration.of_normals(memory.held_out(tokens, groups, fitted.readout), point)
+        scores = memory.held_out(tokens, groups, fitted.readout)
+        calibration = Calibration.of_normals(scores, point)
         reason = calibration.note
+        if run.held_out and not reason:
+            run.held_out(scores)
     known = dataclasses.replace(provenance, uncalibrated=reason and f"not calibrated: {reason}")
     return dataclasses.replace(fitted, provenance=known, calibration=None if reason else calibration)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from socket import IPPROTO_TCP, TCP_NODELAY
@@ -15,13 +17,15 @@ try:
     import uvicorn
     from anyio import to_thread
     from fastapi import FastAPI
+    from sqlalchemy import delete
 
     from madclip.serve.api import detectors, images, jobs, pages, project, volumes
     from madclip.serve.api.service import ERRORS, Service, tell_errors
     from madclip.serve.guard import Guard, is_loopback, read_tokens
     from madclip.serve.jobs import Jobs
     from madclip.serve.places import Places, locked
-    from madclip.serve.project import Project, audit
+    from madclip.serve.project import Project, audit, most_memory
+    from madclip.serve.tables import Session
 except ImportError as missing:
     raise MissingExtraError.of("The server", "serve", str(missing)) from None
 
@@ -101,9 +105,11 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
     tokens, made = read_tokens(serving.token_file) if serving.token_file else ((), None)
     with locked(Places(serving.project)):
         held = Project(serving.project, (serving.backbone,) if serving.backbone else ())
-        work = Jobs(held)
+        work = Jobs(held, most_memory())
         try:
             held.tidy()
+            # What is taken in waits on the project's own disk: the system's folder may be small, memory, or read-only.
+            os.environ["TMPDIR"] = tempfile.tempdir = str(held.places.work)
             _keep_audit(held)
             _settle(held, serving)
             service = Service(held, work, local=not tokens and is_loopback(serving.host))
@@ -123,6 +129,7 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
 
 def _settle(held: Project, serving: Serving) -> None:
     with held.database.change() as session:
+        session.execute(delete(Session))  # whoever logged in with a token that was taken back is out
         for key in ("backbone", "objective"):
             if value := getattr(serving, key):
                 held.put(session, key, value)

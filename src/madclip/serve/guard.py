@@ -53,6 +53,10 @@ MAX_JSON, MAX_MASK, MAX_FILES = 8 * 2**20, 2**27, 4 * 2**30
 """Bytes of a body: of JSON, of a mask or a manifest, and of uploaded files together."""
 TRIES, WINDOW = 10, 60.0
 """Wrong tokens that are looked at in so many seconds; then all are refused for a while."""
+RATE, BURST = 500.0, 5_000.0
+"""Requests of one client in a second, and at once: more than a page with thousands of thumbnails asks."""
+CLIENTS = 1_000
+"""Clients that are counted; of more, those are forgotten that have asked for nothing lately."""
 
 
 def token_digest(token: str) -> str:
@@ -90,6 +94,25 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+class Rates:
+    """How many requests each client may still send: a bucket of `BURST`, filled with `RATE` in a second."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, client: str, now: float) -> bool:
+        """Whether one more request of a client is let in at a time, in seconds of any clock that only goes forward."""
+        left = self._now(client, now)
+        self._left[client] = (now, left - (left >= 1))
+        if len(self._left) > CLIENTS:
+            self._left = {name: held for name, held in self._left.items() if self._now(name, now) < BURST}
+        return left >= 1
+
+    def _now(self, client: str, now: float) -> float:
+        at, left = self._left.get(client, (now, BURST))
+        return min(BURST, left + (now - at) * RATE)
+
+
 @dataclass
 class Guard:
     """An ASGI layer around the application.
@@ -104,6 +127,7 @@ class Guard:
     database: Database
     tokens: tuple[str, ...] = ()
     _wrong: list[float] = field(default_factory=list)
+    _rates: Rates = field(default_factory=Rates)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answers or refuses one request."""
@@ -114,6 +138,8 @@ class Guard:
             return  # nothing here speaks WebSocket
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refused = self._refused(scope["method"], scope["path"], headers)
+        if not self._rates.take(self._client(scope, headers, known=not refused), time.monotonic()):
+            refused = 429, "rate", f"more than {RATE:.0f} requests a second: come again in a second"
         if refused:
             await _answer(send, *refused)
             return
@@ -141,6 +167,13 @@ class Guard:
         if self.tokens and _is_private(path) and path not in OPEN:
             return self._unknown(headers)
         return None
+
+    def _client(self, scope: Message, headers: dict[str, str], *, known: bool) -> str:
+        """Who asks: by a token or login that is known, so that nobody is many by making some up; else an address."""
+        if self.tokens and known and _is_private(scope["path"]) and scope["path"] not in OPEN:
+            given = headers.get("authorization", "").partition(" ")[2].strip()
+            return token_digest(given or _cookie(headers.get("cookie", "")))
+        return str((scope.get("client") or ("",))[0])
 
     def _unknown(self, headers: dict[str, str]) -> tuple[int, str, str] | None:
         given = headers.get("authorization", "")
@@ -252,7 +285,7 @@ async def _answer(send: Send, status: int, code: str, message: str) -> None:
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     headers = {**HEADERS, "content-type": "application/json", "content-length": str(len(body))}
     if status == 429:
-        headers["retry-after"] = "60"
+        headers["retry-after"] = "60" if code == "slow_down" else "1"
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -15,7 +15,7 @@ from madclip.serve.outcome import keep_detector, keep_row
 from madclip.serve.project import Project, log
 from madclip.serve.tables import Job
 from madclip.serve.wire import Header, receive, send
-from madclip.serve.workers import Child, FaultError, start
+from madclip.serve.workers import Child, FaultError, Watch, start
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -69,10 +69,11 @@ class Jobs:
 
     Args:
         project: Whose jobs they are.
+        memory: Bytes that the learning process may have.
     """
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
+    def __init__(self, project: Project, memory: int) -> None:
+        self.project, self._memory = project, memory
         self.live: Live | None = None
         self.finished = 0
         self._child: Child | None = None
@@ -202,26 +203,38 @@ class Jobs:
 
     def _part(self, job: Job, part: Header) -> tuple[str, str | None, Any]:
         """Lets the learning process do one part of a job: how it ended, why, and what came of it."""
+        reason = ""
         try:
             child = self._started()
-            send(child.to, part)
-            if self._cancel:
-                send(child.to, {"cancel": True})
-            while (frame := receive(child.back)) is not None:
-                said, body = frame
-                if "progress" in said and self.live is not None:
-                    self.live.told(said)
-                elif "fitted" in said:
-                    keep_detector(self.project, job, said["fitted"])
-                elif "image" in said:
-                    keep_row(self.project, said, body, part.get("number"))
-                elif "end" in said:
-                    ended = self._cancel if said["end"] == "cancelled" else said["end"]
-                    return ended or "cancelled", said.get("error"), said.get("result")
+            with Watch(child, self._memory) as watch:
+                ended = self._followed(child, job, part)
+            if ended is not None:
+                return ended
+            reason = watch.reason
         except (OSError, ValueError, FaultError):  # the pipe is broken or closed, or it ended before it was ready
             pass
         self._end_process()
+        if reason:
+            return "failed", f"this job {reason}: use fewer or smaller images, or a smaller backbone", None
         return self._cancel or ("paused" if self._stop.is_set() else "lost"), None, None
+
+    def _followed(self, child: Child, job: Job, part: Header) -> tuple[str, str | None, Any] | None:
+        """Hands a part over and keeps what is told of it; None where the process ends before it says how that ended."""
+        send(child.to, part)
+        if self._cancel:
+            send(child.to, {"cancel": True})
+        while (frame := receive(child.back)) is not None:
+            said, body = frame
+            if "progress" in said and self.live is not None:
+                self.live.told(said)
+            elif "fitted" in said:
+                keep_detector(self.project, job, said["fitted"])
+            elif "image" in said:
+                keep_row(self.project, said, body, part.get("number"))
+            elif "end" in said:
+                ended = self._cancel if said["end"] == "cancelled" else said["end"]
+                return ended or "cancelled", said.get("error"), said.get("result")
+        return None
 
     def _started(self) -> Child:
         if self._child is None or self._child.process.poll() is not None:

@@ -285,8 +285,11 @@ def _why(model: MadCLIP) -> str:
 
 
 def _out_of_fold(shots: Sequence[Sample], scores: Sequence[float]) -> Header | None:
-    """AUROC of out-of-fold scores with its interval, patients taken as one where they have several images."""
-    if not scores:
+    """AUROC of out-of-fold scores with its interval, patients taken as one where they have several images.
+
+    There is none where the images are of one class.
+    """
+    if not scores or len({shot.label for shot in shots}) < 2:
         return None
     data = Scored.of([shot.label for shot in shots], scores, patients=[shot.group for shot in shots])
     found = delong_interval(data if data.clustered else dataclasses.replace(data, patients=None))

@@ -90,7 +90,9 @@ def _fit(project: Project, job: Job) -> Header:
         if job.kind == "refit" and before is None:
             raise RecipeError("there is no detector to go on from; fit one first")
         if chosen["folds"] is None:
-            chosen["folds"] = 4 if before is None else 0
+            # A detector of normal images alone has no head to go on from, and learns anew.
+            made = session.get(Detector, before or 0)
+            chosen["folds"] = 0 if made is not None and made.abnormal else 4
         kept = session.get_one(Job, job.id)
         same = kept.learned == learned and places.state(job.id).exists()
         kept.learned = job.learned = learned

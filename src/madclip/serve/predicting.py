@@ -25,7 +25,7 @@ from madclip.heatmap import heat, png, stretch
 from madclip.heatmap import overlay as over
 from madclip.prediction import Row
 from madclip.report.series import series_row
-from madclip.serve.volumes import Grid, packed
+from madclip.serve.volumes import Grid, packed, stretches
 from madclip.serve.wire import Answer, answer
 from madclip.storage import read
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from madclip.data.series import Series
     from madclip.recipe import View
 
-MEMORY = 16 * 2**30
 MOST_IMAGES = 2_000
 """Images in one request; more belong into the project."""
 MOST_MAPS = 2**28
@@ -157,7 +157,7 @@ def _predicted(model: MadCLIP, file: Path, name: str, kind: str) -> dict[str, An
     for one in found.series:
         members = [place[image] for image in one.images]
         said = series_row(one, [rows[number] for number in members])
-        series.append(said | {"image": name, "map": _volume(one.images, [heats[n] for n in members], kind)})
+        series.append(said | {"image": name, "maps": _volumes(one, [heats[n] for n in members], kind)})
     return {"rows": rows, "maps": maps, "series": series}
 
 
@@ -171,20 +171,26 @@ def _encoded(made: npt.NDArray[np.float32], kind: str) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-def _volume(images: Sequence[ImageRef], heats: Sequence[Any], kind: str) -> str | None:
-    """The maps of a series on its grid as base64 of a .nii.gz, where that is wanted and it has one."""
+def _volumes(series: Series, heats: Sequence[Any], kind: str) -> list[str]:
+    """The maps of a series as base64 of .nii.gz, one for each stretch of evenly spaced slices, where that is wanted."""
     shape = next((one.shape for one in heats if one is not None), None)
     if kind != "nifti" or shape is None:
-        return None
+        return []
+    made, start = [], 0
+    slices = [(str(image.path), image.frame, image.axis) for image in series.images]
     try:
-        grid = Grid([(str(image.path), image.frame, image.axis) for image in images])
-    except DataError:
-        return None
-    shown = grid.empty(shape[0], shape[1], np.float32)
-    for index, one in zip(grid.index, heats, strict=True):
-        if one is not None:
-            shown[index] = one
-    return base64.b64encode(packed(grid.volume(shown), grid.affine, shown=(0, 1))).decode()
+        counts = stretches(slices)[0]["counts"]
+    except DataError:  # it does not say where it lies
+        return []
+    for count in counts:
+        grid = Grid(slices[start : start + count])
+        shown = grid.empty(shape[0], shape[1], np.float32)
+        for index, one in zip(grid.index, heats[start : start + count], strict=True):
+            if one is not None:
+                shown[index] = one
+        made.append(base64.b64encode(packed(grid.volume(shown), grid.affine, shown=(0, 1))).decode())
+        start += count
+    return made
 
 
 def main() -> None:
@@ -195,7 +201,7 @@ def main() -> None:
         "heat_volume": heat_volume,
         "predict": predict,
     }
-    answer(commands, MEMORY)
+    answer(commands)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from madclip.errors import DataError
 from madclip.serve.database import Database
 from madclip.serve.places import Places
 from madclip.serve.tables import Detector, Feature, Folder, Image, Job, Setting, now
-from madclip.serve.workers import Pool, cores
+from madclip.serve.workers import Pool, cores, memory_of_machine
 from madclip.training.cache import TokenCache
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Project:
         if not (self.places.image_tokens / LIMIT_FILE).exists():
             self.limit_tokens(TOKENS_LIMIT)
         self.readers = Pool("madclip.serve.reading", READERS, READING)
-        self.predictor = Pool("madclip.serve.predicting", 1, PREDICTING)
+        self.predictor = Pool("madclip.serve.predicting", 1, PREDICTING, most_memory())
 
     def close(self) -> None:
         """Ends the processes and the connections."""
@@ -152,6 +152,11 @@ class Project:
                 found = (generation, compute())
                 self.cache[name] = found
             return found[1]
+
+
+def most_memory() -> int:
+    """Bytes of memory that a process which learns or predicts may have: three quarters of what there is."""
+    return memory_of_machine() * 3 // 4
 
 
 def named(error: str, path: str, name: str) -> str:

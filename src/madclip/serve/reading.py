@@ -23,8 +23,8 @@ from madclip.errors import DataError
 from madclip.files import new_file
 from madclip.grey_range import GreyRange, parse_grey_range
 from madclip.heatmap import png
-from madclip.serve.volumes import image_volume, mask_slices, mask_volume
-from madclip.serve.wire import Answer, answer
+from madclip.serve.volumes import image_volume, mask_slices, mask_volume, stretches
+from madclip.serve.wire import Answer, answer, limit_memory
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -199,8 +199,9 @@ def size_of_image(path: str, frame: int | None, axis: str) -> Answer:
 def main() -> Any:
     """Answers until the server ends."""
     commands = (kind, look, thumbnail, picture, pixels, mask, mask_of_file, size_of_image)
-    commands += (image_volume, mask_slices, mask_volume)  # type: ignore[assignment]
-    answer({one.__name__: one for one in commands}, MEMORY)
+    commands += (image_volume, mask_slices, mask_volume, stretches)  # type: ignore[assignment]
+    limit_memory(MEMORY)
+    answer({one.__name__: one for one in commands})
 
 
 if __name__ == "__main__":

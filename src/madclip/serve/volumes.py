@@ -25,6 +25,7 @@ from madclip.heatmap import png
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from madclip.data.series import Place
     from madclip.serve.wire import Answer
 
 Slice = tuple[str, int | None, str]
@@ -66,12 +67,7 @@ class Grid:
             self.count = volume.shape[self._along]
             self.index = [image.frame or 0 for image in self.images]
             return
-        found = expand_inputs(sorted({image.path for image in self.images}))
-        series = next((one for one in found.series if set(self.images) <= set(one.images)), None)
-        if series is None or series.places is None:
-            raise DataError("these slices do not say where they lie, so they make no volume")
-        place = dict(zip(series.images, series.places, strict=True))
-        places = [place[image] for image in self.images]
+        places = _places(self.images)
         if len(even_runs(places)) > 1:
             raise DataError("these slices are not evenly spaced, so they make no volume")
         self.affine, self.count, self.index = affine_of(places), len(places), list(range(len(places)))
@@ -94,6 +90,30 @@ class Grid:
         out = self.empty(height, width, voxels.dtype)
         self.volume(out)[:] = voxels
         return out
+
+
+def _places(images: list[ImageRef]) -> list[Place]:
+    """Where slices of DICOM files lie.
+
+    Raises:
+        DataError: The files do not say it.
+    """
+    found = expand_inputs(sorted({image.path for image in images}))
+    series = next((one for one in found.series if set(images) <= set(one.images)), None)
+    if series is None or series.places is None:
+        raise DataError("these slices do not say where they lie, so they make no volume")
+    place = dict(zip(series.images, series.places, strict=True))
+    return [place[image] for image in images]
+
+
+def stretches(images: list[Slice]) -> Answer:
+    """How many of the slices make a volume, and how many of the next, and so on: `counts`.
+
+    Evenly spaced slices are one stretch, as `madclip predict` has it.
+    """
+    named = refs(images)
+    counts = [len(named)] if is_volume(named[0].path) else [len(run) for run in even_runs(_places(named))]
+    return {"counts": counts}, b""
 
 
 def image_volume(images: list[Slice]) -> Answer:

@@ -74,13 +74,12 @@ def said_of(error: BaseException) -> Header:
     return {"error": f"an unforeseen error ({type(error).__name__} in {last.name})", "kind": "fault"}
 
 
-def answer(commands: Mapping[str, Callable[..., Answer]], memory: int) -> None:
+def answer(commands: Mapping[str, Callable[..., Answer]]) -> None:
     """What a worker does until the server ends: each frame names a command and its arguments.
 
     A command that takes a `body` is given the bytes of the frame.
     """
     source, target = pipes()
-    limit_memory(memory)
     with suppress(BrokenPipeError):  # the server has ended
         send(target, {"ready": True})
         while (frame := receive(source)) is not None:

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import LifoQueue
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -65,15 +67,79 @@ def start(module: str) -> Child:
     return child
 
 
+EVERY = 0.2
+"""Seconds between two looks at how much memory a process has."""
+
+
+class Watch:
+    """Ends a process that takes too long, or has more memory than it may, while the context lasts.
+
+    Memory is what lies in the machine's, as Linux tells it, and not what is reserved: CUDA reserves hundreds of GB.
+
+    Args:
+        child: The process.
+        memory: Bytes that it may have; None is all there are.
+        seconds: How long it may take; None is for ever.
+
+    Attributes:
+        reason: Why it was ended; empty where it was not.
+    """
+
+    def __init__(self, child: Child, memory: int | None, seconds: float | None = None) -> None:
+        self._child, self._memory, self._seconds = child, memory, seconds
+        self._over = threading.Event()
+        self.reason = ""
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over.set()
+
+    def _run(self) -> None:
+        end = time.monotonic() + (threading.TIMEOUT_MAX if self._seconds is None else self._seconds)
+        while not self._over.wait(max(0.0, min(EVERY, end - time.monotonic()))):
+            if self._memory is not None and resident(self._child.process.pid) > self._memory:
+                self.reason = f"took more than {self._memory / 1e9:.1f} GB of memory"
+            elif time.monotonic() >= end:
+                self.reason = f"took longer than {self._seconds:.0f} s"
+            if self.reason:
+                self._child.process.kill()
+                return
+
+
+def resident(process: int) -> int:
+    """Bytes of the machine's memory that a process has; 0 where nobody tells."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has, or the container that this runs in may have."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return 2**62
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no control group, or one that says "max"
+            found = min(found, int(Path(file).read_text(encoding="ascii")))
+    return found
+
+
 class Worker:
     """One process, which does one thing at a time.
 
     Args:
         module: What it runs.
+        memory: Bytes of memory that it may have; None where it sees to that itself.
     """
 
-    def __init__(self, module: str) -> None:
-        self._module = module
+    def __init__(self, module: str, memory: int | None) -> None:
+        self._module, self._memory = module, memory
         self._child: Child | None = None
 
     def call(self, do: str, body: bytes, seconds: float, arguments: dict[str, Any]) -> Answer:
@@ -83,26 +149,15 @@ class Worker:
             DataError: It took longer than `seconds`, or ended the process; or what the command raises.
         """
         child = self._running()
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            child.process.kill()
-
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            send(child.to, {"do": do, **arguments}, body)
-            found = receive(child.back)
-        except OSError:
-            found = None
-        finally:
-            timer.cancel()
+        with Watch(child, self._memory, seconds) as watch:
+            try:
+                send(child.to, {"do": do, **arguments}, body)
+                found = receive(child.back)
+            except OSError:
+                found = None
         if found is None:
             self.end()
-            reason = f"took longer than {seconds:.0f} s" if late.is_set() else "ended the process that was to read it"
-            raise DataError(f"this image {reason}, so it is not used")
+            raise DataError(f"this image {watch.reason or 'ended the process that was to read it'}, so it is not used")
         if "error" in found[0]:
             raise _KINDS.get(found[0]["kind"], FaultError)(found[0]["error"])
         return found
@@ -127,11 +182,12 @@ class Pool:
         module: What they run.
         count: How many there are.
         waiting: How many calls may wait; more are refused.
+        memory: Bytes of memory that each may have; None where they see to that themselves.
     """
 
-    def __init__(self, module: str, count: int, waiting: int) -> None:
+    def __init__(self, module: str, count: int, waiting: int, memory: int | None = None) -> None:
         self._idle: LifoQueue[Worker] = LifoQueue()
-        self._all = [Worker(module) for _ in range(count)]
+        self._all = [Worker(module, memory) for _ in range(count)]
         for worker in self._all:
             self._idle.put(worker)
         self._room = threading.Semaphore(count + waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 EVERY = 0.15
 """Seconds between two looks at a job that is watched."""
+QUIET = 15.0
+"""Seconds after which an empty line says that the server is still there: proxies end what is quiet for a minute."""
 
 
 def found(service: Service, number: int) -> Job:
@@ -89,13 +92,16 @@ async def watch_job(service: Served, number: Id, request: Request) -> StreamingR
     await run_in_threadpool(found, service, number)
 
     async def events() -> AsyncIterator[str]:
-        last = ""
+        last, at = "", time.monotonic()
         while not service.stopping.is_set() and not await request.is_disconnected():
             job = await run_in_threadpool(found, service, number)
             said = json.dumps(job.model_dump(), ensure_ascii=False)
             if said != last:
-                last = said
+                last, at = said, time.monotonic()
                 yield f"data: {said}\n\n"
+            elif time.monotonic() - at > QUIET:
+                at = time.monotonic()
+                yield ":\n\n"
             if job.state in ENDED:
                 return
             await asyncio.sleep(EVERY)

@@ -301,8 +301,16 @@ class Curve(BaseModel):
     threshold: float | None
 
 
+class Volume(BaseModel):
+    """A volume: its slices, and how many of them lie in each stretch of evenly spaced ones, in order."""
+
+    id: int
+    slices: int
+    stretches: list[int]
+
+
 class Series(BaseModel):
-    """What is said of a volume or series: the highest score counts."""
+    """What is said of a volume or series: the highest score counts; maps are one for each evenly spaced stretch."""
 
     model_config = ConfigDict(extra="allow")
     image: str
@@ -310,6 +318,7 @@ class Series(BaseModel):
     images: int
     failed: int
     highest: int | None
+    maps: list[str]
 
 
 class Predicted(BaseModel):

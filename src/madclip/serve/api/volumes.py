@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from madclip.errors import DataError
 from madclip.serve import images, labels
-from madclip.serve.api.models import Images
+from madclip.serve.api.models import Images, Volume
 from madclip.serve.api.service import ApiError, Id, Served, Service
 from madclip.serve.project import named
 from madclip.serve.tables import Image
@@ -30,6 +30,35 @@ def _slices(service: Service, number: int) -> list[Image]:
     return found
 
 
+def _counts(service: Service, slices: list[Image]) -> list[int]:
+    counts: list[int] = _call(service, slices, "stretches")[0]["counts"]
+    return counts
+
+
+def _stretch(service: Service, number: int, stretch: int | None) -> list[Image]:
+    """The slices of a stretch, counted from 1; of the whole volume, where it has but one."""
+    slices = _slices(service, number)
+    counts = _counts(service, slices)
+    if stretch is None and len(counts) > 1:
+        message = f"these slices lie in {len(counts)} evenly spaced stretches: ask for ?stretch=1 to {len(counts)}"
+        raise ApiError(409, "stretches", message)
+    chosen = (stretch or 1) - 1
+    if chosen >= len(counts):
+        raise ApiError(404, "not_found", f"volume {number} has {len(counts)} stretches")
+    start = sum(counts[:chosen])
+    return slices[start : start + counts[chosen]]
+
+
+Stretch = Annotated[int | None, Query(ge=1, le=100_000)]
+
+
+@router.get("")
+def get_volume(service: Served, number: Id) -> Volume:
+    """How many slices a volume has, and how they are spaced."""
+    slices = _slices(service, number)
+    return Volume(id=number, slices=len(slices), stretches=_counts(service, slices))
+
+
 def _call(service: Service, slices: list[Image], do: str, **more: Any) -> tuple[dict[str, Any], bytes]:
     project = service.project
     pool = project.predictor if do == "heat_volume" else project.readers
@@ -45,15 +74,15 @@ def _gz(content: bytes) -> Response:
 
 
 @router.get("/image.nii.gz", responses=NIFTI, response_class=Response)
-def get_image(service: Served, number: Id) -> Response:
+def get_image(service: Served, number: Id, stretch: Stretch = None) -> Response:
     """The volume, in the values that its files mean."""
-    return _gz(_call(service, _slices(service, number), "image_volume")[1])
+    return _gz(_call(service, _stretch(service, number, stretch), "image_volume")[1])
 
 
 @router.get("/heatmap.nii.gz", responses=NIFTI, response_class=Response)
-def get_heatmap(service: Served, number: Id) -> Response:
+def get_heatmap(service: Served, number: Id, stretch: Stretch = None) -> Response:
     """The maps of the detector in use on the volume's grid, float32 in 0..1."""
-    slices, project = _slices(service, number), service.project
+    slices, project = _stretch(service, number, stretch), service.project
     with project.database.look() as session:
         detector = project.detector_in_use(session)
     maps = [project.places.map(detector or 0, image.id) for image in slices]
@@ -66,9 +95,9 @@ def get_heatmap(service: Served, number: Id) -> Response:
 
 
 @router.get("/mask.nii.gz", responses=NIFTI, response_class=Response)
-def get_mask(service: Served, number: Id) -> Response:
+def get_mask(service: Served, number: Id, stretch: Stretch = None) -> Response:
     """The masks of the slices as a label map, uint8, 1 where something is marked."""
-    slices, project = _slices(service, number), service.project
+    slices, project = _stretch(service, number, stretch), service.project
     masks = [str(project.places.mask(image.id, image.mask)) if image.mask else None for image in slices]
     size = list(labels.size_of(project, slices[0]))
     return _gz(_call(service, slices, "mask_volume", masks=masks, size=size)[1])
@@ -83,16 +112,16 @@ _BODY: dict[str, Any] = {
 
 
 @router.put("/mask.nii.gz", openapi_extra=_BODY)
-async def put_mask(service: Served, number: Id, request: Request) -> Images:
+async def put_mask(service: Served, number: Id, request: Request, stretch: Stretch = None) -> Images:
     """Take a label map on the volume's grid: it sets the masks of all slices; slices with something are abnormal."""
     content = await request.body()
     if not content:
         raise ApiError(422, "invalid", "the body is a label map as .nii or .nii.gz")
-    return await run_in_threadpool(_keep, service, number, content)
+    return await run_in_threadpool(_keep, service, number, stretch, content)
 
 
-def _keep(service: Service, number: int, content: bytes) -> Images:
-    slices = _slices(service, number)
+def _keep(service: Service, number: int, stretch: int | None, content: bytes) -> Images:
+    slices = _stretch(service, number, stretch)
     found, body = _call(service, slices, "mask_slices", body=content)
     start = 0
     for image, length in zip(slices, found["lengths"], strict=True):
