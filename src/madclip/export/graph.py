@@ -13,8 +13,9 @@ from madclip.backbones.load import open_backbone
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError
 from madclip.export.libraries import quieten
+from madclip.head.scorer import pool
 from madclip.state import new_head
-from madclip.training.encode import encode_for, pool
+from madclip.training.encode import encode_for
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
