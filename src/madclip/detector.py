@@ -165,7 +165,7 @@ class MadCLIP(Estimator):
         Args:
             data: All images to learn from now, as for `fit`. Of a folder or a Dataset these are, unless `shots` says
                 otherwise, the images that were shots before and those that were not there when the detector was fitted.
-                Of a joint detector data by objective, of all modalities, old and new.
+                A joint detector is given data by objective, of all modalities, old and new.
             labels: As for `fit`.
             masks: As for `fit`.
             shots: Draw so many of the folder anew, as `fit` does.
@@ -199,7 +199,7 @@ class MadCLIP(Estimator):
         Args:
             data: As for `load_dataset`; all its images are used, and of normal volumes all slices.
             operating_point: A new one; None keeps it.
-            modality: Of a joint detector, which one the images are of.
+            modality: Which one of a joint detector the images are of.
 
         Raises:
             DataError: An image cannot be read, or the operating point needs a class that is missing.

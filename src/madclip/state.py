@@ -13,7 +13,7 @@ import torch
 from madclip.calibration.familiarity import Likeness
 from madclip.errors import CheckpointError, RecipeError
 from madclip.head.head import Head
-from madclip.head.joint import JointHead
+from madclip.head.joint import JointHead, new_heads
 from madclip.head.memory import NormalMemory
 from madclip.head.scorer import Readout, Scorer
 from madclip.head.zero_shot import ZeroShot
@@ -212,7 +212,7 @@ class Fitted:
         familiarity: The out-of-distribution check; None with fewer than three shots of different patients.
         history: Mean loss terms of every epoch.
         series: What whole normal volumes and series say of the highest score in one; None where none was calibrated on.
-        modalities: Of a joint detector what was learned of each modality, by its objective; their heads share adapters.
+        modalities: What a joint detector learned of each modality, by its objective; their heads share adapters.
         text: Text features of the head, [e, 2]; [0, 2] where it uses none.
     """
 
@@ -256,6 +256,19 @@ class Fitted:
         if modality not in self.modalities:
             raise RecipeError(f"unknown modality {modality!r}: this detector knows {', '.join(self.modalities)}")
         return self.modalities[modality]
+
+    def on(self, backbone: Backbone, objective: str) -> Fitted:
+        """The same on a backbone of the same weights that is elsewhere, or of another type."""
+        if not self.modalities:
+            head = new_head(self.recipe, backbone, objective, self.provenance)
+            head.load_state_dict(self.head.state_dict())
+            return dataclasses.replace(self, head=head)
+        heads = new_heads(self.recipe, backbone, [*self.modalities])
+        parts = {}
+        for head, (name, part) in zip(heads, self.modalities.items(), strict=True):
+            head.load_state_dict(part.head.state_dict())
+            parts[name] = dataclasses.replace(part, head=head)
+        return Fitted.joint(parts)
 
     def put(self, modality: str | None, one: Fitted) -> Fitted:
         """This state with another of a modality; the other itself where none is named."""

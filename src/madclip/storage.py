@@ -78,7 +78,7 @@ class Saved:
         familiarity: The out-of-distribution check.
         history: Mean loss terms of every epoch.
         series: What whole volumes and series said of their highest scores.
-        modalities: Of a joint detector the same of each modality, by its objective.
+        modalities: The same of each modality of a joint detector, by its objective.
     """
 
     folder: Path

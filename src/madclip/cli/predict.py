@@ -20,6 +20,7 @@ from madclip.cli.options import (
     Force,
     Gpus,
     Json,
+    Modality,
     NormalNames,
     Overwrite,
     Patients,
@@ -83,6 +84,7 @@ def predict(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    modality: Modality = None,
     engine: Engine = "auto",
     backbone: SavedBackbone = None,
     device: Device = "auto",
@@ -110,6 +112,8 @@ def predict(
     if table == "parquet" or (table is None and pool == "ray"):
         if dicom:
             raise RecipeError("--dicom goes with a page: leave out --table parquet and --engine-pool ray")
+        if modality:
+            raise RecipeError("--modality goes with a page: leave out --table parquet and --engine-pool ray")
         scoring = saved_detector(detector, axis, engine, backbone, device)
         executor = executor_of(pool, address, workers, threads, gpus)
         predict_archive(scoring, inputs, out, executor, maps or "none", overwrite=overwrite, as_json=as_json)
@@ -118,6 +122,7 @@ def predict(
         raise RecipeError("--engine-pool, --workers and --threads go with --table parquet")
     output = Output(maps=maps or "tiff", overlays=overlays, dicom=parse_kinds(dicom), region=region)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    model = model.of(modality) if modality else model
     with shown_progress() as progress:
         local = [at_hand(one, out, progress, afresh=overwrite) for one in inputs]
     found = expand_inputs(local, axis or model.recipe.axis)
@@ -203,6 +208,7 @@ def evaluate(
     objective: Annotated[
         str | None, typer.Option(help="What the images show; warns if the detector was fitted for something else.")
     ] = None,
+    modality: Modality = None,
     engine: Engine = "auto",
     backbone: SavedBackbone = None,
     device: Device = "auto",
@@ -218,6 +224,7 @@ def evaluate(
     if report is not None:
         check_page(report, overwrite=overwrite)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    model = model.of(modality) if modality else model
     reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
     dataset = read_dataset(data, reading, force=force, stop=False)
     computed = use_engine(model, detector, engine)
