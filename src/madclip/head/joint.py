@@ -40,7 +40,6 @@ class JointHead(Scorer):
 
     keeps_prefix: ClassVar[bool] = False
     shots: torch.Tensor
-    limits: torch.Tensor
     masked: torch.Tensor
 
     def __init__(self, heads: Sequence[Head], familiarity: Sequence[Familiarity], readouts: Sequence[Readout]) -> None:
@@ -51,7 +50,6 @@ class JointHead(Scorer):
         self.counts = [len(one.features) for one in familiarity]
         every = torch.cat([torch.tensor(one.features) for one in familiarity])
         self.register_buffer("shots", every, persistent=False)
-        self.register_buffer("limits", torch.tensor([one.limit for one in familiarity]), persistent=False)
         self.register_buffer("masked", torch.tensor([one.has_masks for one in readouts]), persistent=False)
         self.to(heads[0].text().device)
 
@@ -60,13 +58,9 @@ class JointHead(Scorer):
         return torch.cat([head.text() for head in self._each], 1)
 
     def route(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Number of the modality that each image is taken for, [B], from pooled tokens [B, features].
-
-        It is the one whose nearest shot is nearest, measured by the distance at which its images stop being familiar.
-        """
+        """Number of the modality with the nearest shot, [B], from pooled tokens [B, features]; see `Familiarity`."""
         nearness = F.normalize(pooled.to(self.shots), dim=-1) @ self.shots.mT
-        distance = torch.stack([1 - part.amax(1) for part in nearness.split(self.counts, 1)], 1)
-        return (distance / self.limits).argmin(1)
+        return torch.stack([part.amax(1) for part in nearness.split(self.counts, 1)], 1).argmax(1)
 
     def judge(
         self,
