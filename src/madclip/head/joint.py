@@ -75,7 +75,7 @@ class JointHead(Scorer):
         for features in first.adapters(tokens):
             each = features.movedim(1, 3)
             taps.append(torch.stack([scoring.patch_scores(each, one) for one in towards]))
-        image = torch.arange(len(route), device=route.device)
+        image = torch.arange(route.shape[0], device=route.device)
         own = torch.stack(taps)[:, route, image].movedim(-2, 0)  # of its modality alone
         scores = Scores(own[DETECTION], own[SEGMENTATION if first.recipe.separate_heads else DETECTION])
         masked = self.masked[route][:, None, None]
