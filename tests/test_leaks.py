@@ -69,9 +69,9 @@ def files(samples) -> set[str]:
     return {str(sample.image.path) for sample in samples}
 
 
-def another(data: Dataset) -> Dataset:
-    """A data set of another modality."""
-    return load_dataset(data.root.parent / "other")
+def with_another(data: Dataset) -> dict[str, Dataset]:
+    """A data set, and one of another modality beside it."""
+    return {"noise": data, "other": load_dataset(data.root.parent / "other")}
 
 
 WAYS = {
@@ -95,9 +95,9 @@ WAYS = {
         Dataset(data.root, "manifest", (data.shot_pool[0], data.shot_pool[-1]))
     ),
     "texts, then shots": lambda new, data, digests: new.fit(shots=0).refit(data, shots=3),
-    "joint": lambda new, data, digests: new.fit({"noise": data, "other": another(data)}, shots=3, folds=2),
-    "joint, then more": lambda new, data, digests: new.fit({"noise": data, "other": another(data)}, shots=3, folds=0).refit(
-        {"noise": data, "other": another(data)}
+    "joint": lambda new, data, digests: new.fit(with_another(data), shots=3, folds=2),
+    "joint, then more": lambda new, data, digests: new.fit(with_another(data), shots=3, folds=0).refit(
+        with_another(data)
     ),
     "val then refit": lambda new, data, digests: new.fit(data, shots=4, folds=0, run=Run(select="val")).refit(
         data, shots=3

@@ -43,7 +43,7 @@ class CellWork:
         self.memory = TokenMemory() if memory is None else memory
         self._backbones: dict[Literal["gelu", "quick_gelu"] | None, RememberedBackbone] = {}
         self._sets: dict[str, Dataset] = {}
-        self._joint: tuple[Any, MadCLIP] | None = None
+        self._joint: dict[tuple[str, int, int], MadCLIP] = {}
 
     def __reduce__(self) -> tuple[type[CellWork], tuple[Plan, Path, TokenMemory]]:
         # What was loaded stays here: a worker loads its own.
@@ -133,7 +133,7 @@ class CellWork:
         }
 
     def _learn_jointly(self, cell: Cell, fresh: MadCLIP) -> MadCLIP:
-        """A detector of all sets, or of all but the cell's, which is kept for the next cell.
+        """A detector of all sets, which is kept for other cells, or of all but the cell's.
 
         Raises:
             RecipeError: Two sets show the same, or there are too few.
@@ -149,11 +149,12 @@ class CellWork:
                 raise RecipeError(f"{name}: another set shows {objective!r} too; tell them apart with --objective")
             if how != "without" or name != cell.set:
                 sets[objective] = self.dataset(name)
-        key = (preset, cell.shots, cell.seed, tuple(sets))
-        if self._joint is None or self._joint[0] != key:
+        key = (preset, cell.shots, cell.seed)
+        detector = None if how == "without" else self._joint.get(key)
+        if detector is None:
             detector = fresh.fit(sets, shots=cell.shots, seed=cell.seed, folds=0, run=Run(cache=TokenCache()))
-            self._joint = (key, detector)
-        detector = self._joint[1]
+            if how != "without":
+                self._joint[key] = detector
         return detector.of(self.plan.objectives[cell.target]) if how == "joint" else detector
 
     def _fit(self, cell: Cell) -> Detector:
