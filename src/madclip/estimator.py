@@ -188,6 +188,8 @@ def _learned(fitted: Fitted | None) -> str:
     if fitted is None:
         return "not fitted"
     facts, known = fitted.provenance, fitted.calibration
+    if fitted.modalities:
+        return f"learned {', '.join(map(repr, fitted.modalities))} from {facts.learned}"
     return f"learned from {facts.learned}, {f'threshold {known.threshold:.4f}' if known else 'not calibrated'}"
 
 

@@ -70,6 +70,7 @@ def test_an_image_is_judged_as_by_the_head_of_its_modality_alone(joint, sets):
             assert np.abs(routed.anomaly_map - told.anomaly_map).max() < 1e-5
             assert (routed.threshold, routed.probability) == (told.threshold, pytest.approx(told.probability, abs=1e-5))
     assert joint.of("Brain").calibration != joint.of("Liver").calibration
+    assert repr(joint).endswith("learned 'Brain', 'Liver' from 12 normal and 12 abnormal images)")
 
 
 def test_a_batch_of_both_is_told_apart(joint, sets):
