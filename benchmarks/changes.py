@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from madclip.head.adapters import Adapters
 from madclip.head.head import Head, Scores, Terms
 from madclip.training.encode import TrainingSet, encode_variants, prepare
 
@@ -56,6 +57,7 @@ class Narrow(Head):
     def __init__(self, recipe: Recipe, backbone: Backbone, objective: str, *, seed: int = 0) -> None:
         super().__init__(recipe, backbone, objective, seed=seed)
         generator, width = torch.Generator().manual_seed(seed), backbone.spec.width // 4
+        assert isinstance(self.adapters, Adapters)
         shared, heads = self.adapters.shared, self.adapters.heads
         self.adapters.shared = nn.Parameter(shared.detach()[:, :, :width].clone())
         self.adapters.heads = nn.Parameter(torch.empty(*heads.shape[:-1], width))

@@ -24,7 +24,7 @@ FLOORS = (
     {"storage", "fitting"},
     {"released", "estimator"},
     {"detector"},
-    {"methods", "evaluation", "export", "clinical"},
+    {"methods", "evaluation", "explain", "export", "clinical"},
     {"report"},
     {"serve", "client"},
     {"scale"},

@@ -32,15 +32,18 @@ def backbones() -> str:
 
     use = {True: "yes", False: "no", None: "not known"}
     return table(
-        ["id", "vision tower", "licence of the weights", "commercial use", "note"],
+        ["id", "vision tower", "licence of the weights", "commercial use", "gated", "read and compared", "note"],
         [
             [
                 f"`{e.id}`",
-                f"{e.depth} blocks of {e.width}, patch {e.patch_size} at {e.image_size} px, embedding {e.embed_dim}"
-                if e.embed_dim
+                f"{e.depth} blocks of {e.width}, patch {e.patch_size} at {e.image_size} px, "
+                f"{f'embedding {e.embed_dim}' if e.embed_dim else 'no texts'}"
+                if e.embed_dim or e.hub
                 else f"{e.depth} stages of up to {e.width} channels at {e.image_size} px, no texts",
                 e.licence,
                 use[e.commercial],
+                use[e.gated],
+                e.checked,
                 e.note,
             ]
             for e in catalogue()
@@ -134,7 +137,8 @@ def options(command: str) -> str:
         if parameter.name in ("help", "as_json"):
             continue
         if parameter.param_type_name == "argument":
-            rows.append([f"`{parameter.name.upper()}`", "required", parameter.help or ""])
+            needed = "required" if parameter.required else "optional"
+            rows.append([f"`{parameter.name.upper()}`", needed, parameter.help or ""])
             continue
         values = parameter.metavar or "|".join(_choices(hints[parameter.name]))
         names = [*parameter.opts, *parameter.secondary_opts]

@@ -35,10 +35,12 @@ COLOURS = np.frombuffer(base64.b64decode(_VIRIDIS), np.uint8).reshape(256, 3)
 """The colour map from its lowest to its highest value, as matplotlib has it, which takes half a second to import."""
 STRENGTH = 0.6
 """Opacity of a map where it is highest."""
+THUMBNAIL = 192
+"""Longer side of a thumbnail, pixels."""
 _MARGIN, _BAR, _INK = 8, 10, (29, 36, 48)
 _SMALLEST = 96
 """Pixels of a side of a picture that letters are drawn on."""
-_BARS = (200, 100, 50, 20, 10, 5, 2, 1)
+_BARS = (200, 100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1)
 """Lengths that a bar may have: mm."""
 
 
@@ -58,24 +60,27 @@ def span(anomaly_map: Floats) -> tuple[float, float]:
     return float(np.median(anomaly_map)), float(anomaly_map.max())
 
 
-def stretch(anomaly_map: Floats) -> Floats:
-    """A map spread over 0..1, from its median to its largest value; a flat map becomes 0."""
-    low, high = span(anomaly_map)
+def stretch(anomaly_map: Floats, between: tuple[float, float] | None = None) -> Floats:
+    """A map spread over 0..1, from its median to its largest value or between others; a flat map becomes 0."""
+    low, high = between or span(anomaly_map)
     return ((anomaly_map - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
 
 
-def overlay(pixels: Floats, anomaly_map: Floats, *, strength: float = STRENGTH) -> Picture:
+def overlay(
+    pixels: Floats, anomaly_map: Floats, *, strength: float = STRENGTH, between: tuple[float, float] | None = None
+) -> Picture:
     """A map over its image; the more anomalous, the more of the map is seen.
 
     Args:
         pixels: [3, H, W] in 0..1.
-        anomaly_map: [H, W]; its colours span its own range (`span`).
+        anomaly_map: [H, W].
         strength: Opacity of the map where it is highest, 0..1.
+        between: Where the colours begin and end; None takes the map's own range (`span`).
 
     Returns:
         [H, W, 3].
     """
-    spread = stretch(anomaly_map)
+    spread = stretch(anomaly_map, between)
     opacity = strength * spread[..., None]
     blended = np.ascontiguousarray(np.moveaxis(pixels * 255, 0, -1))
     blended *= 1 - opacity
@@ -83,13 +88,16 @@ def overlay(pixels: Floats, anomaly_map: Floats, *, strength: float = STRENGTH) 
     return np.rint(blended, out=blended).astype(np.uint8)
 
 
-def oriented(picture: Picture, sides: str, spacing: tuple[float, float] | None) -> Picture:
+def oriented(
+    picture: Picture, sides: str, spacing: tuple[float, float] | None, *, at_detector: bool = False
+) -> Picture:
     """A picture [H, W, 3] with letters of the patient's sides at its edges and a bar of a round length.
 
     Args:
         picture: What they are drawn on; one that is too small for them is given back as it is.
         sides: What lies to the left, right, top and bottom, a letter each; empty where that is unknown.
         spacing: Millimetres between rows and between columns; None where unknown.
+        at_detector: Whether they are those of a detector, which the bar then says.
     """
     from PIL import Image, ImageDraw
 
@@ -110,10 +118,24 @@ def oriented(picture: Picture, sides: str, spacing: tuple[float, float] | None) 
             left = right - length / spacing[1]
             draw.line((left, bottom, right, bottom), "black", 4)
             draw.line((left, bottom, right, bottom), "white", 2)
-            said = f"{length} mm" if length < 10 else f"{length // 10} cm"
+            said = f"{length} mm" if length < 10 else f"{length / 10:g} cm"
+            said += " at detector" if at_detector else ""
             place = (right, bottom - 3)
             draw.text(place, said, "white", anchor="rb", font_size=size, stroke_width=1, stroke_fill="black")
     return np.asarray(drawn)
+
+
+def side_by_side(pixels: Floats, picture: Picture) -> Any:
+    """An image [3, H, W] in 0..1 beside what was drawn over it, as a small picture of Pillow."""
+    from PIL import Image
+
+    plain = np.moveaxis(pixels * 255, 0, -1).round().astype(np.uint8)
+    scale = min(1.0, THUMBNAIL / max(picture.shape[:2]))
+    width, height = (max(1, round(side * scale)) for side in (picture.shape[1], picture.shape[0]))
+    both = Image.new("RGB", (2 * width, height))
+    for i, part in enumerate((plain, picture)):
+        both.paste(Image.fromarray(part).resize((width, height), Image.Resampling.LANCZOS), (i * width, 0))
+    return both
 
 
 def legend(width: int, low: str, high: str) -> Picture:

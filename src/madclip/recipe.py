@@ -102,6 +102,11 @@ class Recipe:
         "relu", "Activation after every adapter layer (equation 1 says ReLU, the released code LeakyReLU(0.01))."
     )
     adapter_norm: AdapterNorm = _field("none", "Normalisation after the shared layer, without parameters.")
+    adapters_per_tower: bool = _field(
+        False,
+        "Whether each of several towers has adapters of its own, whose features are added, instead of one set that "
+        "reads their tokens side by side.",
+    )
     dual_branch: bool = _field(True, "False (c): one set of adapters serves both branches, so O_n = O_ab.")
     separate_heads: bool = _field(True, "False (f): one head per branch serves detection and segmentation.")
     learned_prompts: bool = _field(True, "False (a): the fixed ensemble of hand-crafted templates.")

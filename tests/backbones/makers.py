@@ -16,8 +16,12 @@ from transformers import (
     Dinov2WithRegistersModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    MetaClip2Config,
+    MetaClip2Model,
     SiglipConfig,
     SiglipModel,
+    ViTConfig,
+    ViTModel,
 )
 
 TOWER = {"num_hidden_layers": 4, "hidden_act": "quick_gelu", "projection_dim": 40}
@@ -165,8 +169,26 @@ def siglip_folder(folder):
     return folder, siglip_model()
 
 
+def metaclip2_model():
+    torch.manual_seed(0)
+    text = TEXT | {"vocab_size": 60, "eos_token_id": 2, "bos_token_id": 0}
+    return _shaken(MetaClip2Model(MetaClip2Config(vision_config=VISION, text_config=text, projection_dim=40)))
+
+
+def metaclip2_folder(folder):
+    metaclip2_model().save_pretrained(folder)
+    image_settings(folder)
+    words = ["<s>", "<pad>", "</s>", "<unk>", *" ".join(TEXTS).replace(".", " .").split(), "brain"]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder, metaclip2_model()
+
+
 DINO = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 64, "patch_size": 16}
 DINOS = {
+    "vit": lambda: ViTModel(ViTConfig(**DINO, intermediate_size=96)),
     "dinov2": lambda: Dinov2Model(Dinov2Config(**DINO)),
     "dinov2_swiglu": lambda: Dinov2Model(Dinov2Config(**DINO, use_swiglu_ffn=True, qkv_bias=False)),
     "dinov2_registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**DINO, num_register_tokens=3)),
@@ -210,6 +232,7 @@ MAKERS = {
         open_clip_safetensors,
         open_clip_training,
         siglip_folder,
+        metaclip2_folder,
         stand_in,
     )
 }

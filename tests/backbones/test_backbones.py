@@ -108,11 +108,11 @@ class TestEveryBackbone:
         ids, end = token_rows(b, TEXTS, b.spec.text_length)
         assert close(b.encode_embeddings(b.embed_tokens(ids), end), b.encode_text(TEXTS))
 
-    def test_cut_after_the_longest_is_exact_where_text_is_causal(self, kind):
+    def test_cut_after_the_longest_is_exact_where_padding_is_not_read(self, kind):
         b = kind.backbone
         ids, end = token_rows(b, TEXTS, b.spec.text_length)
         short = int(end.max()) + 1
-        if b.spec.causal_text:
+        if not b.spec.reads_padding:
             whole = b.encode_embeddings(b.embed_tokens(ids), end)
             assert close(b.encode_embeddings(b.embed_tokens(ids[:, :short]), end), whole)
         else:
@@ -123,7 +123,7 @@ class TestEveryBackbone:
         b = kind.backbone
         ids, end = token_rows(b, TEXTS, b.spec.text_length)
         native, full = (b.encode_embeddings(b.embed_tokens(ids), end, attention=a) for a in ("native", "full"))
-        assert close(native, full) is not b.spec.causal_text
+        assert close(native, full) is b.spec.reads_padding
 
     def test_gradients_flow_to_embeddings_and_nowhere_else(self, kind):
         b = kind.backbone

@@ -15,6 +15,7 @@ from madclip.backbones import load_backbone
 from madclip.backbones.build import build
 from madclip.backbones.fused import FusedBackbone, normalised, on_grid
 from madclip.backbones.sources import find_checkpoint
+from madclip.backbones.spec import bilinear
 from madclip.errors import CheckpointError, MissingExtraError, RecipeError
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -44,7 +45,8 @@ class TestImageOnlyTransformers:
         found = tower(str(folder), size)
         x = pixels(2, *size)
         with torch.no_grad():
-            hidden = reference(x, output_hidden_states=True).hidden_states
+            other_size = {"interpolate_pos_encoding": True} if reference.config.model_type == "vit" else {}
+            hidden = reference(x, output_hidden_states=True, **other_size).hidden_states
         streams = found.encode_image(x)
         assert len(streams) == len(found.spec.taps) == 4
         for tap, stream in zip(found.spec.taps, streams, strict=True):
@@ -247,6 +249,14 @@ def test_tokens_on_another_grid_are_those_of_pillow():
     assert np.abs(found - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize(("have", "want"), [(240, 160), (160, 240), (97, 33), (5, 5)])
+def test_pixels_are_resized_as_torch_does(have, want):
+    x = torch.rand(2, 3, have, have, dtype=torch.float64)  # in float32 torch itself is off by 1e-5
+    weights = torch.from_numpy(bilinear(have, want)).double()
+    expected = torch.nn.functional.interpolate(x, (want, want), mode="bilinear", antialias=True)
+    assert torch.allclose(weights @ x @ weights.T, expected, atol=1e-6)
+
+
 def test_normalised_tokens_have_mean_0_and_variance_1():
     tokens = normalised(torch.randn(2, 5, 64) * 7 + 3)
     assert torch.allclose(tokens.mean(-1), torch.zeros(2, 5), atol=1e-5)
@@ -274,6 +284,7 @@ class TestLite0:
     def test_beside_tiny(self):
         fused = load_backbone("tiny+lite0", device="cpu")
         assert (fused.grid, fused.spec.width) == ((20, 20), 192 + 320)
+        assert fused.towers[1].image_size == (160, 160)
         assert fused.towers[1].spec.commercial is None
         tokens = fused.encode_image(torch.rand(1, 3, 240, 240))
         assert [t.shape for t in tokens] == [(1, 401, 512)] * 4

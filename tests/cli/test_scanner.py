@@ -18,7 +18,7 @@ from pynetdicom import AE
 
 from data.scanner import dicom, save, slices
 from data.test_nifti import nifti
-from madclip.data.readers import nifti as nifti_reader
+from madclip.data.readers import volume as volume_reader
 from madclip.data.series import facts_of, sorted_series
 from madclip.detector import MadCLIP
 from madclip.errors import DataError
@@ -87,10 +87,13 @@ def test_no_patient_data_leaves_the_scans(tmp_path, madclip, small, monkeypatch)
     predicted = madclip("predict", out / "detector", data / "test", "--out", out / "predictions")
     evaluated = madclip("evaluate", out / "detector", data, "--report", out / "report.html")
     assert (predicted.code, evaluated.code) == (0, 0), (predicted, evaluated)
+    explained = madclip("explain", out / "detector", data / "test", "--data", data, "--out", out / "why.html")
+    assert explained.code == 0, explained
+    assert "of 8 has the highest score" in explained.err
     broken = save(dicom(scan(1, 0), BitsStored=4, PatientName=CANARY, PatientID=CANARY), tmp_path / "broken/one.dcm")
     failed = madclip("--debug", "predict", out / "detector", broken, "--out", out / "failed")
     assert failed.code == 2
-    for result in (fitted, predicted, evaluated, failed):
+    for result in (fitted, predicted, evaluated, explained, failed):
         assert CANARY not in result.out + result.err
     # The paths as they were typed stand in the tables that were asked for, and nowhere else.
     words = [CANARY.encode(), b"19700101"]
@@ -178,6 +181,24 @@ def test_a_series_is_sorted_and_its_heat_map_lies_on_it(tmp_path, madclip, small
                 )
                 found = heat.affine @ [column, line, k, 1]
                 np.testing.assert_allclose(found[:3], there * [-1, -1, 1], atol=1e-6)
+
+
+def test_uneven_gaps_may_be_interpolated(tmp_path, madclip, small_detector):
+    heights = [8.0, 0.0, 4.0, 20.0, 12.0, 26.0]
+    slices(tmp_path / "study", heights, [scan(n, n == 2) for n in range(6)], BitsStored=12)
+    command = ("predict", small_detector, tmp_path / "study", "--no-overlays", "--resample")
+    assert madclip(*command, "--out", tmp_path / "out").code == 0
+    (row,) = (json.loads(line) for line in (tmp_path / "out" / "series.jsonl").read_text().splitlines())
+    assert row["map"] == ["volumes/000.nii.gz"]
+    assert "interpolated linearly onto 8 slices 3.71 mm apart" in " ".join(row["notes"])
+    heat = nibabel.load(tmp_path / "out" / row["map"][0])
+    assert b"interpolated; research use only" in heat.header["descrip"].tobytes()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    maps = np.stack([_map(tmp_path / "out", one) for one in rows])
+    for k in range(8):
+        height = (heat.affine @ [3, 5, k, 1])[2]
+        expected = [np.interp(height, sorted(heights), maps[:, 5, column]) for column in range(40)]
+        np.testing.assert_allclose(np.asarray(heat.dataobj)[:, 5, k], expected, atol=1e-5)
 
 
 def test_an_unfinished_run_goes_on_at_the_start_of_a_series(tmp_path, madclip, small_detector, monkeypatch):
@@ -279,8 +300,8 @@ def test_volumes_given_as_a_path_are_cut_as_the_detector_learned(tmp_path, small
         nifti(tmp_path / f"{name}.nii.gz", voxels)
         if name[0] == "a":
             nifti(tmp_path / f"masks/{name[-1]}.nii.gz", (voxels > 3000).astype(np.uint8))
-    read, planes = nifti_reader.NIfTI.read, set()
-    monkeypatch.setattr(nifti_reader.NIfTI, "read", lambda *a, **k: (planes.add(a[1].axis), read(*a, **k))[1])
+    read, planes = volume_reader.VolumeReader.read, set()
+    monkeypatch.setattr(volume_reader.VolumeReader, "read", lambda *a, **k: (planes.add(a[1].axis), read(*a, **k))[1])
     detector = MadCLIP(small_recipe.replace(axis="coronal"), backbone=small_backbone, objective="Brain")
     detector.fit(tmp_path, shots=2, folds=0)
     detector.refit(tmp_path, shots=2, folds=0)

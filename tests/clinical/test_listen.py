@@ -52,10 +52,11 @@ class Reading:
     """Stands for a prediction: keeps what it was given, and writes one object."""
 
     def __init__(self):
-        self.studies = []
+        self.studies, self.runs = [], []
 
-    def __call__(self, study, out):
+    def __call__(self, study, out, run):
         paths = sorted(study.glob("*.dcm"))
+        self.runs.append(run)
         self.studies.append([pydicom.dcmread(path) for path in paths])
         (out / "dicom").mkdir(parents=True)
         (out / "dicom/000_seg.dcm").write_bytes(paths[0].read_bytes())
@@ -105,7 +106,7 @@ def test_nothing_is_lost_when_a_process_ends_or_an_archive_is_away(tmp_path, stu
     for path in study:
         spool.take("1.2", path.name, path.read_bytes())
 
-    def killed(study, out):
+    def killed(study, out, run):
         out.mkdir(parents=True)
         raise KeyboardInterrupt
 
@@ -129,7 +130,7 @@ def test_a_study_that_cannot_be_predicted_does_not_stop_the_next(tmp_path, study
         spool.take(uid, study[0].name, study[0].read_bytes())
     calls = []
 
-    def predict(folder, out):
+    def predict(folder, out, run):
         calls.append(folder)
         if len(calls) == 1:
             raise DataError(f"{folder}: no image")
@@ -144,7 +145,7 @@ def test_a_study_that_cannot_be_predicted_does_not_stop_the_next(tmp_path, study
 def test_a_study_that_failed_is_kept_and_tried_again_when_it_is_sent_again(tmp_path, study):
     spool, predict = Spool(tmp_path / "spool", 0.0), Reading()
 
-    def refuse(folder, out):
+    def refuse(folder, out, run):
         raise DataError(f"{folder}: no image")
 
     spool.take("1.2", "a", study[0].read_bytes())
@@ -157,13 +158,43 @@ def test_a_study_that_failed_is_kept_and_tried_again_when_it_is_sent_again(tmp_p
     assert "1 instances predicted" in handle(spool, predict, lambda _: None)[0]
 
 
-def test_more_of_a_study_after_a_crash_stands_beside_it(tmp_path, study):
+def test_more_of_a_study_after_a_crash_is_a_run_of_its_own(tmp_path, study):
     spool, predict = Spool(tmp_path / "spool", 0.0), Reading()
     spool.take("1.2", "a", study[0].read_bytes())
     spool.complete(time.time())  # and the program ends before there are results
     spool.take("1.2", "b", study[1].read_bytes())
     assert len(handle(Spool(spool.folder, 0.0), predict, lambda _: None)) == 4
-    assert [len(one) for one in predict.studies] == [1, 1]
+    assert [len(one) for one in predict.studies] == [1, 2]
+
+
+def test_a_series_that_pauses_is_predicted_again_whole(tmp_path, study):
+    spool, predict = Spool(tmp_path / "spool", 0.0), Reading()
+    other = slices(tmp_path / "other", [0.0], SeriesInstanceUID=generate_uid())
+    for path in (study[0], study[1], other[0]):
+        spool.take("1.2", str(path), path.read_bytes())
+    assert "3 instances predicted, 1" in handle(spool, predict, lambda _: None)[0]
+    spool.take("1.2", str(study[2]), study[2].read_bytes())
+    again = Spool(spool.folder, 0.0)  # also after a restart
+    said = handle(again, predict, lambda _: None)[0]
+    assert "-2: 1 instances predicted, with 2 of the same series that came before, 1 objects" in said
+    uids = [{one.SOPInstanceUID for one in part} for part in predict.studies]
+    assert uids[1] == {pydicom.dcmread(path).SOPInstanceUID for path in study}
+    # A corrected instance takes the place of the one that came before; what is kept is kept for an hour.
+    changed = pydicom.dcmread(study[0])
+    changed.PixelData = bytes(len(changed.PixelData))
+    changed.save_as(study[0])
+    again.take("1.2", str(study[0]), study[0].read_bytes())
+    handle(again, predict, lambda _: None)
+    assert sorted(one.pixel_array.max() for one in predict.studies[2]) == [0, 11, 12]
+    assert len(list((spool.folder / "kept").iterdir())) == 3
+    again.complete(time.time() + listen.KEPT)
+    assert not list((spool.folder / "kept").iterdir())
+    # What comes later still is a part by itself, which replaces nothing.
+    changed.PixelData = b"\1" * len(changed.PixelData)
+    changed.save_as(study[0])
+    again.take("1.2", str(study[0]), study[0].read_bytes())
+    handle(again, predict, lambda _: None)
+    assert predict.runs == [1, 2, 3, 1]
 
 
 def test_what_is_no_fault_of_a_study_is_tried_again_but_not_for_ever(tmp_path, study):
@@ -171,7 +202,7 @@ def test_what_is_no_fault_of_a_study_is_tried_again_but_not_for_ever(tmp_path, s
     spool.take("1.2", "a", study[0].read_bytes())
     ends = [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()]
 
-    def fail(folder, out):
+    def fail(folder, out, run):
         raise ends[0]
 
     for _ in range(2):

@@ -5,6 +5,7 @@ import subprocess
 import urllib.request
 import warnings
 from copy import deepcopy
+from dataclasses import replace
 
 import highdicom
 import numpy as np
@@ -104,6 +105,20 @@ def test_everything_is_valid(tmp_path, sources, regions, radiograph, dciodvfy):
         assert one.StudyInstanceUID == sources[0].StudyInstanceUID
     # An archive files by the patient, whose module is the source's.
     assert {str(made[name].PatientID) for name in ("seg", "map", "picture", "report")} == {CANARY}
+
+
+def test_a_later_run_says_so_and_is_another_object(tmp_path, sources, regions, dciodvfy):
+    later = replace(ORIGIN, run=2)
+    finding = Finding(0.7, 0.6, "uncertain", "said.")
+    for make in (lambda o: segmentation(sources, regions, o), lambda o: report(sources, finding, o)):
+        first, second = make(ORIGIN), make(later)
+        assert dciodvfy(written(second, tmp_path / "second.dcm")) == []
+        assert second.SeriesNumber == first.SeriesNumber + 10
+        assert "run 2: research use only" in second.SeriesDescription
+        assert second.SOPInstanceUID != first.SOPInstanceUID
+        assert second.SeriesInstanceUID != first.SeriesInstanceUID
+    said = [one.value for one in second.iterall() if one.keyword == "TextValue"]
+    assert any("Run 2: it replaces earlier results of this series" in one for one in said)
 
 
 def test_a_segmentation_is_read_back(tmp_path, sources, regions):

@@ -10,7 +10,7 @@ import pytest
 
 from clinical.conftest import tool
 from data.scanner import slices
-from madclip.clinical.geometry import affine_of, even_runs
+from madclip.clinical.geometry import affine_of, even_places, even_runs, interpolated
 from madclip.clinical.nifti import has_shear, write_heatmap
 from madclip.data.series import Place, facts_of, sorted_series
 
@@ -90,6 +90,34 @@ def test_a_leaning_stack_keeps_its_shear(tmp_path):
     assert (read.header["sform_code"], read.header["qform_code"]) == (1, 0)
     assert read.header.get_xyzt_units()[0] == "mm"
     assert (read.dataobj.slope, read.dataobj.inter) == (1, 0)
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.3])
+def test_uneven_slices_are_interpolated_onto_even_ones(tmp_path, tilt):
+    heights = [0.0, 2.0, 4.0, 4.0, 9.0, 16.0, 17.0]
+    slices(tmp_path, heights, tilt=tilt)
+    places = series_in(tmp_path).places
+    even = even_places(places)
+    np.testing.assert_allclose([place.height for place in even], np.arange(18), atol=1e-6)
+    affine = affine_of(even)
+    for place in places:  # every slice lies where the even volume has it
+        column, row, index = np.linalg.solve(affine[:3, :3], np.array(place.corner) * [-1, -1, 1] - affine[:3, 3])
+        np.testing.assert_allclose((column, row, index), (0, 0, place.height), atol=1e-6)
+    maps = np.random.default_rng(0).random((7, 12, 16)).astype(np.float32)
+    found = interpolated(maps, places, even)
+    known = np.delete(maps, 3, axis=0)
+    known[2] = np.maximum(maps[2], maps[3])
+    at = np.delete(heights, 3)
+    expected = np.apply_along_axis(lambda line: np.interp(np.arange(18), at, line), 0, known)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_what_lies_on_no_line_is_not_interpolated():
+    bent = [
+        Place((x, 0.0, z), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 1.0))
+        for x, z in ((0.0, 0.0), (5.0, 3.0), (0.0, 9.0))
+    ]
+    assert even_places(bent) is None
 
 
 REAL = os.environ.get("MADCLIP_REAL_DATA")

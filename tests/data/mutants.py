@@ -70,7 +70,7 @@ def made(kind):
 
 
 COMPRESSED = {"rle": RLELossless, "jpeg-ls": JPEGLSLossless, "jpeg 2000": JPEG2000Lossless}
-KINDS = ("plain", "frames", "colour", "deflated", *COMPRESSED, "nifti", "nifti.gz", "nifti header")
+KINDS = ("plain", "frames", "colour", "deflated", *COMPRESSED, "nifti", "nifti.gz", "nifti header", "nrrd", "mha")
 
 
 def in_tags(kind, dice):
@@ -100,12 +100,36 @@ def nifti(kind, dice):
     return bytearray(gzip.compress(bytes(data))) if kind == "nifti.gz" else data
 
 
+def with_text(kind, dice):
+    """A volume with a header of text, with some bytes or numbers of it changed."""
+    end = b"endian: little\n\n" if kind == "nrrd" else b"ElementDataFile = LOCAL\n"
+    head = TEXT_HEADERS[kind]
+    for _ in range(dice.randint(0, 2)):
+        numbers = [found.span() for found in re.finditer(rb"-?\d+", head[8:])]
+        first, last = (8 + place for place in dice.choice(numbers))
+        head = head[:first] + dice.choice(WORDS).encode() + head[last:]
+    data = bytearray(head + end + np.stack([VALUES] * 9).astype("<i2").tobytes())
+    for _ in range(dice.randint(0, 3)):
+        data[dice.randrange(len(head))] = dice.randrange(256)
+    return data
+
+
+TEXT_HEADERS = {
+    "nrrd": b"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 40 48 9\n"
+    b"space directions: (1,0,0) (0,2,0) (0,0,3)\nspace origin: (4,5,6)\nencoding: raw\n",
+    "mha": b"ObjectType = Image\nNDims = 3\nBinaryData = True\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+    b"Offset = 4 5 6\nElementSpacing = 1 2 3\nDimSize = 40 48 9\nElementType = MET_SHORT\n",
+}
+
+
 def mutant(seed):
     """The bytes of a mutated file, the same for the same seed."""
     dice = random.Random(seed)
     kind = KINDS[seed % len(KINDS)]
     if kind.startswith("nifti"):
         data = nifti(kind, dice)
+    elif kind in TEXT_HEADERS:
+        data = with_text(kind, dice)
     elif dice.random() < 0.5:
         try:
             return in_tags(kind, dice)

@@ -315,9 +315,17 @@ def test_a_projection_says_its_sides_itself(tmp_path):
 
 def test_spacing_of_the_patient_goes_before_the_detectors(tmp_path):
     made = dicom(RAMP, ImagerPixelSpacing=[0.2, 0.3])
-    assert read_image(save(made, tmp_path / "a.dcm")).spacing == (0.2, 0.3)
+    detector = read_image(save(made, tmp_path / "a.dcm"))
+    assert (detector.spacing, detector.at_detector) == ((0.2, 0.3), True)
     made.PixelSpacing = [0.5, 0.6]
-    assert read_image(save(made, tmp_path / "b.dcm")).spacing == (0.5, 0.6)
+    patient = read_image(save(made, tmp_path / "b.dcm"))
+    assert (patient.spacing, patient.at_detector) == ((0.5, 0.6), False)
+    # Both the same: the detector's, unless the header says that it was corrected (PS3.3, 10.7.1.3).
+    made.PixelSpacing = [0.2, 0.3]
+    assert read_image(save(made, tmp_path / "c.dcm")).at_detector
+    made.PixelSpacingCalibrationType = "GEOMETRY"
+    assert not read_image(save(made, tmp_path / "d.dcm")).at_detector
+    assert not read_image(save(dicom(RAMP, PixelSpacing=[0.2, 0.3]), tmp_path / "e.dcm")).at_detector
 
 
 def test_overlay_bits_are_masked_and_lying_ones_refused(tmp_path):

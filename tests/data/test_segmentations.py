@@ -5,7 +5,7 @@ import numpy as np
 import pydicom
 import pytest
 from highdicom.sr.coding import CodedConcept
-from pydicom.uid import DigitalXRayImageStorageForPresentation
+from pydicom.uid import DigitalXRayImageStorageForPresentation, RTStructureSetStorage
 
 from data.scanner import dicom, save, slices
 from madclip.clinical.objects import headers_for
@@ -133,6 +133,13 @@ def test_segmentations_that_do_not_fit_are_refused(study):
         del frame.DerivationImageSequence
     save(found, study / "seg.dcm")
     with pytest.raises(DataError, match="says of no image that it was drawn on it"):
+        load_dataset(study)
+    contours = pydicom.dcmread(study / "ct/000.dcm")
+    contours.SOPClassUID = contours.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    for name in ("PixelData", "Rows", "Columns"):
+        delattr(contours, name)
+    save(contours, study / "seg.dcm")
+    with pytest.raises(DataError, match=r"RTSTRUCT.*save them as a DICOM segmentation"):
         load_dataset(study)
     slices(study / "ct/more", HEIGHTS, SeriesInstanceUID="1.2.3")
     with pytest.raises(DataError, match="ct: 2 DICOM series; an image is a file, or a folder with one"):

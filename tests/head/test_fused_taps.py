@@ -8,22 +8,24 @@ import torch
 from madclip.head import scoring
 from madclip.head.adapters import Adapters
 from madclip.head.fused_taps import learned_scores
+from madclip.head.tower_adapters import TowerAdapters
 
 
 def plain_scores(adapters, tokens, towards):
     return torch.stack([scoring.patch_scores(f, towards) for f in adapters(tokens)]).movedim(1, 0)
 
 
+@pytest.mark.parametrize("widths", [None, (5, 3)])
 @pytest.mark.parametrize(
     ("dual", "separate", "activation", "norm"),
     list(itertools.product((True, False), (True, False), ("relu", "leaky_relu"), ("none", "layer_norm"))),
 )
-def test_scores_and_gradients_are_those_of_the_modules(dual, separate, activation, norm, monkeypatch):
+def test_scores_and_gradients_are_those_of_the_modules(dual, separate, activation, norm, widths, monkeypatch):
     monkeypatch.setattr("madclip.head.fused_taps._BLOCK", 7)  # 3 images of 5 patches: two blocks and a rest
     generator = torch.Generator().manual_seed(0)
-    adapters = Adapters(
-        2, 8, 6, dual_branch=dual, separate_heads=separate, activation=activation, norm=norm, generator=generator
-    ).double()
+    options = {"dual_branch": dual, "separate_heads": separate, "activation": activation, "norm": norm}
+    adapters = TowerAdapters(2, widths, 6, (1, 2), **options) if widths else Adapters(2, 8, 6, **options)
+    adapters.double()
     tokens = torch.randn(3, 2, 5, 8, generator=generator, dtype=torch.float64).unbind(1)
     towards = torch.randn(2, 6, generator=generator, dtype=torch.float64).requires_grad_()
     learned = [*adapters.parameters(), towards]

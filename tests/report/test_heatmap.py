@@ -15,7 +15,7 @@ from PIL import Image
 
 from madclip.data.ref import ImageRef
 from madclip.errors import MissingExtraError
-from madclip.heatmap import captioned, heat, legend, oriented, overlay, png, span, stretch
+from madclip.heatmap import COLOURS, STRENGTH, captioned, heat, legend, oriented, overlay, png, span, stretch
 from madclip.prediction import Prediction, Row, predict_each, to_frame
 from madclip.recipe import Recipe
 from madclip.report.sheet import contact_sheet
@@ -109,6 +109,13 @@ def test_letters_stand_at_their_sides_and_the_bar_has_its_length():
     white = (oriented(plain, "", (0.5, 0.5)) == 255).all(-1)
     row = white[180:].sum(1).argmax() + 180
     assert white[row].sum() in (40, 41)
+    # On a detector the bar is as long, and more is written over it, to the left.
+    there = oriented(plain, "", (0.5, 0.5), at_detector=True)
+    assert (there == 255).all(-1)[row].sum() in (40, 41)
+    starts = [(one != plain).any((0, 2)).argmax() for one in (there, oriented(plain, "", (0.5, 0.5)))]
+    assert starts[0] < starts[1] - 10
+    tiny = (oriented(plain, "", (0.002, 0.002)) == 255).all(-1)  # 0.6 mm wide: the bar is 0.1 mm
+    assert tiny[tiny[180:].sum(1).argmax() + 180].sum() in (50, 51)
     np.testing.assert_array_equal(oriented(plain[:50], "RLAP", (1.0, 1.0)), plain[:50])
     np.testing.assert_array_equal(oriented(plain, "", None), plain)
 
@@ -209,3 +216,10 @@ def test_a_table_of_predictions(prediction, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match="pip install pandas"):
         to_frame([prediction])
+
+
+def test_colours_between_given_values():
+    """Half of the way from 0.2 to 0.6, at half of the full opacity, over a grey of 0.5."""
+    picture = overlay(np.full((3, 2, 2), 0.5, np.float32), np.full((2, 2), 0.4, np.float32), between=(0.2, 0.6))
+    opacity = 0.5 * STRENGTH
+    np.testing.assert_array_equal(picture[0, 0], np.rint(127.5 * (1 - opacity) + COLOURS[128] * opacity))

@@ -78,6 +78,40 @@ def test_with_a_detector_the_reasons_are_true():
     assert disagreeing
 
 
+def test_a_kind_of_image_comes_before_an_outlier_once_a_detector_tells_classes_apart():
+    pooled = clusters(20, 20, 10, 1)
+    labels = np.full(51, -1, np.int8)
+    labels[:2], labels[20:23] = 0, 1
+    kind, _, outlier = suggest.what_next(pooled, labels, np.r_[np.full(20, 0.1), np.full(20, 0.9), np.full(11, 0.8)], 3)
+    assert kind.reason == suggest.UNLIKE
+    assert 40 <= kind.place < 50
+    assert outlier == (50, suggest.UNLIKE)  # one of a kind stands for the rest
+
+
+def test_the_border_lies_between_what_is_said_of_labelled_images():
+    labels = np.array([0, 0, 0, 1, 1, 1, -1, -1, -1], np.int8)
+    score = np.array([0.70, 0.71, 0.72, 0.80, 0.81, 0.82, 0.50, 0.76, np.nan])  # a score is no probability
+    unsure = suggest.uncertainty(labels, score)
+    assert np.nanargmax(unsure) == 7
+    assert np.isnan(unsure[8])
+    assert np.isnan(suggest.uncertainty(labels, 1 - score)).all()  # the wrong way round: nothing to go by
+    assert np.isnan(suggest.uncertainty(labels.clip(max=0), score)).all()
+
+
+def test_the_reasons_go_on_where_labels_are_given_one_by_one():
+    pooled = clusters(30, 30)
+    labels = np.full(60, -1, np.int8)
+    labels[[0, 1, 30, 31]] = 0, 0, 1, 1
+    chance = np.r_[np.linspace(0.1, 0.6, 30), np.linspace(0.4, 0.9, 30)]
+    at_once = [one.reason for one in suggest.what_next(pooled, labels, chance, 4)]
+    one_by_one = []
+    for _ in range(4):
+        asked = suggest.what_next(pooled, labels, chance, 1)[0]
+        labels[asked.place] = int(asked.place >= 30)
+        one_by_one.append(asked.reason)
+    assert {suggest.UNLIKE, suggest.UNCERTAIN} <= set(at_once) & set(one_by_one)
+
+
 def test_there_is_nothing_to_label_when_all_is():
     pooled = clusters(3, 3)
     assert suggest.what_next(pooled, np.array([0, 0, 0, 1, 1, 1], np.int8), np.full(6, 0.5), 5) == []
@@ -121,6 +155,23 @@ def test_the_engine_says_what_the_detector_says_and_computes_nothing_twice(small
         type(tower).patch_tokens = encode
     cache.remove(keys[0])
     assert cache.load(keys[0]) is None
+
+
+def test_the_engine_gives_a_memory_of_normal_images_the_tokens_that_it_takes(
+    small_data, small_recipe, small_backbone, tmp_path
+):
+    normal = sorted((small_data / "valid" / "good").rglob("*.png"))[:3]
+    files = sorted((small_data / "test").rglob("*.png"))
+    model = MadCLIP(small_recipe, backbone=small_backbone, objective="Brain").fit(normal, [0] * len(normal))
+    plain = list(model.predict_iter(files[-4:]))
+    keeps = model.state.head.keeps_prefix
+    assert keeps
+    assert model.backbone.spec.prefix_tokens
+    cache = TokenCache(tmp_path)
+    model.engine = RememberingEngine(model.backbone, model.recipe.view, cache, model.state.score, keeps_prefix=keeps)
+    for _ in range(2):
+        found = list(model.predict_iter(files[-4:]))
+        assert [one.score for one in found] == pytest.approx([one.score for one in plain], abs=1e-6)
 
 
 def test_a_detector_that_computes_nonsense_leaves_the_rest_in_order(small_detector, small_data, tmp_path):

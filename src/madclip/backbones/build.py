@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from madclip.backbones.bert import BertBackbone, BertModel
 from madclip.backbones.checkpoints import Checkpoint, check_shapes
 from madclip.backbones.clip import ClipBackbone, ClipModel
 from madclip.backbones.configuration import ModelConfig
@@ -18,7 +19,7 @@ from madclip.backbones.efficientnet import TAPS, EfficientNet, EfficientNetConfi
 from madclip.backbones.modules import load_weights, weight_shapes
 from madclip.backbones.siglip import SiglipBackbone, SiglipModel
 from madclip.backbones.spec import BackboneSpec, Tower
-from madclip.backbones.tokenizer import Tokenizer, clip_tokenizer, siglip_tokenizer
+from madclip.backbones.tokenizer import Tokenizer, bert_tokenizer, clip_tokenizer, siglip_tokenizer
 from madclip.backbones.towers import resize_positions
 from madclip.backbones.vit import VisionTransformer, VitConfig, VitTower, rotation_of
 from madclip.errors import CheckpointError, RecipeError
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
 FAMILIES: dict[Family, tuple[Callable[..., Backbone], Callable[..., TwoTowers], Callable[..., Tokenizer]]] = {
     "clip": (ClipBackbone, ClipModel, clip_tokenizer),
     "siglip": (SiglipBackbone, SiglipModel, siglip_tokenizer),
+    "bert": (BertBackbone, BertModel, bert_tokenizer),
 }
 Model = TypeVar("Model", bound=nn.Module)
+PARTNER_SIDE = 2 / 3
+"""Part of the image's side at which a convolutional partner sees it: as good on valid/, for half of the cost."""
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 
@@ -59,7 +63,7 @@ def build(
         entry: Its row of the catalogue, where it has one.
         image_size: Side, or height and width, in pixels of what it will be given.
         grid: Rows and columns of tokens that it has to give instead; a transformer then gets the pixels of that many
-            patches.
+            patches, a convolutional tower PARTNER_SIDE of the side.
         device: Where it goes.
         dtype: What it computes in.
 
@@ -73,9 +77,12 @@ def build(
         image_size = grid[0] * spec.patch_size, grid[1] * spec.patch_size
     size = _size(image_size, spec.patch_size)
     own = size[0] // spec.patch_size, size[1] // spec.patch_size
-    fill = partial(_filled, checkpoint, activation=spec.activation or "", device=device, dtype=dtype)
+    fill = partial(_filled, checkpoint, activation=_activations(config), device=device, dtype=dtype)
     if isinstance(config, EfficientNetConfig):
-        net, fingerprint = fill(lambda: EfficientNet(config))
+        if grid:
+            size = round(size[0] * PARTNER_SIDE), round(size[1] * PARTNER_SIDE)
+        net, fingerprint = fill(lambda: EfficientNet(config), dtype=torch.float32)
+        net = net.fold().to(dtype)  # rounded once, after folding
         return EfficientNetTower(net, spec, image_size=size, grid=grid or own, fingerprint=fingerprint)
     if isinstance(config, VitConfig):
         vit, fingerprint = fill(lambda: VisionTransformer(config))
@@ -88,7 +95,7 @@ def build(
         spec,
         image_size=size,
         positions=resize_positions(checkpoint.state[POSITIONS], config.prefix_tokens, own).to(device),
-        tokenizer=partial(make_tokenizer, checkpoint.folder),
+        tokenizer=partial(make_tokenizer, checkpoint.folder, **({"plain": True} if checkpoint.plain_texts else {})),
         fingerprint=fingerprint,
     )
 
@@ -114,12 +121,12 @@ def _filled(
 
 def _vit_positions(state: Mapping[str, torch.Tensor], config: VitConfig, grid: tuple[int, int]) -> dict[str, Any]:
     """What stands before the patches, and the positions that are added to the patches or turn them."""
-    prefix, positions = state["cls_token"][0].float(), None
+    before = [state[name][0].float() for name in ("cls_token", "register_tokens") if name in state]
+    prefix, positions = torch.cat([torch.zeros(0, config.hidden_size), *before]), None
     if "position_embeddings" in state:
-        table = resize_positions(state["position_embeddings"][0], 1, grid, antialias=config.antialias)
-        prefix, positions = prefix + table[:1], table[1:]
-    if "register_tokens" in state:
-        prefix = torch.cat([prefix, state["register_tokens"][0].float()])
+        count = config.placed
+        table = resize_positions(state["position_embeddings"][0], count, grid, antialias=config.antialias)
+        prefix, positions = torch.cat([prefix[:count] + table[:count], prefix[count:]]), table[count:]
     rotation = None if config.rope_theta is None else rotation_of(config, grid)
     return {"prefix": prefix, "positions": positions, "rotation": rotation}
 
@@ -135,7 +142,7 @@ def _spec(checkpoint: Checkpoint, name: str, entry: BackboneEntry | None) -> Bac
         embed_dim=0,
         text_width=0,
         text_length=0,
-        causal_text=False,
+        reads_padding=False,
         mean=checkpoint.mean,
         std=checkpoint.std,
         activation=None,
@@ -165,8 +172,16 @@ def _spec(checkpoint: Checkpoint, name: str, entry: BackboneEntry | None) -> Bac
         embed_dim=config.embed_dim,
         text_width=config.text.hidden_size,
         text_length=config.text.max_position_embeddings,
-        causal_text=config.family == "clip",
+        reads_padding=config.family == "siglip",
     )
+
+
+def _activations(config: ModelConfig | VitConfig | EfficientNetConfig) -> str:
+    """What the fingerprint says of activations: that of both towers once where it is the same."""
+    if isinstance(config, EfficientNetConfig):
+        return ""
+    towers = (config.vision, config.text) if isinstance(config, ModelConfig) else (config,)
+    return " ".join(dict.fromkeys(tower.hidden_act for tower in towers))
 
 
 def _fingerprint(path: Path, state: Mapping[str, torch.Tensor], activation: str) -> str:

@@ -24,6 +24,8 @@ class BackboneEntry:
         commercial: Whether they may be used commercially; None where that is not known.
         file: Name of a single downloaded file, where there is one; else the hub repository's files are expected.
         sha256: SHA-256 of that file.
+        gated: Whether its hub asks to accept terms first; None where that is not known.
+        checked: What reading it was held against, and when: a published file, or files that the peer's code wrote.
         note: What a user should know before choosing it.
     """
 
@@ -38,6 +40,8 @@ class BackboneEntry:
     commercial: bool | None
     file: str | None = None
     sha256: str | None = None
+    gated: bool | None = None
+    checked: str = ""
     note: str = ""
 
     @property

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
+HALF = (0.5, 0.5, 0.5)
+"""Mean and standard deviation of the SigLIPs."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -55,6 +58,7 @@ class Checkpoint:
         guessed_activation: Whether no file says the activation, so that `config` holds a guess.
         assumed_normalisation: Whether a folder does not say `mean` and `std`, so that those usual for the family are
             taken. Single files in OpenAI's naming never say them: they are OpenAI's.
+        plain_texts: Whether the tokenizer gets texts without punctuation, as open_clip gives them to all its SigLIPs.
     """
 
     path: Path
@@ -66,6 +70,7 @@ class Checkpoint:
     published: str | None = None
     guessed_activation: bool = False
     assumed_normalisation: bool = False
+    plain_texts: bool = False
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -77,7 +82,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     from madclip.backbones import huggingface_format, openai_format
 
     if path.is_dir():
-        if huggingface_format.weight_files(path):
+        if huggingface_format.weight_files(path) and not openai_format.is_folder(path):
             return huggingface_format.read_folder(path)
         return openai_format.read_folder(path)
     if not path.is_file():
@@ -191,7 +196,7 @@ def check_shapes(path: Path, expected: Mapping[str, Iterable[int]], found: Mappi
         if name in found and list(found[name].shape) != list(shape)
     ]
     # A file may claim a huge tensor over a few stored bytes (strides of 0), or integers where weights belong.
-    odd = [n for n in expected if n in found and not (found[n].is_floating_point() and _is_backed(found[n]))]
+    odd = [n for n in expected if n in found and not (found[n].is_floating_point() and is_backed(found[n]))]
     complaints = [
         f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
         for what, names in (
@@ -206,7 +211,8 @@ def check_shapes(path: Path, expected: Mapping[str, Iterable[int]], found: Mappi
         raise CheckpointError(f"{path} does not hold the weights it should; {'; '.join(complaints)}")
 
 
-def _is_backed(tensor: torch.Tensor) -> bool:
+def is_backed(tensor: torch.Tensor) -> bool:
+    """Whether as many values are stored as its shape claims."""
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 

@@ -30,11 +30,13 @@ class ClipModel(TwoTowers):
 class ClipBackbone(TowerBackbone):
     """CLIP's two towers."""
 
-    def __init__(self, model: ClipModel, *args: Any, **options: Any) -> None:
+    causal = True
+
+    def __init__(self, model: TwoTowers, *args: Any, **options: Any) -> None:
         prefix = model.get_parameter("vision_model.embeddings.class_embedding").detach()[None]
         super().__init__(model, *args, prefix=prefix, **options)
-        self.text_projection = model.text_projection.requires_grad_(requires_grad=False)
-        self.visual_projection = model.visual_projection.requires_grad_(requires_grad=False)
+        self.text_projection = model.get_submodule("text_projection").requires_grad_(requires_grad=False)
+        self.visual_projection = model.get_submodule("visual_projection").requires_grad_(requires_grad=False)
 
     def embed_image(self, stream: torch.Tensor) -> torch.Tensor:
         """The class token of the last block, normed and projected: [B, 1 + G, d] -> [B, e]."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from madclip.backbones.spec import Activation
 
-Family = Literal["clip", "siglip"]
+Family = Literal["clip", "siglip", "bert"]
+"""`bert` is a plain ViT beside a BERT, as in BiomedCLIP."""
 
 DEFAULTS: dict[Family, dict[str, Any]] = {
     "clip": {
@@ -128,8 +129,8 @@ class ModelConfig:
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens before the patches: CLIP's class token; SigLIP has none."""
-        return int(self.family == "clip")
+        """Tokens before the patches: a class token; SigLIP has none."""
+        return int(self.family != "siglip")
 
     def with_activation(self, activation: Activation) -> ModelConfig:
         """The same sizes with another activation in both towers."""

@@ -61,7 +61,7 @@ class EfficientNetConfig:
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution without bias that pads as TensorFlow's "SAME" does: what is odd goes to the right and below."""
+    """A convolution that pads as TensorFlow's "SAME" does: what is odd goes to the right and below."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels, out, kernel, stride, bias=False, groups=groups)
@@ -70,7 +70,10 @@ class SameConv2d(nn.Conv2d):
         """[B, c, H, W] -> [B, c', H / stride, W / stride], rounded up."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         down, right = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:])
-        return super().forward(F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2)))
+        if down % 2 or right % 2:  # otherwise the convolution pads by itself, without a copy
+            x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
+            down = right = 0
+        return F.conv2d(x, self.weight, self.bias, stride, (down // 2, right // 2), groups=self.groups)
 
 
 class Norm(nn.Module):
@@ -105,8 +108,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, c, H, W] -> [B, c', H / stride, W / stride]."""
-        inner = F.relu6(self._bn0(self._expand_conv(x))) if hasattr(self, "_expand_conv") else x
-        inner = F.relu6(self._bn1(self._depthwise_conv(inner)))
+        inner = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if hasattr(self, "_expand_conv") else x
+        inner = F.relu6(self._bn1(self._depthwise_conv(inner)), inplace=True)
         out: torch.Tensor = self._bn2(self._project_conv(inner))
         return out + x if self.adds else out
 
@@ -126,15 +129,38 @@ class EfficientNet(nn.Module):
             self.ends.append(len(blocks))
         self._blocks = nn.ModuleList(blocks)
 
+    def fold(self) -> Self:
+        """Put every norm into the convolution before it, for good: the same function in fewer passes over memory.
+
+        Weights lie channels last, where convolutions of the processor are twice as fast.
+        """
+        _fold(self, "_conv_stem", "_bn0")
+        for block in self._blocks:
+            if hasattr(block, "_expand_conv"):
+                _fold(block, "_expand_conv", "_bn0")
+            _fold(block, "_depthwise_conv", "_bn1")
+            _fold(block, "_project_conv", "_bn2")
+        return self
+
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Pixels [B, 3, H, W] -> the output of each stage, [B, c, H', W']."""
-        x = F.relu6(self._bn0(self._conv_stem(pixels)))
+        x = F.relu6(self._bn0(self._conv_stem(pixels)), inplace=True)
         found = []
         for number, block in enumerate(self._blocks, start=1):
             x = block(x)
             if number in self.ends:
                 found.append(x)
         return found
+
+
+@torch.no_grad()
+def _fold(module: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
+    scale = norm.get_parameter("weight") * (norm.get_buffer("running_var") + EPS).rsqrt()
+    weight = conv.get_parameter("weight") * scale.view(-1, 1, 1, 1)
+    conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+    conv.bias = nn.Parameter(norm.get_parameter("bias") - norm.get_buffer("running_mean") * scale)
+    setattr(module, norm_name, nn.Identity())
 
 
 class EfficientNetTower(Tower):
@@ -206,7 +232,7 @@ class EfficientNetTower(Tower):
             raise RecipeError(f"{self.spec.id} is convolutional: it sees no windows and takes no adapters inside")
         if pixels.shape[2:] != self.image_size:
             raise RecipeError(f"pixels are {tuple(pixels.shape[2:])}, the tower was loaded for {self.image_size}")
-        stages = self.model(pixels)
+        stages = self.model(pixels.contiguous(memory_format=torch.channels_last))
         return [self._tokens(stages[number]) for number in TAPS]
 
     def _tokens(self, stage: torch.Tensor) -> torch.Tensor:

@@ -135,6 +135,11 @@ class FusedBackbone(Backbone):
         return self.first.tokenize(texts)
 
     @property
+    def words(self) -> dict[int, str]:
+        """The token ids of the first tower that are whole words."""
+        return self.first.words
+
+    @property
     def start_ids(self) -> list[int]:
         """Ids put before a text."""
         return self.first.start_ids
@@ -185,7 +190,7 @@ def fused_spec(specs: Sequence[BackboneSpec]) -> BackboneSpec:
         embed_dim=first.embed_dim,
         text_width=first.text_width,
         text_length=first.text_length,
-        causal_text=first.causal_text,
+        reads_padding=first.reads_padding,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         activation=first.activation,

@@ -21,6 +21,7 @@ SMALL = (
     "special_tokens_map.json",
     "spiece.model",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
 )
 WEIGHTS = (
@@ -102,7 +103,8 @@ def _fetch(name: str, record: Path) -> Path:
 
 def _choose(name: str, files: list[str]) -> list[str]:
     top = [Path(file) for file in files if "/" not in file]
-    for kind in WEIGHTS:
+    of_open_clip = "open_clip_config.json" in files  # beside it the image tower alone may lie, as timm's model
+    for kind in sorted(WEIGHTS, key=lambda kind: of_open_clip and not kind[0].startswith("open_clip")):
         found = [f.name for pattern in kind for f in top if f.match(pattern)]
         if found:
             return found + [f.name for f in top if f.name in SMALL]

@@ -1,10 +1,11 @@
-"""CLIP and SigLIP as transformers saves them: config.json, weights in one file or in shards, a tokenizer."""
+"""Folders of a hub: config.json, weights in one file or in shards, a tokenizer; most as transformers saves them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
 from madclip.backbones.checkpoints import (
+    HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
     OPENAI_MEAN,
@@ -16,6 +17,7 @@ from madclip.backbones.checkpoints import (
 )
 from madclip.backbones.configuration import DEFAULTS, Family, ModelConfig, read_config
 from madclip.backbones.spec import Activation
+from madclip.backbones.timm_format import read_timm
 from madclip.backbones.vit_format import KINDS, read_vit_config, rename
 from madclip.errors import CheckpointError
 
@@ -29,7 +31,6 @@ PREPROCESSING = ("processor_config.json", "preprocessor_config.json")
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 DEPTH_LIMIT = 256
-HALF = (0.5, 0.5, 0.5)
 NORMALISATION = {"clip": (OPENAI_MEAN, OPENAI_STD), "siglip": (HALF, HALF), "dino": (IMAGENET_MEAN, IMAGENET_STD)}
 """Mean and standard deviation that are usual for a kind of model."""
 
@@ -61,7 +62,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_folder(folder: Path) -> Checkpoint:
-    """A folder that transformers' `save_pretrained` wrote.
+    """A folder that transformers' `save_pretrained` wrote, or an image-only one of timm.
 
     Raises:
         CheckpointError: No config.json, another kind of model, or weights that cannot be read.
@@ -70,13 +71,13 @@ def read_folder(folder: Path) -> Checkpoint:
     if not config_file.is_file():
         raise CheckpointError(f"{folder} has weights but no config.json: put the model's config.json there")
     said = read_json(config_file)
+    if "architecture" in said:
+        return read_timm(folder, config_file, said, _tensors(folder))
     image_only = said.get("model_type") in KINDS
     config = read_vit_config(config_file, said) if image_only else _model(config_file, said)
     settings_file, settings = _image_settings(folder)
     mean, std = NORMALISATION[config.family if isinstance(config, ModelConfig) else "dino"]
-    state: dict[str, torch.Tensor] = {}
-    for file in weight_files(folder):
-        state |= read_tensors(file)[0]
+    state = _tensors(folder)
     return Checkpoint(
         path=folder,
         config=config,
@@ -86,6 +87,13 @@ def read_folder(folder: Path) -> Checkpoint:
         folder=folder,
         assumed_normalisation=None in (settings.get("image_mean"), settings.get("image_std")),
     )
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = {}
+    for file in weight_files(folder):
+        state |= read_tensors(file)[0]
+    return state
 
 
 def _weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -126,9 +134,11 @@ def _family(path: Path, config: dict[str, Any]) -> Family:
         return "siglip"
     if kind == "siglip2":
         raise CheckpointError(f"{path} is a SigLIP 2 NaFlex model: use one of fixed resolution, such as patch16-256")
-    family = next((name for name in DEFAULTS if name == kind), None)
+    family = "clip" if kind == "metaclip_2" else next((name for name in DEFAULTS if name == kind), None)
     if family is None:
-        raise CheckpointError(f"{path} is of type {kind!r}: only CLIP, SigLIP, DINOv2 and DINOv3 models can be read")
+        raise CheckpointError(
+            f"{path} is of type {kind!r}: only CLIP, SigLIP, ViT, DINOv2 and DINOv3 models can be read"
+        )
     return family
 
 

@@ -46,11 +46,11 @@ class Attention(nn.Module):
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden: torch.Tensor, *, is_causal: bool) -> torch.Tensor:
-        """[B, N, d] -> [B, N, d]."""
+    def forward(self, hidden: torch.Tensor, *, is_causal: bool, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, N, d] -> [B, N, d]; mask: which positions may be attended to, [B, 1, 1, N]."""
         packed = self.qkv_proj(hidden).chunk(3, -1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in packed)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
         attended: torch.Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return attended
 
@@ -149,7 +149,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.embeddings = TextEmbeddings(config)
         self.encoder = Encoder(config)
-        self.final_layer_norm = layer_norm(config)
+        self.final_layer_norm: nn.Module = layer_norm(config)
 
 
 class TwoTowers(nn.Module):

@@ -16,6 +16,7 @@ from madclip.backbones.checkpoints import (
     triple,
 )
 from madclip.backbones.configuration import ModelConfig, read_config
+from madclip.backbones.open_clip_format import TRUNK, read_timm_towers
 from madclip.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 CONFIG = "open_clip_config.json"
 FOLDER_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
+COCA = ("text_decoder.", "visual.attn_pool_contrast.")
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 """Vision widths of ViT-H, ViT-g and ViT-bigG, whose heads are wider than CLIP's usual 64."""
 
@@ -66,6 +68,11 @@ IN_BLOCK = {
 BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d{1,3})\.(.+?)[._](weight|bias)")
 
 
+def is_folder(folder: Path) -> bool:
+    """Whether a folder holds a model of open_clip and its configuration; one of timm's may lie beside it."""
+    return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in FOLDER_FILES)
+
+
 def read_folder(folder: Path) -> Checkpoint:
     """An open_clip folder, as on a hub.
 
@@ -92,6 +99,10 @@ def read_file(path: Path) -> Checkpoint:
     config_file = path.parent / CONFIG
     said = read_json(config_file) if config_file.is_file() and not published else {}
     model, preprocess = _section(config_file, said, "model_cfg"), _section(config_file, said, "preprocess_cfg")
+    if any(name.startswith(COCA) for name in state):
+        raise CheckpointError(f"{path} is a CoCa, as CONCH is, which cannot be read: give a CLIP, SigLIP or BiomedCLIP")
+    if any(name.startswith(TRUNK) for name in state):
+        return read_timm_towers(path, config_file, state, model, preprocess)
     guessed = not said and not published
     quick = _guess_quick_gelu(path, content) if guessed else model.get("quick_gelu", False) or published
     return Checkpoint(
@@ -161,8 +172,8 @@ def _config(path: Path, state: dict[str, torch.Tensor], model: dict[str, Any], a
 
 
 def _check_kind(path: Path, state: dict[str, torch.Tensor]) -> None:
-    if any(name.startswith(("visual.layer1.", "visual.trunk.")) for name in state):
-        raise CheckpointError(f"{path} has a ResNet or timm vision tower: give a CLIP with a plain ViT")
+    if any(name.startswith("visual.layer1.") for name in state):
+        raise CheckpointError(f"{path} has a ResNet as vision tower: give a CLIP with a plain ViT")
     missing = [name for name in SIZES if name not in state]
     if missing:
         shown = f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}"

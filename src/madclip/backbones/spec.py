@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
 
 Activation = Literal["gelu", "quick_gelu", "gelu_pytorch_tanh", "silu"]
 TextAttention = Literal["native", "full"]
@@ -31,8 +34,9 @@ class BackboneSpec:
         embed_dim: Size of the shared image-text space (e); 0 for a tower without texts.
         text_width: Width of the text tower; 0 without one.
         text_length: Positions of the text tower; 0 without one.
-        causal_text: Whether a text position sees only those before it; then a sequence may be cut after its last
-            used position without changing anything.
+        reads_padding: Whether the text tower reads what fills a text up (SigLIP). Where it does not, a sequence may be
+            cut after its end token without changing anything: a position sees only those before it, or padding is
+            masked.
         mean: Channel means of the input normalisation.
         std: Channel standard deviations.
         activation: Activation of the blocks' MLPs; None where there are none.
@@ -50,7 +54,7 @@ class BackboneSpec:
     embed_dim: int
     text_width: int
     text_length: int
-    causal_text: bool
+    reads_padding: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     activation: Activation | None
@@ -63,6 +67,19 @@ class BackboneSpec:
     def taps(self) -> tuple[int, ...]:
         """The blocks after which tokens are taken, 1-based: a quarter, half, three quarters and all of the depth."""
         return tuple(max(1, round(self.depth * quarter / 4)) for quarter in (1, 2, 3, 4))
+
+
+@cache
+def bilinear(have: int, want: int) -> npt.NDArray[np.float32]:
+    """Weights [want, have] of bilinear resizing with antialiasing; as a product because not every engine has the other.
+
+    The same as `F.interpolate(..., mode="bilinear", antialias=True)` along one side.
+    """
+    scale = have / want
+    away = (np.arange(have) + 0.5)[None] - (np.arange(want) + 0.5)[:, None] * scale
+    weights = np.clip(1 - np.abs(away) / max(scale, 1), 0, None)
+    found: npt.NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return found
 
 
 class Tower(nn.Module, ABC):
@@ -122,12 +139,17 @@ class Tower(nn.Module, ABC):
     def prepare(self, pixels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
         """Pixels [B, 3, H, W] in 0..1 as the tower reads them: at `image_size`, normalised, where it is, in `dtype`."""
         pixels = pixels.to(self.device)
-        if pixels.shape[2:] != self.image_size:
-            pixels = F.interpolate(pixels, self.image_size, mode="bilinear", antialias=True)
         if normalise:
             mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.spec.mean, self.spec.std))
             pixels = (pixels - mean) / std
-        return pixels.to(self.dtype)
+        pixels = pixels.to(self.dtype)
+        if pixels.shape[2:] != self.image_size:
+            rows, columns = (
+                torch.from_numpy(bilinear(have, want)).to(pixels)
+                for have, want in zip(pixels.shape[2:], self.image_size, strict=True)
+            )
+            pixels = rows @ pixels @ columns.T
+        return pixels
 
     def patch_tokens(self, pixels: torch.Tensor, *, normalise: bool = True) -> list[torch.Tensor]:
         """Patch tokens at the taps: pixels [B, 3, H, W] in 0..1 -> for each tap [B, G, d], without prefix tokens."""
@@ -168,6 +190,11 @@ class Backbone(Tower):
 
     @property
     @abstractmethod
+    def words(self) -> dict[int, str]:
+        """The token ids that are whole words, in ASCII letters, and the words."""
+
+    @property
+    @abstractmethod
     def start_ids(self) -> list[int]:
         """Ids put before a text: [SOS] for CLIP, none for SigLIP."""
 
@@ -192,11 +219,11 @@ class Backbone(Tower):
         """Text tower from token embeddings on; gradients flow to `embeddings` and to nothing else.
 
         Args:
-            embeddings: [N, L, text width] without positions, L at most `spec.text_length`. A tower that attends in
-                both directions (`spec.causal_text` false) needs all its positions, padding included.
-            end: [N], the position of the end token of each sequence, where a causal tower reads its embedding;
-                a tower that pools elsewhere (SigLIP: the last position) does not use it.
-            attention: `full` drops the causal mask, as the released code does.
+            embeddings: [N, L, text width] without positions, L at most `spec.text_length`. A tower that reads
+                padding (`spec.reads_padding`) needs all its positions.
+            end: [N], the position of the end token of each sequence, where a causal tower reads its embedding and
+                one that masks padding ends; SigLIP's, which pools at the last position, does not use it.
+            attention: `full` drops the mask, as the released code does.
 
         Returns:
             [N, e], not scaled to unit length.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from madclip.backbones.spec import Backbone, BackboneSpec, TextAttention
+from madclip.backbones.tokenizer import CLIP_VOCABULARY
 from madclip.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class TowerBackbone(Backbone):
     positions: torch.Tensor
     prefix: torch.Tensor
     text_positions: torch.Tensor
+    causal = False
+    """Whether a text position sees only those before it."""
 
     def __init__(
         self,
@@ -155,7 +158,7 @@ class TowerBackbone(Backbone):
             text = texts[[len(row) for row in rows].index(longest)]
             limit = self.spec.text_length
             raise RecipeError(f"the text {text[:60]!r} has {longest} tokens, the tower takes {limit}: shorten it")
-        length = longest if self.spec.causal_text else self.spec.text_length
+        length = self.spec.text_length if self.spec.reads_padding else longest
         ids = torch.full((len(rows), length), self.pad_id)
         for row, values in zip(ids, rows, strict=True):
             row[: len(values)] = torch.tensor(values)
@@ -165,6 +168,11 @@ class TowerBackbone(Backbone):
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         tokenizer, known = self._make_tokenizer(), self.token_embedding.num_embeddings
+        if tokenizer.source == CLIP_VOCABULARY and tokenizer.size < known:
+            raise CheckpointError(
+                f"the text tower of {self.spec.source} knows {known} ids, CLIP's own tokenizer has {tokenizer.size}: "
+                "put the tokenizer.json of these weights beside them"
+            )
         if tokenizer.size > known:
             raise CheckpointError(
                 f"{tokenizer.source} has {tokenizer.size} ids, but the text tower of {self.spec.source} knows {known}: "
@@ -175,6 +183,11 @@ class TowerBackbone(Backbone):
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text without start, end and padding, and without a length limit."""
         return self._tokenizer.encode(texts)
+
+    @cached_property
+    def words(self) -> dict[int, str]:
+        """The token ids that are whole words, and the words."""
+        return self._tokenizer.words()
 
     @property
     def start_ids(self) -> list[int]:
@@ -202,18 +215,21 @@ class TowerBackbone(Backbone):
         """Text tower from token embeddings [N, L, text width] on -> [N, e]; see `Backbone.encode_embeddings`.
 
         Raises:
-            RecipeError: More positions than the tower has, or fewer than one that attends in both directions needs.
+            RecipeError: More positions than the tower has, or fewer than one that reads padding needs.
         """
         length, limit = embeddings.shape[1], self.spec.text_length
-        if length > limit or (length < limit and not self.spec.causal_text):
+        if length > limit or (length < limit and self.spec.reads_padding):
             raise RecipeError(
-                f"{length} token positions: the text tower takes {'at most ' if self.spec.causal_text else ''}{limit}"
+                f"{length} token positions: the text tower takes {'' if self.spec.reads_padding else 'at most '}{limit}"
             )
-        hidden = embeddings.to(self.dtype) + self.text_positions[:length]
-        causal = self.spec.causal_text and attention == "native"
+        return self._pool_text(self._run_text(embeddings.to(self.dtype), end, native=attention == "native"), end)
+
+    def _run_text(self, embeddings: torch.Tensor, end: torch.Tensor, *, native: bool) -> torch.Tensor:  # noqa: ARG002
+        """Residual stream [N, L, text width] behind the last block."""
+        hidden = embeddings + self.text_positions[: embeddings.shape[1]]
         for block in self.text_blocks:
-            hidden = block(hidden, is_causal=causal)
-        return self._pool_text(hidden, end)
+            hidden = block(hidden, is_causal=self.causal and native)
+        return hidden
 
     @abstractmethod
     def _pool_text(self, hidden: torch.Tensor, end: torch.Tensor) -> torch.Tensor:

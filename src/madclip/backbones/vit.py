@@ -1,7 +1,8 @@
-"""Image-only vision transformers: DINOv2, with and without registers, and DINOv3.
+"""Image-only vision transformers: plain ones, DINOv2 with and without registers, and DINOv3.
 
-Sources: M. Oquab et al., DINOv2, TMLR 2024 (layer scale, SwiGLU); T. Darcet et al., Vision Transformers Need Registers,
-ICLR 2024; O. Simeoni et al., DINOv3, 2025 (rotary positions of the patches, none of the tokens before them).
+Sources: A. Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; M. Oquab et al., DINOv2, TMLR 2024 (layer
+scale, SwiGLU); T. Darcet et al., Vision Transformers Need Registers, ICLR 2024; O. Simeoni et al., DINOv3, 2025 (rotary
+positions of the patches, none of the tokens before them).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from madclip.backbones.configuration import TowerConfig
-from madclip.backbones.modules import ACTIVATIONS
+from madclip.backbones.modules import ACTIVATIONS, layer_norm
 from madclip.backbones.spec import BackboneSpec, Tower
 from madclip.errors import RecipeError
 
@@ -32,20 +33,28 @@ class VitConfig(TowerConfig):
     Attributes:
         image_size: Side at which it was trained, pixels.
         patch_size: Side of a patch, pixels.
+        class_token: Whether a class token stands before the patches.
         registers: Register tokens behind the class token.
+        placed: How many of the tokens before the patches have a position of their own, from the first on.
         gated: Whether its MLPs are gated (SwiGLU).
+        layer_scale: Whether what a block adds is scaled channel by channel.
+        pre_norm: Whether tokens are normed before the first block.
         rope_theta: Base of the rotary positions; None where positions are a table.
         antialias: Whether the table of positions is smoothed for a smaller grid.
-        biases: Which of `q`, `k`, `v`, `o` (attention) and `mlp` have a bias.
+        biases: Which of `q`, `k`, `v`, `o` (attention), `mlp` and `patch` have a bias.
     """
 
     image_size: int
     patch_size: int
+    class_token: bool = True
     registers: int = 0
+    placed: int = 1
     gated: bool = False
+    layer_scale: bool = True
+    pre_norm: bool = False
     rope_theta: float | None = None
     antialias: bool = True
-    biases: tuple[str, ...] = ("q", "k", "v", "o", "mlp")
+    biases: tuple[str, ...] = ("q", "k", "v", "o", "mlp", "patch")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,7 +68,7 @@ class VitConfig(TowerConfig):
     @property
     def prefix_tokens(self) -> int:
         """Tokens before the patches: the class token and the registers."""
-        return 1 + self.registers
+        return int(self.class_token) + self.registers
 
 
 class Attention(nn.Module):
@@ -117,16 +126,17 @@ class Scale(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with layer scale."""
+    """A pre-norm transformer block, with layer scale where there is one."""
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = config.hidden_size
+        self.norm1 = layer_norm(config)
         self.attention = Attention(config)
-        self.layer_scale1 = Scale(config.hidden_size)
-        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_scale1 = Scale(width) if config.layer_scale else nn.Identity()
+        self.norm2 = layer_norm(config)
         self.mlp = MLP(config)
-        self.layer_scale2 = Scale(config.hidden_size)
+        self.layer_scale2 = Scale(width) if config.layer_scale else nn.Identity()
 
     def forward(self, hidden: torch.Tensor, rotation: torch.Tensor | None) -> torch.Tensor:
         """Residual stream [B, N, d] -> [B, N, d]."""
@@ -141,12 +151,15 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         width, patch = config.hidden_size, config.patch_size
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         if config.registers:
             self.register_tokens = nn.Parameter(torch.empty(1, config.registers, width))
         if config.rope_theta is None:
-            self.position_embeddings = nn.Parameter(torch.empty(1, 1 + (config.image_size // patch) ** 2, width))
-        self.patch_embeddings = nn.Conv2d(3, width, patch, stride=patch)
+            count = config.placed + (config.image_size // patch) ** 2
+            self.position_embeddings = nn.Parameter(torch.empty(1, count, width))
+        self.patch_embeddings = nn.Conv2d(3, width, patch, stride=patch, bias="patch" in config.biases)
+        self.norm_pre = layer_norm(config) if config.pre_norm else nn.Identity()
         self.layer = nn.ModuleList([Block(config) for _ in range(config.num_hidden_layers)])
 
 
@@ -157,7 +170,7 @@ class VitTower(Tower):
         model: With its weights.
         spec: Its facts.
         image_size: Height and width of the pixels.
-        prefix: [prefix, d], the class token with its position and the registers, float32.
+        prefix: [prefix, d], the class token and the registers with their positions, float32.
         positions: [G, d], positions that are added to the patches, or None.
         rotation: Cosines and sines [2, G, head width] of the patches, or None.
         fingerprint: See `Tower.fingerprint`.
@@ -180,7 +193,7 @@ class VitTower(Tower):
     ) -> None:
         super().__init__()
         self.spec, self.image_size, self._fingerprint = spec, image_size, fingerprint
-        self.patch_embeddings, self.blocks = model.patch_embeddings, model.layer
+        self.patch_embeddings, self.norm_pre, self.blocks = model.patch_embeddings, model.norm_pre, model.layer
         weight = model.patch_embeddings.weight
         for name, tensor in (("prefix", prefix), ("positions", positions), ("rotation", rotation)):
             self.register_buffer(name, None if tensor is None else tensor.to(weight), persistent=False)
@@ -225,7 +238,7 @@ class VitTower(Tower):
         patches = self.patch_embeddings(pixels.to(self.dtype)).flatten(2).transpose(1, 2)
         if self.positions is not None:
             patches = patches + self.positions
-        hidden = torch.cat([self.prefix.expand(patches.shape[0], -1, -1), patches], 1)
+        hidden = self.norm_pre(torch.cat([self.prefix.expand(patches.shape[0], -1, -1), patches], 1))
         streams: list[torch.Tensor] = []
         for number, block in enumerate(self.blocks, start=1):
             hidden = block(hidden, self.rotation)

@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3 as transformers saves them, in the names of its versions 4 and 5."""
+"""ViT, DINOv2 and DINOv3 as transformers saves them, in the names of its versions 4 and 5."""
 
 from __future__ import annotations
 
@@ -16,18 +16,38 @@ if TYPE_CHECKING:
     import torch
 
 DEPTH_LIMIT = 256
-NOT_READ = ("embeddings.mask_token", "layernorm.weight", "layernorm.bias", "norm.weight", "norm.bias")
-"""What masks patches in pre-training, and the norm behind the last block."""
+NOT_READ = re.compile(r"(embeddings\.mask_token|(layernorm|norm|pooler\.dense|classifier)\.(weight|bias))")
+"""What masks patches in pre-training, and what stands behind the last block."""
 RENAMED = (
-    (re.compile(r"^(dinov2|dinov2_with_registers|dinov3_vit)\."), ""),
+    (re.compile(r"^(vit|dinov2|dinov2_with_registers|dinov3_vit)\."), ""),
     (re.compile(r"^(encoder|model)\.layer\."), "layer."),
     (re.compile(r"^embeddings\."), ""),
     (re.compile(r"^patch_embeddings\.projection\."), "patch_embeddings."),
     (re.compile(r"\.attention\.attention\.(q|k|v)(uery|ey|alue)\."), r".attention.\1_proj."),
     (re.compile(r"\.attention\.output\.dense\."), ".attention.o_proj."),
+    (re.compile(r"\.layernorm_before\."), ".norm1."),
+    (re.compile(r"\.layernorm_after\."), ".norm2."),
+    (re.compile(r"(\d)\.intermediate\.dense\."), r"\1.mlp.up_proj."),
+    (re.compile(r"(\d)\.output\.dense\."), r"\1.mlp.down_proj."),
     (re.compile(r"\.mlp\.(fc1)\."), ".mlp.up_proj."),
     (re.compile(r"\.mlp\.(fc2|weights_out)\."), ".mlp.down_proj."),
 )
+
+
+def _vit(config: dict[str, Any]) -> VitConfig:
+    return VitConfig(
+        hidden_size=config.get("hidden_size", 768),
+        intermediate_size=config.get("intermediate_size", 3072),
+        num_hidden_layers=config.get("num_hidden_layers", 12),
+        num_attention_heads=config.get("num_attention_heads", 12),
+        hidden_act=config.get("hidden_act", "gelu"),
+        layer_norm_eps=config.get("layer_norm_eps", 1e-12),
+        image_size=config.get("image_size", 224),
+        patch_size=config.get("patch_size", 16),
+        layer_scale=False,
+        antialias=False,  # as transformers does
+        biases=("q", "k", "v", "o", "mlp", "patch") if config.get("qkv_bias", True) else ("o", "mlp", "patch"),
+    )
 
 
 def _dinov2(config: dict[str, Any]) -> VitConfig:
@@ -46,7 +66,7 @@ def _dinov2(config: dict[str, Any]) -> VitConfig:
         registers=config.get("num_register_tokens", 4) if with_registers else 0,
         gated=gated,
         antialias=with_registers,  # as published: the first DINOv2 was trained and is used without
-        biases=("q", "k", "v", "o", "mlp") if config.get("qkv_bias", True) else ("o", "mlp"),
+        biases=("q", "k", "v", "o", "mlp", "patch") if config.get("qkv_bias", True) else ("o", "mlp", "patch"),
     )
 
 
@@ -66,11 +86,12 @@ def _dinov3(config: dict[str, Any]) -> VitConfig:
         registers=config.get("num_register_tokens", 0),
         gated=config.get("use_gated_mlp", False),
         rope_theta=float(theta),
-        biases=tuple(part for part, name in has.items() if config.get(name, part != "k")),
+        biases=("patch", *(part for part, name in has.items() if config.get(name, part != "k"))),
     )
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], VitConfig]] = {
+    "vit": _vit,
     "dinov2": _dinov2,
     "dinov2_with_registers": _dinov2,
     "dinov3_vit": _dinov3,
@@ -100,7 +121,7 @@ def rename(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     renamed = {}
     for name, tensor in state.items():
         short = RENAMED[0][0].sub("", name)
-        if short in NOT_READ:
+        if NOT_READ.fullmatch(short):
             continue
         for pattern, new in RENAMED[1:]:
             short = pattern.sub(new, short)

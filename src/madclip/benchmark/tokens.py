@@ -121,6 +121,11 @@ class RememberedBackbone(Backbone):
         return self.backbone.tokenize(texts)
 
     @property
+    def words(self) -> dict[int, str]:
+        """See `Backbone.words`."""
+        return self.backbone.words
+
+    @property
     def start_ids(self) -> list[int]:
         """Ids put before a text."""
         return self.backbone.start_ids

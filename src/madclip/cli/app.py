@@ -14,6 +14,7 @@ from madclip.cli.bench import bench_app, benchmark_app
 from madclip.cli.console import note
 from madclip.cli.data import data_app
 from madclip.cli.demo import demo, phantoms
+from madclip.cli.explain import explain
 from madclip.cli.fit import fit, refit, repeat
 from madclip.cli.listen import listen
 from madclip.cli.models import backbones, cache, export, import_released
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, repeat, export, listen, serve]
+_COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, explain, repeat, export, listen, serve]
 _COMMANDS += [import_released, backbones, cache, phantoms, demo]
 for command in _COMMANDS:
     app.command()(command)

@@ -16,6 +16,8 @@ from madclip.cli.options import (
     Data,
     GreyRange,
     Json,
+    Level,
+    Mpp,
     NormalNames,
     Overwrite,
     Patients,
@@ -181,3 +183,25 @@ def manifest(
     if "" in unknown:
         text += "\nfill in what is without a label: only you know whether it is normal, as of benign/ beside normal/"
     print_facts(as_json, {"manifest": str(target), "labels": labels}, text)
+
+
+@data_app.command("tiles")
+def tiles(
+    slides: Annotated[list[str], typer.Argument(help="Whole slides: files, or folders of DICOM slides.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new or empty folder for the tiles.")],
+    mpp: Mpp = None,
+    level: Level = None,
+    size: Annotated[int, typer.Option(min=32, max=8192, help="Side of a tile, pixels.")] = 240,
+    count: Annotated[int, typer.Option(min=1, help="How many tiles of each slide, at even distances.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Cut tiles with tissue out of whole slides.
+
+    They are to be sorted into normal and abnormal ones, and learned from. Each slide has a folder, as a patient has.
+    """
+    from madclip.data.readers.slides import find_slides
+    from madclip.data.slides import Magnification, write_tiles
+
+    found = find_slides(slides)
+    number = write_tiles(found, out, Magnification(level, mpp), size, count)
+    print_facts(as_json, {"out": str(out), "tiles": number}, f"{out}: {number} tiles of {len(found)} slides")

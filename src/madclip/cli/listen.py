@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,9 +62,10 @@ def listen(
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     spool = Spool(out, quiet)
 
-    def predict(study: Path, folder: Path) -> None:
+    def predict(study: Path, folder: Path, run: int) -> None:
         found = expand_inputs([study], model.recipe.axis)
-        predict_folder(model, found, folder, output=output, about={"Detector": detector.name})
+        again = replace(output, run=run)
+        predict_folder(model, found, folder, output=again, about={"Detector": detector.name})
 
     server = serve(spool, sender, title, (host, port))
     note(f"listening at {host}:{port} as {title}; Ctrl-C ends it")

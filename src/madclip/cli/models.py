@@ -41,10 +41,11 @@ def backbones(as_json: Json = False) -> None:
             f"{r['depth']} x {r['width']}, patch {r['patch_size']} at {r['image_size']}",
             r["licence"],
             use[r["commercial"]],
+            use[r["gated"]],
         ]
         for r in rows
     ]
-    print_table(["id", "blocks x width, input", "licence", "commercial use"], shown)
+    print_table(["id", "blocks x width, input", "licence", "commercial use", "gated"], shown)
     typer.echo(
         "\nA name is fetched from its hub once and then works offline. To use a file downloaded by hand, put it in"
     )

@@ -130,6 +130,14 @@ Tiles = Annotated[
         "whole is made small; 0 sees them whole. The detector keeps it."
     ),
 ]
+Mpp = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=100, help="The images are whole slides, read at so many microns per pixel."),
+]
+Level = Annotated[
+    int | None,
+    typer.Option(min=0, help="The images are whole slides, read at this level of their pyramid; 0 is the finest."),
+]
 Slices = Annotated[
     str,
     typer.Option(

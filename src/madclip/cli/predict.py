@@ -20,7 +20,9 @@ from madclip.cli.options import (
     Force,
     Gpus,
     Json,
+    Level,
     Modality,
+    Mpp,
     NormalNames,
     Overwrite,
     Patients,
@@ -41,7 +43,10 @@ from madclip.files import new_folder
 from madclip.recipe import Axis
 
 if TYPE_CHECKING:
+    from madclip.data.slides import Magnification
+    from madclip.detector import MadCLIP
     from madclip.progress import Progress
+    from madclip.report.plan import Output
 
 
 def predict(
@@ -83,6 +88,14 @@ def predict(
             min=0, max=1, help="The value of a map from which a pixel is in the SEG; the detector's by default."
         ),
     ] = None,
+    resample: Annotated[
+        bool,
+        typer.Option(
+            "--resample", help="Interpolate the heat map of a series with uneven gaps to even ones, as one file."
+        ),
+    ] = False,
+    mpp: Mpp = None,
+    level: Level = None,
     overwrite: Overwrite = False,
     modality: Modality = None,
     engine: Engine = "auto",
@@ -103,6 +116,7 @@ def predict(
     """
     from madclip.cli.archive import predict_archive, saved_detector
     from madclip.data.inputs import expand_inputs
+    from madclip.data.slides import Magnification
     from madclip.detector import MadCLIP
     from madclip.memory import kept_memory
     from madclip.report.dicom import parse_kinds
@@ -110,23 +124,33 @@ def predict(
     from madclip.report.predictions import predict_folder
 
     if table == "parquet" or (table is None and pool == "ray"):
-        if dicom:
-            raise RecipeError("--dicom goes with a page: leave out --table parquet and --engine-pool ray")
-        if modality:
-            raise RecipeError("--modality goes with a page: leave out --table parquet and --engine-pool ray")
+        if dicom or modality or resample or mpp is not None or level is not None:
+            raise RecipeError(
+                "--dicom, --modality, --resample, --mpp and --level go with a page: leave out --table parquet and "
+                "--engine-pool ray"
+            )
         scoring = saved_detector(detector, axis, engine, backbone, device)
         executor = executor_of(pool, address, workers, threads, gpus)
         predict_archive(scoring, inputs, out, executor, maps or "none", overwrite=overwrite, as_json=as_json)
         return
     if pool == "ray" or workers or threads > 1:
         raise RecipeError("--engine-pool, --workers and --threads go with --table parquet")
-    output = Output(maps=maps or "tiff", overlays=overlays, dicom=parse_kinds(dicom), region=region)
+    kinds = parse_kinds(dicom)
+    output = Output(maps=maps or "tiff", overlays=overlays, dicom=kinds, region=region, resample=resample)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     model = model.of(modality) if modality else model
+    computed = use_engine(model, detector, engine)
+    about = {"Detector": detector.name}
+    if mpp is not None or level is not None:
+        if dicom or resample or axis:
+            raise RecipeError("--dicom, --resample and --axis are for volumes and series, not for whole slides")
+        about |= {"Engine": computed}
+        slides = predicted_slides(model, inputs, out, Magnification(level, mpp), output, about, overwrite=overwrite)
+        print_predictions(out, slides, computed, as_json=as_json)
+        return
     with shown_progress() as progress:
         local = [at_hand(one, out, progress, afresh=overwrite) for one in inputs]
     found = expand_inputs(local, axis or model.recipe.axis)
-    computed = use_engine(model, detector, engine)
     for said in filter(None, (found.said(), model.provenance.uncalibrated)):
         note(said)
     with kept_memory(), shown_progress() as progress:
@@ -137,9 +161,41 @@ def predict(
             output=output,
             overwrite=overwrite,
             engine=computed,
-            about={"Detector": detector.name},
+            about=about,
             progress=progress,
         )
+    print_predictions(out, every, computed, found.passed_over, as_json=as_json)
+
+
+def predicted_slides(
+    model: MadCLIP,
+    inputs: list[str],
+    out: Path,
+    at: Magnification,
+    output: Output,
+    about: dict[str, str],
+    *,
+    overwrite: bool,
+) -> list[dict[str, Any]]:
+    """The rows of whole slides, which are written as well."""
+    from madclip.data.readers.slides import find_slides
+    from madclip.report.slides import predict_slides
+
+    with shown_progress() as progress:
+        return predict_slides(
+            model, find_slides(inputs), out, at, output=output, overwrite=overwrite, about=about, progress=progress
+        )
+
+
+def print_predictions(
+    out: Path,
+    every: list[dict[str, Any]],
+    engine: str,
+    passed_over: dict[str, int] | None = None,
+    *,
+    as_json: bool,
+) -> None:
+    """Says how many images were scored and what went wrong; the exit code is 2 where anything did."""
     failed = [row for row in every if row["error"] is not None]
     rows = [row for row in every if row["error"] is None]
     unfamiliar = sum(not row["familiar"] for row in rows)
@@ -150,14 +206,8 @@ def predict(
         )
     for row in failed:
         note(f"failed: {row['error']}")
-    facts = {
-        "out": str(out),
-        "engine": computed,
-        "predictions": rows,
-        "failed": failed,
-        "passed_over": found.passed_over,
-    }
-    print_facts(as_json, facts, "\n".join(lines))
+    said = {"predictions": rows, "failed": failed, "passed_over": passed_over or {}}
+    print_facts(as_json, {"out": str(out), "engine": engine, **said}, "\n".join(lines))
     if failed:
         raise typer.Exit(2)
 

@@ -4,6 +4,7 @@ What arrived, what is predicted and what is still to be sent lies on disk, so th
 
     incoming/STUDY/INSTANCE.dcm    what arrives; STUDY and INSTANCE are digests
     working/STUDY-N/               a study that is complete, while it is predicted
+    kept/STUDY-N/                  a study that was predicted, for an hour: more of a series may come
     outgoing/STUDY-N/              its results, until whoever is to have them has taken them
     results/STUDY-N/               its results
     failed/STUDY-N/                a study that could not be predicted, with the reason in failed.txt
@@ -41,7 +42,9 @@ RETRY = 60.0
 """Seconds until a study that failed for an outer reason, or whose results were not taken, is tried again."""
 TRIES = 3
 """So often a study is begun that ends the program, or fails by what is no fault of its files."""
-_FOLDERS = ("incoming", "working", "outgoing", "results", "failed")
+KEPT = 3600.0
+"""Seconds that instances are kept after they were predicted, to be predicted again with what comes of their series."""
+_FOLDERS = ("incoming", "working", "kept", "outgoing", "results", "failed")
 _BEGUN = ".begun"
 """A byte for each time that a study was begun."""
 _TITLE = re.compile(r"[ -\[\]-~]{1,16}")
@@ -105,8 +108,11 @@ class Spool:
     def complete(self, now: float) -> list[Path]:
         """Moves studies to which nothing was added for a while to `working`; gives those and what is to be tried again.
 
-        A study of which every instance was handled before is removed instead.
+        A study of which every instance was handled before is removed instead, and what was kept for long enough.
         """
+        for folder in (self.folder / "kept").iterdir():
+            if now - folder.stat().st_mtime >= KEPT:
+                shutil.rmtree(folder)
         with self._lock:
             for folder in sorted((self.folder / "incoming").iterdir()):
                 if now - folder.stat().st_mtime < self.quiet:
@@ -134,20 +140,35 @@ class Spool:
             os.fsync(file.fileno())
             return file.tell()
 
+    def rejoin(self, study: Path) -> int:
+        """Copies to a study what was predicted before of the same series, so that they are whole; says how many."""
+        name, run = study.name.rpartition("-")[0], run_of(study)
+        wanted = {_series(path) for path in study.glob("*.dcm")} - {""}
+        parts = sorted((self.folder / "kept").glob(f"{name}-*"), key=run_of)
+        latest = {path.name: path for part in parts if run_of(part) < run for path in sorted(part.glob("*.dcm"))}
+        again = [path for path in latest.values() if _series(path) in wanted]
+        for path in again:
+            if not (study / path.name).exists():
+                with new_file(study / path.name, 0o600) as partial:
+                    shutil.copy(path, partial)
+        return len(again)
+
     def fail(self, study: Path, reason: str) -> None:
         """Puts a study aside; it is not known as handled, so that it is tried anew when it is sent again."""
         write_whole(study / "failed.txt", f"{reason}\n", 0o600)
         study.rename(self.folder / "failed" / study.name)
 
     def done(self, study: Path) -> None:
-        """Forgets a study whose results are on disk, but for the digests of its instances."""
+        """Puts a study whose results are on disk aside for a while, and keeps the digests of its instances for good."""
         name, instances = study.name.rpartition("-")[0], _instances(study)
         with (self.folder / "handled.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"study": name, "instances": sorted(instances)}) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._known.setdefault(name, set()).update(instances)
-        shutil.rmtree(study)
+        (study / _BEGUN).unlink(missing_ok=True)
+        os.utime(study)
+        study.rename(self.folder / "kept" / study.name)
 
     def _handled(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -231,29 +252,33 @@ def _arriving(event: Any) -> None:
         event.assoc.abort()
 
 
-def handle(spool: Spool, predict: Callable[[Path, Path], None], send: Callable[[Sequence[Path]], None]) -> list[str]:
+def handle(
+    spool: Spool, predict: Callable[[Path, Path, int], None], send: Callable[[Sequence[Path]], None]
+) -> list[str]:
     """Predicts the studies that are complete and sends what is to be sent; gives a line for each, without names.
 
     Args:
         spool: What arrived.
-        predict: Predicts the folder of a study into another folder.
+        predict: Predicts the folder of a study into another folder; is told how often the study was predicted, this
+            time included, where series of it are predicted again whole, and else 1.
         send: Sends DICOM objects on; it raises where they are not taken, and is asked again later.
     """
     said = [_predicted(spool, study, predict) for study in spool.complete(time.time())]
     return said + _sent(spool, send)
 
 
-def _predicted(spool: Spool, study: Path, predict: Callable[[Path, Path], None]) -> str:
+def _predicted(spool: Spool, study: Path, predict: Callable[[Path, Path, int], None]) -> str:
     """Predicts one study, or puts it aside; says which in a line."""
-    name, instances = study.name, len(_instances(study))
+    name, came = study.name, len(_instances(study))
     out, waiting = spool.folder / "results" / name, spool.folder / "outgoing" / name
     tries = spool.begin(study)
     if tries > TRIES:
         spool.fail(study, f"begun {TRIES} times, and ended the program or failed each time")
-        return f"study {name}: {instances} instances, given up after {TRIES} times; see failed/{name}"
+        return f"study {name}: {came} instances, given up after {TRIES} times; see failed/{name}"
     try:
         shutil.rmtree(out, ignore_errors=True)  # of a run that was killed
-        predict(study, out)
+        again = spool.rejoin(study)
+        predict(study, out, run_of(study) if again else 1)
         objects = sorted((out / "dicom").glob("*.dcm"))
         if objects:
             shutil.rmtree(waiting, ignore_errors=True)
@@ -262,11 +287,12 @@ def _predicted(spool: Spool, study: Path, predict: Callable[[Path, Path], None])
                 shutil.copy(path, waiting)
     except MadCLIPError as error:
         spool.fail(study, str(error).replace(str(study), "the study"))
-        return f"study {name}: {instances} instances, could not be predicted; see failed/{name}"
+        return f"study {name}: {came} instances, could not be predicted; see failed/{name}"
     except Exception as error:  # noqa: BLE001  (a full disk or a fault of ours: the next study is not held up by it)
-        return f"study {name}: {instances} instances, {type(error).__name__}; tried again later"
+        return f"study {name}: {came} instances, {type(error).__name__}; tried again later"
     spool.done(study)
-    return f"study {name}: {instances} instances predicted, {len(objects)} objects to send"
+    earlier = f", with {again} of the same series that came before" if again else ""
+    return f"study {name}: {came} instances predicted{earlier}, {len(objects)} objects to send"
 
 
 def _sent(spool: Spool, send: Callable[[Sequence[Path]], None]) -> list[str]:
@@ -329,6 +355,21 @@ def _instances(folder: Path) -> set[str]:
         with path.open("rb") as file:
             found.add(f"{path.stem} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}")
     return found
+
+
+def run_of(study: Path) -> int:
+    """The number of a part of a study, from 1."""
+    return int(study.name.rpartition("-")[2])
+
+
+def _series(path: Path) -> str:
+    """The UID of the series that an instance is of; empty where its header cannot be read."""
+    from madclip.data.readers.dicom import read_header
+
+    try:
+        return str(read_header(path).get("SeriesInstanceUID") or "")
+    except DataError:
+        return ""
 
 
 def _name(uid: str) -> str:

@@ -19,7 +19,9 @@ _SHEAR = 1e-4
 """Cosine of the angle between axes up to which a matrix has no shear."""
 
 
-def write_heatmap(path: Path, maps: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]) -> None:
+def write_heatmap(
+    path: Path, maps: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], about: str = "anomaly map"
+) -> None:
     """Writes maps as a float32 volume of the scan's geometry, whole or not at all; the same maps give the same bytes.
 
     Both forms of the header say the same, with code 1 (scanner); a matrix with shear stands in the sform alone, since a
@@ -29,12 +31,13 @@ def write_heatmap(path: Path, maps: npt.NDArray[np.float32], affine: npt.NDArray
         path: Ends in `.nii.gz`.
         maps: [I, J, K] in 0..1.
         affine: [4, 4], from indices to millimetres to the right, to the front and to the head.
+        about: What the header calls it, in at most 40 letters.
 
     Raises:
         MissingExtraError: nibabel is not installed.
         OSError: The file cannot be written.
     """
-    write_volume(path, np.asarray(maps, np.float32), affine, (0, 1), "madclip anomaly map; research use only")
+    write_volume(path, np.asarray(maps, np.float32), affine, (0, 1), f"madclip {about}; research use only")
 
 
 def write_volume(

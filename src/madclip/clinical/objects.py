@@ -48,12 +48,15 @@ class Origin:
         version: The version of this package.
         threshold: The value of a map from which a pixel belongs to the region.
         objective: What the detector was fitted for, as shown to people.
+        run: How often the study was predicted, this time included, as more of it came; results of a later run replace
+            those of an earlier one of the same series.
     """
 
     detector: str
     version: str
     threshold: float
     objective: str = ""
+    run: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def segmentation(sources: Sequence[Dataset], regions: npt.NDArray[np.bool_], ori
     if not regions.any():
         raise DataError("nothing reaches the threshold, and a DICOM segmentation of nothing says nothing")
     found = _segmented(sources, np.asarray(regions, np.uint8), origin, "BINARY")
-    return _described(found, sources, "anomaly region")
+    return _described(found, sources, "anomaly region", origin)
 
 
 def fractional(source: Dataset, heat: npt.NDArray[np.float32], origin: Origin) -> Dataset:
@@ -98,7 +101,7 @@ def fractional(source: Dataset, heat: npt.NDArray[np.float32], origin: Origin) -
     found = _segmented([source], values, origin, "FRACTIONAL")
     if "FrameOfReferenceUID" not in found:  # then this says how the picture lies, if only that nobody knows
         found.PatientOrientation = source.get("PatientOrientation")
-    return _described(found, [source], "anomaly map")
+    return _described(found, [source], "anomaly map", origin)
 
 
 def parametric_map(sources: Sequence[Dataset], maps: npt.NDArray[np.float32], origin: Origin) -> Dataset:
@@ -129,7 +132,7 @@ def parametric_map(sources: Sequence[Dataset], maps: npt.NDArray[np.float32], or
         content_label="ANOMALY_MAP",
         **_common("map", sources, origin, values),
     )
-    return _described(found, sources, "anomaly map")
+    return _described(found, sources, "anomaly map", origin)
 
 
 def picture(source: Dataset, overlay: npt.NDArray[np.uint8], origin: Origin) -> Dataset:
@@ -157,7 +160,7 @@ def picture(source: Dataset, overlay: npt.NDArray[np.uint8], origin: Origin) -> 
     if source.get("BurnedInAnnotation"):
         # Nothing is drawn that names a patient, but what is below may name one.
         found.BurnedInAnnotation = source.BurnedInAnnotation
-    return _described(found, [source], "anomaly overlay")
+    return _described(found, [source], "anomaly overlay", origin)
 
 
 def report(sources: Sequence[Dataset], finding: Finding, origin: Origin) -> Dataset:
@@ -188,9 +191,10 @@ def report(sources: Sequence[Dataset], finding: Finding, origin: Origin) -> Data
         ],
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(sources[finding.source])],
     )
+    again = f"Run {origin.run}: it replaces earlier results of this series. " if origin.run > 1 else ""
     said = sr.TextContentItem(
         name=_code("121106", "DCM", "Comment"),
-        value=f"{finding.statement} For {RESEARCH}.",
+        value=f"{finding.statement} {again}For {RESEARCH}.",
         relationship_type="CONTAINS",
     )
     group[0].ContentSequence.append(said)
@@ -205,7 +209,7 @@ def report(sources: Sequence[Dataset], finding: Finding, origin: Origin) -> Data
     for name in ("manufacturer_model_name", "software_versions", "device_serial_number"):
         common.pop(name)
     made = _built(sr.ComprehensiveSR, evidence=sources, content=content[0], **common)
-    return _described(made, sources, "anomaly report")
+    return _described(made, sources, "anomaly report", origin)
 
 
 def headers_for(sources: Sequence[Dataset]) -> list[Dataset]:
@@ -239,6 +243,7 @@ def derived_uid(kind: str, sources: Sequence[Dataset], origin: Origin, content: 
     """A UID of what a result is made from: kind, source instances, detector, threshold, version, and its content."""
     instances = sorted(str(source.SOPInstanceUID) for source in sources)
     facts = [kind, *instances, origin.detector, repr(origin.threshold), origin.version]
+    facts += [f"run {origin.run}"] if origin.run > 1 else []
     return _uid(*facts, hashlib.sha256(content).hexdigest())
 
 
@@ -252,7 +257,7 @@ def _common(kind: str, sources: Sequence[Dataset], origin: Origin, content: npt.
     """What all objects are made with."""
     return {
         "series_instance_uid": derived_uid(f"series of {kind}", sources, origin),
-        "series_number": _NUMBERS[kind],
+        "series_number": _NUMBERS[kind] + 10 * (origin.run - 1),
         "sop_instance_uid": derived_uid(kind, sources, origin, np.ascontiguousarray(content).tobytes()),
         "instance_number": 1,
         "manufacturer": MANUFACTURER,
@@ -326,8 +331,9 @@ def _built(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         raise DataError(f"the images' headers lack what such an object needs ({type(error).__name__})") from None
 
 
-def _described(found: Any, sources: Sequence[Dataset], what: str) -> Dataset:
-    found.SeriesDescription = f"madclip {what}: {RESEARCH}"[:64]
+def _described(found: Any, sources: Sequence[Dataset], what: str, origin: Origin) -> Dataset:
+    again = f"madclip {what}, run {origin.run}: research use only"
+    found.SeriesDescription = again if origin.run > 1 else f"madclip {what}: {RESEARCH}"[:64]
     if sources[0].get("StudyDescription"):
         found.StudyDescription = sources[0].StudyDescription
     if "Laterality" not in found and found.SOPClassUID != _SEGMENTATION and found.Modality != "SR":

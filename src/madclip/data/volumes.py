@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from madclip.data.readers import frames_of, holds_image, read_mask
-from madclip.data.readers.dicom import DICOM, is_segmentation, planes_of, read_header
-from madclip.data.readers.formats import is_nifti, read_stored, reader_of
-from madclip.data.readers.nifti import open_volume
+from madclip.data.readers.dicom import DICOM, check_pixels, is_segmentation, planes_of, read_header
+from madclip.data.readers.formats import is_volume, open_volume, read_stored, reader_of
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Reading, Sample, in_order
 from madclip.data.series import Facts, Place, digest_of, facts_of, place_of, sorted_series
@@ -172,10 +171,10 @@ def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
         raise DataError(f"{sample.mask}: one slice of a label map for a whole volume ({sample.image}); name none")
     if _segmentation(path):
         return _planes(path, sample.image, stack)
-    if not sample.image.path.is_dir() and is_nifti(path) and is_nifti(sample.image.path):
+    if not sample.image.path.is_dir() and is_volume(path) and is_volume(sample.image.path):
         _check_alike(path, sample.image.path)
         return [ImageRef(path, image.frame, image.axis) for image in images]
-    if sample.image.path.is_dir() or is_nifti(path) or is_nifti(sample.image.path):
+    if sample.image.path.is_dir() or is_volume(path) or is_volume(sample.image.path):
         raise DataError(
             f"{path}: a label map of another format than {sample.image.path}, so that nothing says which slice of it "
             "belongs to which image; give a DICOM segmentation, or convert both to NIfTI"
@@ -189,8 +188,12 @@ def _masks(sample: Sample, stack: _Stack) -> list[ImageRef | None]:
 
 @until_changed(8)
 def _segmentation(path: Path) -> bool:
-    """Whether a mask is a DICOM segmentation, which many slices may share."""
-    return isinstance(reader_of(path), DICOM) and is_segmentation(read_header(path))
+    """Whether a mask is a DICOM segmentation, which many slices may share; contours are refused."""
+    if not isinstance(reader_of(path), DICOM):
+        return False
+    header = read_header(path)
+    check_pixels(path, header)
+    return is_segmentation(header)
 
 
 def _planes(path: Path, image: ImageRef, stack: _Stack) -> list[ImageRef | None]:

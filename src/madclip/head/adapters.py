@@ -22,8 +22,8 @@ class Adapters(nn.Module):
     """All adapters of a detector, stacked so that one tap costs two matrix products.
 
     Attributes:
-        shared: [taps, R, d, d], the shared layer of each branch (R = 2: normal, abnormal; 1 where both share one).
-        heads: [taps, R, H, e, d], the heads of each branch (H = 2: detection, segmentation; 1 where both share one).
+        shared: [taps, R, h, d], the shared layer of each branch (R = 2: normal, abnormal; 1 where both share one).
+        heads: [taps, R, H, e, h], the heads of each branch (H = 2: detection, segmentation; 1 where both share one).
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Adapters(nn.Module):
         width: int,
         embed_dim: int,
         *,
+        hidden: int | None = None,
         dual_branch: bool = True,
         separate_heads: bool = True,
         activation: AdapterActivation = "relu",
@@ -41,10 +42,11 @@ class Adapters(nn.Module):
         super().__init__()
         branches, heads = 1 + dual_branch, 1 + separate_heads
         self.activation, self.norm = activation, norm
-        self.shared = nn.Parameter(torch.empty(taps, branches, width, width))
-        self.heads = nn.Parameter(torch.empty(taps, branches, heads, embed_dim, width))
-        bound = 1 / math.sqrt(width)  # what nn.Linear does
+        hidden = hidden or width
+        self.shared = nn.Parameter(torch.empty(taps, branches, hidden, width))
+        self.heads = nn.Parameter(torch.empty(taps, branches, heads, embed_dim, hidden))
         for weight in (self.shared, self.heads):
+            bound = 1 / math.sqrt(weight.shape[-1])  # what nn.Linear does
             nn.init.uniform_(weight, -bound, bound, generator=generator)
 
     def forward(self, tokens: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -60,16 +62,25 @@ class Adapters(nn.Module):
         # Taken apart at once: a weight picked by its index would have a gradient as large as all of them.
         yield from map(self._tap, tokens, self.shared.unbind(), self.heads.unbind())
 
+    @property
+    def parts(self) -> tuple[Adapters, ...]:
+        """The adapters of each tower: these serve all of them."""
+        return (self,)
+
     def _tap(self, tokens: torch.Tensor, shared: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        return self.activate(self.products(tokens, shared, heads))
+
+    def products(self, tokens: torch.Tensor, shared: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+        """What the heads give at a tap before the activation, [R, H, B, G, e], from tokens [B, G, d]."""
         batch, patches, width = tokens.shape
         branches, count, embed_dim = heads.shape[:3]
-        hidden = self._activate(F.linear(tokens.reshape(-1, width), shared.flatten(0, 1).to(tokens.dtype)))
+        hidden = self.activate(F.linear(tokens.reshape(-1, width), shared.flatten(0, 1).to(tokens.dtype)))
         hidden = hidden.view(-1, branches, shared.shape[1])
         if self.norm == "layer_norm":
             hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=1e-5)
-        features = self._activate(torch.bmm(hidden.transpose(0, 1), heads.flatten(1, 2).mT.to(tokens.dtype)))
+        features = torch.bmm(hidden.transpose(0, 1), heads.flatten(1, 2).mT.to(tokens.dtype))
         return features.view(branches, batch, patches, count, embed_dim).permute(0, 3, 1, 2, 4)
 
-    def _activate(self, x: torch.Tensor) -> torch.Tensor:
+    def activate(self, x: torch.Tensor) -> torch.Tensor:
         """In place: the products before it do not need what they gave."""
         return F.relu_(x) if self.activation == "relu" else F.leaky_relu_(x, 0.01)

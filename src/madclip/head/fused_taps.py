@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from madclip.head.adapters import Adapters
+    from madclip.head.tower_adapters import TowerAdapters
 
 _BLOCK = 2048
 """Most rows at once: smaller blocks spend more on starting products than they save on memory."""
@@ -40,7 +41,9 @@ class Layers(NamedTuple):
             torch.ops.aten.threshold_backward.grad_input(gradient, activated, 0, grad_input=gradient)
 
 
-def learned_scores(adapters: Adapters, tokens: Sequence[torch.Tensor], towards: torch.Tensor) -> torch.Tensor:
+def learned_scores(
+    adapters: Adapters | TowerAdapters, tokens: Sequence[torch.Tensor], towards: torch.Tensor
+) -> torch.Tensor:
     """S of every head, tap and patch, for tokens that are not learned, on the processor.
 
     Args:
@@ -51,64 +54,73 @@ def learned_scores(adapters: Adapters, tokens: Sequence[torch.Tensor], towards: 
     Returns:
         [H, T, B, G, 2], float32.
     """
-    layers = Layers(adapters.activation == "leaky_relu", adapters.norm == "layer_norm")
+    parts = adapters.parts
+    layers = Layers(parts[0].activation == "leaky_relu", parts[0].norm == "layer_norm")
     towards = towards.to(tokens[0].dtype)
     batch, patches, width = tokens[0].shape
+    weights = zip(*(of_all.unbind() for part in parts for of_all in (part.shared, part.heads)), strict=True)
     taps = [
-        _TapScores.apply(each.reshape(-1, width), shared, heads, towards, layers)  # type: ignore[no-untyped-call]
-        for each, shared, heads in zip(tokens, adapters.shared.unbind(), adapters.heads.unbind(), strict=True)
+        _TapScores.apply(each.reshape(-1, width), towards, layers, *of_tap)  # type: ignore[no-untyped-call]
+        for each, of_tap in zip(tokens, weights, strict=True)
     ]
     found: torch.Tensor = torch.stack(taps).permute(3, 0, 2, 1).unflatten(2, (batch, patches))
     return found
 
 
 class _TapScores(torch.autograd.Function):
-    """S of a tap, [2, M, H], from its tokens [M, d]."""
+    """S of a tap, [2, M, H], from the tokens of all towers side by side [M, d]; weights: shared and heads of each."""
 
     @staticmethod
     def forward(
-        ctx: Any, tokens: torch.Tensor, shared: torch.Tensor, heads: torch.Tensor, towards: torch.Tensor, layers: Layers
+        ctx: Any, tokens: torch.Tensor, towards: torch.Tensor, layers: Layers, *weights: torch.Tensor
     ) -> torch.Tensor:
-        branches, count, embed_dim, width = heads.shape
-        down, up = shared.flatten(0, 1).to(tokens.dtype), heads.flatten(1, 2).to(tokens.dtype)
-        before = tokens.new_empty(len(tokens), branches * width)
-        hidden = torch.empty_like(before) if layers.norm else before
+        branches, count, embed_dim, _ = weights[1].shape
+        downs = [shared.flatten(0, 1).to(tokens.dtype) for shared in weights[::2]]
+        ups = [heads.flatten(1, 2).to(tokens.dtype) for heads in weights[1::2]]
+        befores = [tokens.new_empty(len(tokens), len(down)) for down in downs]
+        hiddens = [torch.empty_like(before) if layers.norm else before for before in befores]
         features = tokens.new_empty(branches, len(tokens), count * embed_dim)
         lengths = features.new_empty(branches, len(tokens), count, dtype=_wide(tokens.dtype))
         dots = features.new_empty(2, len(tokens), count)
         for block in _blocks(len(tokens)):
-            layers.activate(torch.mm(tokens[block], down.mT, out=before[block]))
-            if layers.norm:
-                each = before[block].unflatten(1, (branches, width))
-                hidden[block] = F.layer_norm(each, (width,), eps=EPSILON).flatten(1)
+            for own, down, before, hidden in zip(_apart(tokens, downs), downs, befores, hiddens, strict=True):
+                layers.activate(torch.mm(own[block], down.mT, out=before[block]))
+                if layers.norm:
+                    each = before[block].unflatten(1, (branches, -1))
+                    hidden[block] = F.layer_norm(each, each.shape[2:], eps=EPSILON).flatten(1)
             for r in range(branches):
-                of_branch = hidden[block, r * width : (r + 1) * width]
-                rows = layers.activate(torch.mm(of_branch, up[r].mT, out=features[r, block])).view(-1, embed_dim)
+                flat = features[r, block]
+                torch.mm(_of_branch(hiddens[0][block], r, branches), ups[0][r].mT, out=flat)
+                for hidden, up in zip(hiddens[1:], ups[1:], strict=True):
+                    flat.addmm_(_of_branch(hidden[block], r, branches), up[r].mT)
+                rows = layers.activate(flat).view(-1, embed_dim)
                 torch.linalg.vector_norm(rows, dim=-1, dtype=lengths.dtype, out=lengths[r, block].view(-1))
                 for b in range(r, 2, branches):
                     torch.mv(rows, towards[b], out=dots[b, block].view(-1))
         lengths.clamp_min_(1e-12)
         scores = dots / lengths
-        ctx.save_for_backward(tokens, down, up, towards, before, hidden, features, lengths, scores)
+        ctx.save_for_backward(tokens, towards, features, lengths, scores, *downs, *ups, *befores, *hiddens)
         ctx.layers = layers
         return scores
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        tokens, down, up, towards, before, hidden, features, lengths, scores = ctx.saved_tensors
-        branches, embed_dim = len(up), towards.shape[1]
-        width = before.shape[1] // branches  # of the layer between, which need not be that of the tokens
+        tokens, towards, features, lengths, scores, *rest = ctx.saved_tensors
+        downs, ups, befores, hiddens = (rest[i : i + len(rest) // 4] for i in range(0, len(rest), len(rest) // 4))
+        branches, embed_dim = len(features), towards.shape[1]
         # s = r . t / |r|: ds/dr = t / |r| - s r / |r|^2, ds/dt = r / |r|.
         outward = gradients[0] / lengths
         inward = -outward * scores / lengths
         if branches == 1:
             inward = inward.sum(0, keepdim=True)
         outward, inward = outward.to(tokens.dtype), inward.to(tokens.dtype)
-        to_down, to_up, to_towards = (torch.zeros_like(t, dtype=_wide(t.dtype)) for t in (down, up, towards))
+        to_downs, to_ups, (to_towards,) = (
+            [torch.zeros_like(t, dtype=_wide(t.dtype)) for t in of_kind] for of_kind in (downs, ups, [towards])
+        )
         for block in _blocks(len(tokens)):
-            to_hidden = torch.empty_like(hidden[block])
+            to_hiddens = [torch.empty_like(hidden[block]) for hidden in hiddens]
             for r in range(branches):
-                flat, of_branch = features[r, block], slice(r * width, (r + 1) * width)
+                flat = features[r, block]
                 rows = flat.view(-1, embed_dim)
                 to_rows = rows * inward[r, block].reshape(-1, 1)
                 for b in range(r, 2, branches):
@@ -117,14 +129,30 @@ class _TapScores(torch.autograd.Function):
                     to_towards[b] += torch.mv(rows.mT, weight)
                 to_flat = to_rows.view_as(flat)
                 ctx.layers.deactivate(to_flat, flat)
-                _add_product(to_up[r], to_flat.mT, hidden[block, of_branch])
-                torch.mm(to_flat, up[r], out=to_hidden[:, of_branch])
-            if ctx.layers.norm:
-                to_hidden = _before_norm(to_hidden, before[block], width)
-            ctx.layers.deactivate(to_hidden, before[block])
-            _add_product(to_down, to_hidden.mT, tokens[block])
-        shape = branches, -1, tokens.shape[1]
-        return None, to_down.view(shape), to_up.unflatten(1, (-1, embed_dim)), to_towards.to(towards.dtype), None
+                for to_up, to_hidden, hidden, up in zip(to_ups, to_hiddens, hiddens, ups, strict=True):
+                    _add_product(to_up[r], to_flat.mT, _of_branch(hidden[block], r, branches))
+                    torch.mm(to_flat, up[r], out=_of_branch(to_hidden, r, branches))
+            each = zip(_apart(tokens, downs), to_downs, to_hiddens, befores, strict=True)
+            for own, to_down, to_hidden, before in each:
+                if ctx.layers.norm:
+                    to_hidden = _before_norm(to_hidden, before[block], before.shape[1] // branches)  # noqa: PLW2901
+                ctx.layers.deactivate(to_hidden, before[block])
+                _add_product(to_down, to_hidden.mT, own[block])
+        learned = []
+        for to_down, to_up in zip(to_downs, to_ups, strict=True):
+            learned += [to_down.unflatten(0, (branches, -1)), to_up.unflatten(1, (-1, embed_dim))]
+        return None, to_towards.to(towards.dtype), None, *learned
+
+
+def _apart(tokens: torch.Tensor, downs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The tokens of each tower, [M, d] each."""
+    return torch.split(tokens, [down.shape[1] for down in downs], 1)
+
+
+def _of_branch(hidden: torch.Tensor, branch: int, branches: int) -> torch.Tensor:
+    """The columns of one branch, a view of [M, R x h]."""
+    width = hidden.shape[1] // branches
+    return hidden[:, branch * width : (branch + 1) * width]
 
 
 def _blocks(rows: int) -> Iterator[slice]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 
 from madclip.head import fused, losses, scoring
-from madclip.head.adapters import DETECTION, SEGMENTATION, Adapters
+from madclip.head.adapters import DETECTION, SEGMENTATION
 from madclip.head.fused_taps import learned_scores
 from madclip.head.prompts import Prompts, fixed_text_features
 from madclip.head.scorer import Readout, Scorer, words_of
+from madclip.head.tower_adapters import new_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,20 +56,10 @@ class Head(Scorer):
     def __init__(self, recipe: Recipe, backbone: Backbone, objective: str, *, seed: int = 0) -> None:
         super().__init__()
         objective = words_of(recipe, objective)
-        spec = backbone.spec
         generator = torch.Generator().manual_seed(seed)
         self.recipe, self.grid, self.size = recipe, backbone.grid, backbone.image_size
         self._backbone = (backbone,)  # in a tuple: not registered as a child
-        self.adapters = Adapters(
-            len(spec.taps),
-            spec.width,
-            spec.embed_dim,
-            dual_branch=recipe.dual_branch,
-            separate_heads=recipe.separate_heads,
-            activation=recipe.adapter_activation,
-            norm=recipe.adapter_norm,
-            generator=generator,
-        )
+        self.adapters = new_adapters(recipe, backbone, seed, generator)
         if recipe.learned_prompts:
             self.prompts: Prompts | None = Prompts(
                 backbone,

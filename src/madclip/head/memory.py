@@ -113,9 +113,13 @@ def nearest_distance(features: torch.Tensor, memory: torch.Tensor) -> torch.Tens
 
     A product of matrices finds which row that is; the distance itself is of the difference, exact also near 0.
     """
-    nearest = (features @ memory.mT - memory.square().sum(1) / 2).argmax(-1)
-    distance: torch.Tensor = (features - memory[nearest]).norm(dim=-1)
+    distance: torch.Tensor = (features - memory[nearest_rows(features, memory)]).norm(dim=-1)
     return distance
+
+
+def nearest_rows(features: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    """Which row of the memory is nearest: [B, G, D], [M, D] -> [B, G]."""
+    return (features @ memory.mT - memory.square().sum(1) / 2).argmax(-1)
 
 
 def nearest_other(features: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,7 @@ class Prompts(nn.Module):
                 f"objective {objective!r} is too long: the longest prompt takes {longest} tokens, "
                 f"the text tower of {backbone.spec.id} has {length}"
             )
-        if backbone.spec.causal_text and attention == "native":
+        if not backbone.spec.reads_padding and attention == "native":
             length = longest  # what follows the end token cannot matter
         ids = torch.tensor([row + [backbone.pad_id] * (length - len(row)) for row in rows])
         slot = ids == _SLOT

@@ -173,5 +173,5 @@ def dicom_writer(detector: MadCLIP, known: str, folder: Path, output: Output) ->
             "the detector has no threshold for pixels (no masks, or not calibrated), which a DICOM segmentation needs; "
             "name one: --region 0.5"
         )
-    origin = Origin(known, __version__, region, detector.objective)
+    origin = Origin(known, __version__, region, detector.objective, output.run)
     return DicomWriter(folder, output.dicom, origin, output.grey_range, detector.state.series)

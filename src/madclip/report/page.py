@@ -23,7 +23,12 @@ ANSWERS = ("anomalous", "uncertain", "normal")
 
 
 def write_page(
-    path: Path, rows: Sequence[dict[str, Any]], about: dict[str, str] | None = None, *, date: datetime | None = None
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    about: dict[str, str] | None = None,
+    *,
+    date: datetime | None = None,
+    numbered: bool = False,
 ) -> None:
     """Write the page of a folder of predictions, highest score first and failures last.
 
@@ -36,17 +41,22 @@ def write_page(
         rows: As `PredictionFolder` makes them.
         about: Facts for the head of the page.
         date: When this was computed; None is now.
+        numbered: Whether no name is shown at all.
 
     Raises:
         OSError: The page cannot be written there.
     """
     # A name that is no valid Unicode holds lone surrogates; escaped, they are text.
-    text = render_page(rows, about, date=date).encode("utf-8", "backslashreplace")
+    text = render_page(rows, about, date=date, numbered=numbered).encode("utf-8", "backslashreplace")
     write_whole(path, text)
 
 
 def render_page(
-    rows: Sequence[dict[str, Any]], about: dict[str, str] | None = None, *, date: datetime | None = None
+    rows: Sequence[dict[str, Any]],
+    about: dict[str, str] | None = None,
+    *,
+    date: datetime | None = None,
+    numbered: bool = False,
 ) -> str:
     """The page as text; arguments as in `write_page`."""
     from markupsafe import Markup
@@ -55,7 +65,7 @@ def render_page(
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["score"] is None, -(rows[i]["score"] or 0.0)))
     said = Counter(answer(row) for row in rows)
     ramp = heat(np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(4, 0))
-    hidden = {row["image"] for row in rows if may_be_scanner_file(Path(row["image"]))}
+    hidden = {row["image"] for row in rows if numbered or may_be_scanner_file(Path(row["image"]))}
     common = common_folder([row["image"] for row in rows if row["image"] not in hidden])
     items = [
         {

@@ -1,11 +1,13 @@
-"""What a run of predictions is made from: by this an unfinished run is known again."""
+"""What a run of predictions is made from, by which an unfinished run is known again, and how its maps are written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from madclip import __version__
 from madclip.files import write_whole
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from madclip.data.ref import ImageRef
     from madclip.detector import MadCLIP
     from madclip.report.dicom import Kind
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 RUN = "run.json"
 FORMAT = 1
 MapFormat = Literal["tiff", "npy", "none"]
+SUFFIX = {"tiff": "tif", "npy": "npy"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Output:
         grey_range: Which grey values are black and white in what is drawn; see `Recipe.grey_range`.
         dicom: Which DICOM objects are written of DICOM series; see `madclip.report.dicom.KINDS`.
         region: The value of a map from which a pixel belongs to a DICOM segmentation; None is the detector's own.
+        resample: Whether a series with uneven gaps gets one heat map on an even grid, by interpolation.
+        run: How often the study was predicted, as `Origin.run`.
     """
 
     maps: MapFormat = "tiff"
@@ -40,6 +47,8 @@ class Output:
     grey_range: str = "file"
     dicom: tuple[Kind, ...] = ()
     region: float | None = None
+    resample: bool = False
+    run: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Plan:
         maps: Format of the raw maps.
         overlays: Whether heatmaps are drawn.
         dicom: Which DICOM objects are written, and the value that bounds their regions.
+        resample: Whether uneven heat maps are interpolated.
     """
 
     madclip: str
@@ -63,6 +73,7 @@ class Plan:
     maps: str
     overlays: bool
     dicom: str = ""
+    resample: bool = False
 
     @classmethod
     def of(cls, images: Sequence[ImageRef], detector: str, output: Output) -> Plan:
@@ -71,7 +82,8 @@ class Plan:
         dicom = f"{','.join(output.dicom)} {output.region}" if output.dicom else ""
         for image in images:
             digest.update(json.dumps([str(image.path), image.mark, *_state(image.path)]).encode() + b"\n")
-        return cls(__version__, detector, digest.hexdigest(), len(images), output.maps, output.overlays, dicom)
+        count, drawn = len(images), (output.maps, output.overlays)
+        return cls(__version__, detector, digest.hexdigest(), count, *drawn, dicom, output.resample)
 
     def write(self, folder: Path) -> None:
         """Write run.json.
@@ -91,6 +103,22 @@ def read_plan(folder: Path) -> Plan | None:
         return Plan(**facts)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def write_map(
+    anomaly_map: npt.NDArray[np.float32],
+    kind: MapFormat,
+    file: IO[bytes],
+    pixel_size: tuple[float, float] | None = None,
+) -> None:
+    """Write a map [H, W] as `tiff` or `npy`; a TIFF says the millimetres between rows and columns where given."""
+    if kind == "npy":
+        np.save(file, anomaly_map, allow_pickle=False)
+        return
+    import tifffile
+
+    known = {"resolution": [10 / size for size in reversed(pixel_size)], "resolutionunit": 3} if pixel_size else {}
+    tifffile.imwrite(file, anomaly_map, **known)
 
 
 def detector_fingerprint(detector: MadCLIP, engine: str = "torch") -> str:

@@ -9,22 +9,22 @@ import shutil
 from dataclasses import fields, replace
 from typing import IO, TYPE_CHECKING, Any, Self
 
-import numpy as np
 from PIL import Image
 
 from madclip import __version__
 from madclip.data.inputs import Inputs
+from madclip.data.readers import Image as Pixels
 from madclip.data.readers import is_scanner_file, read_image
 from madclip.data.ref import as_ref
 from madclip.errors import DataError
 from madclip.files import new_file
-from madclip.heatmap import oriented, overlay
+from madclip.heatmap import oriented, overlay, side_by_side
 from madclip.prediction import Row
 from madclip.progress import silent
 from madclip.report.dicom import FOLDER as DICOM
 from madclip.report.dicom import dicom_writer
 from madclip.report.page import thumbnail_of, write_page
-from madclip.report.plan import RUN, Output, Plan, detector_fingerprint, read_plan
+from madclip.report.plan import RUN, SUFFIX, Output, Plan, detector_fingerprint, read_plan, write_map
 from madclip.report.series import SERIES, VOLUMES, SeriesResults, start_of_series
 from madclip.report.study import PAGE as STUDY
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import numpy as np
     import numpy.typing as npt
 
     from madclip.data.ref import ImageRef
@@ -40,19 +41,15 @@ if TYPE_CHECKING:
     from madclip.detector import MadCLIP
     from madclip.prediction import Prediction
     from madclip.progress import Progress
-    from madclip.report.plan import MapFormat
 
 JSONL, CSV, PAGE = "predictions.jsonl", "predictions.csv", "index.html"
 PARTIAL = f"{JSONL}.partial"
 """Rows of a run that is not finished."""
 FILES = (RUN, JSONL, CSV, PAGE, SERIES, STUDY, PARTIAL, f"{CSV}.partial")
 FOLDERS = ("overlays", "maps", "thumbnails", VOLUMES, DICOM)
-THUMBNAIL = 192
-"""Longer side of a thumbnail, pixels."""
 _ROW = [field.name for field in fields(Row)]
 COLUMNS = (*(name for name in _ROW if name != "error"), "overlay", "map", "error")
 """Keys of every row, in order."""
-SUFFIX = {"tiff": "tif", "npy": "npy"}
 
 
 def predict_folder(
@@ -97,7 +94,7 @@ def predict_folder(
     )
     with writing as made:
         left = made.left
-        whole = SeriesResults(folder, found.series, objects, detector.state.series)
+        whole = SeriesResults(folder, found.series, objects, detector.state.series, resample=drawn.resample)
         # Maps are scaled to the images' own size where they are written, and nowhere else.
         native = drawn.overlays or drawn.maps != "none" or bool(found.series)
         for image, result in zip(left, detector.predict_iter(left, native=native), strict=True):
@@ -136,6 +133,9 @@ class PredictionFolder:
         DataError: On entering: the folder holds other things, or another run; an image lies in the folder; another
             process is writing there; or nothing can be written there.
     """
+
+    numbered = False
+    """Whether files and page name every image by its number alone."""
 
     def __init__(
         self,
@@ -201,24 +201,32 @@ class PredictionFolder:
     def _draw(self, image: ImageRef, prediction: Prediction) -> dict[str, str]:
         """Overlay, thumbnail and map of one prediction; their paths in the folder."""
         # Names of scanner files often are a patient's.
-        name = "" if is_scanner_file(image.path) else f"_{harmless(image.path.stem)}"
+        name = "" if self.numbered or is_scanner_file(image.path) else f"_{harmless(image.path.stem)}"
         stem = f"{len(self.rows):06d}{name}"
         made = {}
         if self.output.overlays:
-            shown = read_image(image, self.output.grey_range)
-            picture = overlay(shown.pixels, prediction.anomaly_map)
+            shown, heat = self._shown(image, prediction)
+            picture = overlay(shown.pixels, heat)
             made["overlay"] = f"overlays/{stem}.png"
             with new_file(self.folder / made["overlay"]) as partial:
                 # A tenth larger than at the usual level, in a third of the time, which was most of what drawing took.
-                marked = oriented(picture, shown.sides, shown.spacing)
+                marked = oriented(picture, shown.sides, shown.spacing, at_detector=shown.at_detector)
                 Image.fromarray(marked).save(partial, format="PNG", compress_level=1)
             with new_file(self.folder / str(thumbnail_of(made["overlay"]))) as partial:
-                _side_by_side(shown.pixels, picture).save(partial, format="JPEG", quality=82)
+                side_by_side(shown.pixels, picture).save(partial, format="JPEG", quality=82)
         if self.output.maps != "none":
             made["map"] = f"maps/{stem}.{SUFFIX[self.output.maps]}"
             with new_file(self.folder / made["map"]) as partial, partial.open("wb") as file:
-                write_map(prediction.anomaly_map, self.output.maps, file)
+                write_map(prediction.anomaly_map, self.output.maps, file, self._pixel_size(image, prediction))
         return made
+
+    def _shown(self, image: ImageRef, prediction: Prediction) -> tuple[Pixels, npt.NDArray[np.float32]]:
+        """What a map is drawn over, and the map at its size."""
+        return read_image(image, self.output.grey_range), prediction.anomaly_map
+
+    def _pixel_size(self, image: ImageRef, prediction: Prediction) -> tuple[float, float] | None:  # noqa: ARG002
+        """Millimetres between rows and columns of a map, where its file is to say so."""
+        return None
 
     def _write(self, row: dict[str, Any]) -> None:
         assert self._jsonl is not None, "use the folder in a with statement"  # noqa: S101
@@ -284,7 +292,7 @@ class PredictionFolder:
             raise DataError(f"{self.folder}: {len(self.left)} of {len(self.images)} images have no prediction yet")
         with new_file(self.folder / CSV) as partial:
             write_csv(self.rows, partial)
-        write_page(self.folder / PAGE, self.rows, self.about)
+        write_page(self.folder / PAGE, self.rows, self.about, numbered=self.numbered)
         (self.folder / PARTIAL).replace(self.folder / JSONL)
 
     def _unwritable(self, error: OSError) -> DataError:
@@ -375,23 +383,3 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
 def harmless(stem: str) -> str:
     """What of a name can stand in any file name: ASCII letters, digits and . _ -, at most 80 of them."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:80].strip("._") or "image"
-
-
-def _side_by_side(pixels: npt.NDArray[np.float32], picture: npt.NDArray[np.uint8]) -> Image.Image:
-    plain = np.moveaxis(pixels * 255, 0, -1).round().astype(np.uint8)
-    scale = min(1.0, THUMBNAIL / max(picture.shape[:2]))
-    width, height = (max(1, round(side * scale)) for side in (picture.shape[1], picture.shape[0]))
-    both = Image.new("RGB", (2 * width, height))
-    for i, part in enumerate((plain, picture)):
-        both.paste(Image.fromarray(part).resize((width, height), Image.Resampling.LANCZOS), (i * width, 0))
-    return both
-
-
-def write_map(anomaly_map: npt.NDArray[np.float32], kind: MapFormat, file: IO[bytes]) -> None:
-    """Write a map [H, W] as `tiff` or `npy`."""
-    if kind == "npy":
-        np.save(file, anomaly_map, allow_pickle=False)
-    else:
-        import tifffile
-
-        tifffile.imwrite(file, anomaly_map)

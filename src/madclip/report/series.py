@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from madclip.clinical.geometry import affine_of, even_runs
+from madclip.clinical.geometry import affine_of, even_places, even_runs, interpolated
 from madclip.clinical.nifti import write_heatmap
-from madclip.data.readers.formats import is_nifti
-from madclip.data.readers.nifti import PLANES, open_volume
+from madclip.data.readers.formats import is_volume, open_volume
+from madclip.data.readers.volume import PLANES
 from madclip.errors import DataError
 from madclip.files import write_whole
 from madclip.prediction import SHARED, Prediction, Row, judged
@@ -39,6 +39,7 @@ class SeriesResults:
         series: All series of the run, whose images come one after the other.
         dicom: Writes the DICOM objects of a series; None writes none.
         calibration: What whole series have said of their highest scores; None where none have.
+        resample: Whether unevenly spaced slices give one heat map at even distances, not one for each even stretch.
     """
 
     def __init__(
@@ -47,8 +48,11 @@ class SeriesResults:
         series: Sequence[Series],
         dicom: DicomWriter | None = None,
         calibration: Calibration | None = None,
+        *,
+        resample: bool = False,
     ) -> None:
         self.folder, self.series, self.dicom, self.calibration = folder, series, dicom, calibration
+        self.resample = resample
         self._of = {image: number for number, one in enumerate(series) for image in one.images}
         self._found: list[Prediction | DataError] = []
 
@@ -71,7 +75,7 @@ class SeriesResults:
 
     @staticmethod
     def _is_volume(one: Series) -> bool:
-        return len(one.images) > 1 and (one.places is not None or is_nifti(one.images[0].path))
+        return len(one.images) > 1 and (one.places is not None or is_volume(one.images[0].path))
 
     def write_tables(self, rows: Sequence[dict[str, Any]], about: dict[str, str]) -> None:
         """Writes a row for each series from the rows of its images, in the order of the run, and a page to look at."""
@@ -85,7 +89,7 @@ class SeriesResults:
             if number is not None:
                 said.setdefault(number, []).append(row)
         made = [
-            series_row(one, said[number], self.calibration, self._refused(number)) | self._written(number)
+            series_row(one, said[number], self.calibration, self._notes(number, one)) | self._written(number)
             for number, one in enumerate(self.series)
         ]
         write_study_page(self.folder, made, [said[number] for number in range(len(made))], about)
@@ -97,8 +101,16 @@ class SeriesResults:
         maps = sorted(f"{VOLUMES}/{path.name}" for name in names for path in (self.folder / VOLUMES).glob(name))
         return {"map": maps, "dicom": self.dicom.names(number) if self.dicom else []}
 
-    def _refused(self, number: int) -> list[str]:
-        return self.dicom.refused(number) if self.dicom else []
+    def _notes(self, number: int, one: Series) -> list[str]:
+        """What could not be written of a series, and what was interpolated."""
+        refused = list(self.dicom.refused(number)) if self.dicom else []
+        if not self.resample or not one.places or len(even_runs(one.places)) == 1:
+            return refused
+        even = even_places(one.places)
+        if even is None:
+            return [*refused, "Its slices lie on no line, so that its heat map could not be resampled."]
+        step = np.linalg.norm(np.subtract(even[1].corner, even[0].corner))
+        return [*refused, f"Its heat map is interpolated linearly onto {len(even)} slices {step:.2f} mm apart."]
 
     def _write(self, number: int, one: Series) -> None:
         """The heat map of a series: one file, or one for each evenly spaced stretch of slices."""
@@ -120,6 +132,12 @@ class SeriesResults:
             write_heatmap(self.folder / VOLUMES / f"{number:03d}.nii.gz", restored, volume.affine)
             return
         runs = even_runs(one.places)
+        even = even_places(one.places) if self.resample and len(runs) > 1 else None
+        if even is not None:
+            between = interpolated(maps, one.places, even).transpose(2, 1, 0)
+            path = self.folder / VOLUMES / f"{number:03d}.nii.gz"
+            write_heatmap(path, between, affine_of(even), "anomaly map, slices interpolated")
+            return
         for part, run in enumerate(runs):
             name = f"{number:03d}.nii.gz" if len(runs) == 1 else f"{number:03d}_{part:02d}.nii.gz"
             places = one.places[run.start : run.stop]
@@ -154,7 +172,7 @@ def series_row(
         series: Which images belong together.
         rows: One for each of them.
         calibration: What whole series have said of their highest scores.
-        refused: What could not be written of the series, and why.
+        refused: What could not be written of the series and why, and what was interpolated.
     """
     scored = [row for row in rows if row["error"] is None]
     first = series.images[0]

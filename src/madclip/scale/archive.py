@@ -25,7 +25,8 @@ from madclip.files import new_file, write_whole
 from madclip.memory import kept_memory
 from madclip.prediction import Row
 from madclip.progress import silent
-from madclip.report.predictions import SUFFIX, lock, write_map
+from madclip.report.plan import SUFFIX, write_map
+from madclip.report.predictions import lock
 from madclip.scale.fetch import at_hand
 from madclip.scale.listing import batched, survey
 from madclip.scale.parquet import Counts, count_part, parquet, write_part

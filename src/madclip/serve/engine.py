@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from madclip.head.scorer import pool
-from madclip.training.encode import encode_patches
+from madclip.training.encode import backbone_pixels, encode_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ class RememberingEngine:
         view: How images are brought before them.
         cache: Where tokens are kept.
         read: Scores and maps of tokens [B, T, G, d]; None gives zeros, where only tokens are wanted.
+        keeps_prefix: Whether `read` takes tokens [B, T, prefix + G, d], as `Scorer.keeps_prefix` says.
 
     Attributes:
         found: Key in the cache and pooled tokens of each image whose scores are finite, in order; whoever reads them
@@ -47,9 +48,12 @@ class RememberingEngine:
         view: View,
         cache: TokenCache,
         read: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+        *,
+        keeps_prefix: bool = False,
     ) -> None:
         self._backbone, self._view, self._cache, self._read = backbone, view, cache, read
-        self._space = space_of(backbone, view).encode()
+        self._prefix = backbone.spec.prefix_tokens if keeps_prefix else 0
+        self._space = f"{space_of(backbone, view)}{' with prefix' * keeps_prefix}".encode()
         self.found: deque[tuple[str, torch.Tensor]] = deque()
 
     def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -58,12 +62,12 @@ class RememberingEngine:
         known = [self._cache.load(key) for key in keys]
         missing = [number for number, tokens in enumerate(known) if tokens is None]
         if missing:
-            made = torch.stack(encode_patches(self._backbone, self._view, pixels[missing]), 1).cpu()
+            made = torch.stack(self._encode(pixels[missing]), 1).cpu()
             for number, tokens in zip(missing, made, strict=True):
                 self._cache.store(keys[number], tokens.clone())
                 known[number] = tokens
         tokens = torch.stack([one for one in known if one is not None])
-        pooled = pool(tokens)
+        pooled = pool(tokens[:, :, self._prefix :])
         if self._read is None:
             scores, maps = torch.zeros(len(pixels)), torch.zeros(len(pixels), *pixels.shape[-2:])
         else:
@@ -71,3 +75,8 @@ class RememberingEngine:
         finite = torch.isfinite(scores.cpu()) & torch.isfinite(maps.cpu()).flatten(1).all(1)
         self.found += [(keys[i], pooled[i]) for i in range(len(keys)) if finite[i]]
         return scores.cpu(), maps.cpu(), pooled
+
+    def _encode(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        if self._prefix:
+            return self._backbone.encode_image(backbone_pixels(self._backbone, self._view, pixels))
+        return encode_patches(self._backbone, self._view, pixels)

@@ -216,7 +216,8 @@ class Learner:
         if detector is not None:
             model = self._loaded(detector)
             view, backbone = model.recipe.view, model.backbone
-            engine = RememberingEngine(backbone, view, cache, model.state.score)
+            state = model.state
+            engine = RememberingEngine(backbone, view, cache, state.score, keeps_prefix=state.head.keeps_prefix)
             model.engine = engine
             found = model.predict_iter(refs, batch_size=usual_batch(backbone.device), native=False)
             return found, engine, space_of(backbone, view)

@@ -14,9 +14,10 @@ from madclip.clinical.geometry import affine_of, even_runs
 from madclip.clinical.nifti import write_volume
 from madclip.data.inputs import expand_inputs
 from madclip.data.readers import read_mask
-from madclip.data.readers.formats import is_nifti, read_stored
-from madclip.data.readers.nifti import PLANES, check_volume, open_volume
+from madclip.data.readers.formats import is_volume, open_volume, read_stored, reader_of
+from madclip.data.readers.nifti import NIfTI, check_volume
 from madclip.data.readers.protocol import UNREADABLE
+from madclip.data.readers.volume import PLANES
 from madclip.data.ref import ImageRef
 from madclip.errors import DataError
 from madclip.heatmap import png
@@ -58,8 +59,8 @@ class Grid:
     def __init__(self, images: list[Slice]) -> None:
         self.images = refs(images)
         first = self.images[0]
-        self._nifti = is_nifti(first.path)
-        if self._nifti:
+        self._volume = is_volume(first.path)
+        if self._volume:
             volume = open_volume(first.path)
             self.affine, self._along = volume.affine, PLANES.index(first.axis or "axial")
             self.count = volume.shape[self._along]
@@ -81,13 +82,13 @@ class Grid:
 
     def volume(self, shown: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Slices as they are shown, [N, H, W], in the order of the voxels [I, J, K]."""
-        if not self._nifti:
+        if not self._volume:
             return shown.transpose(2, 1, 0)
         return open_volume(self.images[0].path).restored(self._along, shown)
 
     def shown(self, voxels: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
         """Voxels [I, J, K] as slices, [N, H, W]: the inverse of `volume`."""
-        if not self._nifti:
+        if not self._volume:
             return voxels.transpose(2, 1, 0)
         # A view of writable memory: what is written through it lies where `volume` would have taken it from.
         out = self.empty(height, width, voxels.dtype)
@@ -98,9 +99,12 @@ class Grid:
 def image_volume(images: list[Slice]) -> Answer:
     """A volume as .nii.gz, in the values that its files mean."""
     first = Path(images[0][0])
-    if is_nifti(first):
+    if isinstance(reader_of(first), NIfTI):
         content = first.read_bytes()
         return {}, content if content.startswith(b"\x1f\x8b") else gzip.compress(content, 1)
+    if is_volume(first):
+        volume = open_volume(first)
+        return {}, packed(volume.voxels, volume.affine)
     grid = Grid(images)
     values = np.stack([_grey(read_stored(image).values) for image in grid.images])
     return {}, packed(grid.volume(values.astype(np.float32)), grid.affine)  # all slices of a series are there

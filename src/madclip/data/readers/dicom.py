@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madclip.data.readers.codestreams import codestream_size
-from madclip.data.readers.dicom_values import grey, note_of, sides_of, spacing_of
+from madclip.data.readers.dicom_values import at_detector, grey, note_of, sides_of, spacing_of
 from madclip.data.readers.protocol import (
     UNREADABLE,
     Stored,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+_CONTOURS = "1.2.840.10008.5.1.4.1.1.481.3"
 _RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MAX_BYTES = 2**30
@@ -63,7 +64,7 @@ class DICOM:
         """The frames that its header states; of a segmentation one for each image that it was drawn on."""
         try:
             header = read_header(path)
-            _check_pixels(path, header)
+            check_pixels(path, header)
             count = count_frames(path, header)
             return numbered(path, range(len(planes_of(path)) if is_segmentation(header) else count))
         except unreadable() as error:
@@ -83,7 +84,7 @@ class DICOM:
 def _read(image: ImageRef, *, mask: bool) -> Stored:
     path = image.path
     header = _whole(path)
-    _check_pixels(path, header)
+    check_pixels(path, header)
     check_size(path, int(header.Columns), int(header.Rows))
     count = count_frames(path, header)
     if is_segmentation(header):
@@ -107,9 +108,16 @@ def _read(image: ImageRef, *, mask: bool) -> Stored:
     if labels and not mask:
         values = _through_palette(header, values)
     white = full_range(values.dtype, None if labels else header.get("BitsStored"))
-    spacing, note = spacing_of(header, index), note_of(header)
-    sides = sides_of(header, index)
-    return Stored(values, white, depth_name(values.dtype), labels=labels, spacing=spacing, note=note, sides=sides)
+    return Stored(
+        values,
+        white,
+        depth_name(values.dtype),
+        labels=labels,
+        spacing=spacing_of(header, index),
+        note=note_of(header),
+        sides=sides_of(header, index),
+        at_detector=at_detector(header, index),
+    )
 
 
 def _read_segmentation(image: ImageRef, header: Dataset) -> Stored:
@@ -138,7 +146,14 @@ def planes_of(path: Path) -> dict[Drawn, list[int]]:
         raise DataError(f"{path}: {error}; save its masks as images instead") from None
 
 
-def _check_pixels(path: Path, header: Dataset) -> None:
+def check_pixels(path: Path, header: Dataset) -> None:
+    """Refuses an object that holds no pixels.
+
+    Raises:
+        DataError: It holds none, as a report or contours.
+    """
+    if header.get("SOPClassUID") == _CONTOURS:
+        raise DataError(f"{path}: contours (RTSTRUCT), which are not read; save them as a DICOM segmentation or NIfTI")
     if "Rows" not in header or "Columns" not in header:
         raise DataError(f"{path}: a DICOM object without pixels; name the images themselves")
 

@@ -50,11 +50,12 @@ def grey(header: Dataset, index: int, stored: Values) -> Stored:
     bits = header.get("BitsStored") if stored.dtype.kind in "iu" else None
     stored = stored if bits is None else _within(header, stored, int(bits))
     padding = _padding(header, stored)
+    padded = bool(padding.any())
     depth, limits = depth_name(stored.dtype, bits), full_range(stored.dtype, bits) if bits else None
     values, rescale = _rescaled(header, index, stored)
     full = None if limits is None else _ends(rescale(np.array(limits)))
     percentiles = None
-    if padding.any():
+    if padded:
         kept = values if padding.all() else values[~padding]
         values = np.where(padding, kept.max() if inverted else kept.min(), values)
 
@@ -73,18 +74,29 @@ def grey(header: Dataset, index: int, stored: Values) -> Stored:
         inverted=inverted,
         curve=curve,
         percentiles=percentiles,
-        padding=padding if padding.any() else None,
+        padding=padding if padded else None,
         note=note_of(header),
+        at_detector=at_detector(header, index),
     )
 
 
 def spacing_of(header: Dataset, index: int) -> tuple[float, float] | None:
     """Millimetres between rows and columns: in the patient where that is known, else on the detector, else None."""
-    for name in ("PixelSpacing", "ImagerPixelSpacing"):
-        found = of_frame(header, index, "PixelMeasuresSequence").get(name) or header.get(name)
-        if found and len(found) == 2 and min(found) > 0:
-            return float(found[0]), float(found[1])
-    return None
+    return _spacing(header, index, "PixelSpacing") or _spacing(header, index, "ImagerPixelSpacing")
+
+
+def at_detector(header: Dataset, index: int) -> bool:
+    """Whether nothing says how large the patient is, but only how large a projection of them is on the detector.
+
+    Pixel Spacing is the detector's as well where it is the same and nothing says that it was corrected.
+    """
+    own, detector = _spacing(header, index, "PixelSpacing"), _spacing(header, index, "ImagerPixelSpacing")
+    return detector is not None and (own is None or (own == detector and "PixelSpacingCalibrationType" not in header))
+
+
+def _spacing(header: Dataset, index: int, name: str) -> tuple[float, float] | None:
+    found = of_frame(header, index, "PixelMeasuresSequence").get(name) or header.get(name)
+    return (float(found[0]), float(found[1])) if found and len(found) == 2 and min(found) > 0 else None
 
 
 def sides_of(header: Dataset, index: int) -> str:
@@ -139,6 +151,8 @@ def _padding(header: Dataset, stored: Values) -> npt.NDArray[np.bool_]:
     if value is None or stored.dtype.kind not in "iu":
         return np.zeros(stored.shape, np.bool_)
     low, high = sorted((int(value), int(header.get("PixelPaddingRangeLimit", value))))
+    if low == high:
+        return np.asarray(stored == low)
     return np.asarray((stored >= low) & (stored <= high))
 
 
@@ -160,7 +174,8 @@ def _rescaled(header: Dataset, index: int, stored: Values) -> tuple[Values, Call
     kind = np.float32 if exact and abs(slope) * 2**16 + abs(intercept) < 2**24 else np.float64
 
     def rescale(values: Values) -> Values:
-        return np.asarray(np.multiply(values, slope, dtype=kind) + kind(intercept))
+        made = values.astype(kind) if slope == 1 else np.multiply(values, slope, dtype=kind)
+        return np.asarray(np.add(made, kind(intercept), out=made))
 
     return rescale(stored), rescale
 

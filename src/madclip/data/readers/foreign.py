@@ -9,8 +9,6 @@ _SIGNATURES = (
     (4, b"ftyphei", "a HEIC photograph; save it as JPEG or PNG"),
     (4, b"ftypmif1", "a HEIC photograph; save it as JPEG or PNG"),
     (4, b"ftypavif", "an AVIF image; save it as PNG"),
-    (0, b"NRRD", "an NRRD volume; save its slices as PNG or TIFF"),
-    (0, b"ObjectType = Image", "a MetaImage volume; save its slices as PNG or TIFF"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file; save its images as PNG, TIFF or .npy"),
     (0, b"PK\x03\x04", "a ZIP archive; unpack it"),
     (0, b"\x1f\x8b", "a gzip archive; unpack it"),

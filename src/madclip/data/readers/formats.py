@@ -12,7 +12,9 @@ from madclip.data.readers.npy import NumPy
 from madclip.data.readers.pillow import BMP, GIF, JPEG, WEBP
 from madclip.data.readers.png import PNG
 from madclip.data.readers.protocol import UNREADABLE, Reader, Stored
+from madclip.data.readers.text_volumes import NRRD, MetaImage
 from madclip.data.readers.tiff import TIFF
+from madclip.data.readers.volume import Volume, VolumeReader
 from madclip.data.ref import ImageRef, as_ref
 from madclip.errors import DataError
 from madclip.files import first_line
@@ -20,7 +22,20 @@ from madclip.files import first_line
 if TYPE_CHECKING:
     from pathlib import Path
 
-READERS: tuple[Reader, ...] = (DICOM(), PNG(), JPEG, TIFF(), NIfTI(), BMP, GIF, WEBP, JPEG2000(), NumPy())
+READERS: tuple[Reader, ...] = (
+    DICOM(),
+    PNG(),
+    JPEG,
+    TIFF(),
+    NIfTI(),
+    NRRD(),
+    MetaImage(),
+    BMP,
+    GIF,
+    WEBP,
+    JPEG2000(),
+    NumPy(),
+)
 """One reader for each format, asked in this order: a DICOM file may begin as a TIFF, and be both."""
 IMAGE_SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes)
 """What counts as an image when a folder is searched."""
@@ -61,26 +76,40 @@ def holds_image(path: Path) -> bool:
     return any(reader.recognises(head, path) for reader in READERS)
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether a file is a NIfTI volume.
+def is_volume(path: Path) -> bool:
+    """Whether a file is a volume of NIfTI, NRRD or MetaImage.
 
     Raises:
         DataError: As `reader_of` does.
     """
-    return isinstance(reader_of(path), NIfTI)
+    return isinstance(reader_of(path), VolumeReader)
+
+
+def open_volume(path: Path) -> Volume:
+    """The volume in a file for which `is_volume`.
+
+    Raises:
+        DataError: It is no volume, damaged, too large, or does not say how it lies in the patient.
+        MissingExtraError: The library of its format is not installed.
+    """
+    reader = reader_of(path)
+    if not isinstance(reader, VolumeReader):
+        raise DataError(f"{path}: no volume of NIfTI, NRRD or MetaImage")
+    return reader.open(path)
 
 
 def is_scanner_file(path: Path) -> bool:
     """Whether a file is of a format that scanners write, whose names and headers often name a patient."""
     try:
-        return isinstance(reader_of(path), (DICOM, NIfTI))
+        return isinstance(reader_of(path), (DICOM, VolumeReader))
     except DataError:
         return False
 
 
 def may_be_scanner_file(path: Path) -> bool:
     """Whether a file is of such a format, or would be by its name, also where it is damaged."""
-    return path.name.lower().endswith((*DICOM.suffixes, *NIfTI.suffixes)) or is_scanner_file(path)
+    named = (suffix for reader in READERS if isinstance(reader, (DICOM, VolumeReader)) for suffix in reader.suffixes)
+    return path.name.lower().endswith(tuple(named)) or is_scanner_file(path)
 
 
 def read_stored(image: ImageRef, *, mask: bool = False) -> Stored:

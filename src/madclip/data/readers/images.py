@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Image:
             inch of PNG, JPEG and TIFF say nothing about the patient).
         sides: What of the patient lies to the left, the right, the top and the bottom, such as `RLAP`; empty where
             the format does not say it.
+        at_detector: Whether `spacing` is that of a detector, on which the patient looks larger than they are.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -45,6 +46,7 @@ class Image:
     note: str | None = None
     spacing: tuple[float, float] | None = None
     sides: str = ""
+    at_detector: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,7 +75,7 @@ def read_image(image: ImageRef | Path | str, grey_range: str = "file") -> Image:
     rule = parse_grey_range(grey_range)
     limits = _limits(stored, rule, str(ref))
     pixels, note = _scaled(stored, rule, limits), _note(stored, rule, limits)
-    return Image(pixels, stored.depth, note, stored.spacing, stored.sides)
+    return Image(pixels, stored.depth, note, stored.spacing, stored.sides, stored.at_detector)
 
 
 def to_pixels(stored: Stored, rule: GreyRange, what: str) -> npt.NDArray[np.float32]:
@@ -91,13 +93,16 @@ def _scaled(stored: Stored, rule: GreyRange, limits: tuple[float, float]) -> npt
     pixels = np.empty((3, *values.shape[:2]), np.float32)
     planes, made = (values, pixels[0]) if values.ndim == 2 else (values.transpose(2, 0, 1), pixels)
     low, high = limits
-    exact = np.float32 if values.dtype.itemsize <= 2 and values.dtype.kind != "f" else np.float64
+    exact = _exact(values.dtype, low, high - low)
     if stored.curve is not None and rule.kind == "file":
         made[:] = stored.curve(values)
     elif low == high:
         np.greater(planes, low, out=made, casting="unsafe")
     elif low == 0:
         np.divide(planes, high, out=made, casting="unsafe", dtype=exact)
+    elif exact is np.float32:
+        np.subtract(planes, low, out=made, casting="unsafe", dtype=exact)
+        np.divide(made, high - low, out=made, dtype=exact)
     else:
         np.divide(np.subtract(planes, low, dtype=exact), high - low, out=made, casting="unsafe", dtype=exact)
     if limits != stored.full:
@@ -109,6 +114,13 @@ def _scaled(stored: Stored, rule: GreyRange, limits: tuple[float, float]) -> npt
     if values.ndim == 2:
         pixels[1:] = made
     return pixels
+
+
+def _exact(dtype: np.dtype[Any], low: float, width: float) -> type[np.float32 | np.float64]:
+    """The type to scale values in: float32 where it loses nothing of them, or of where the range lies."""
+    whole = dtype.itemsize <= 2 and dtype.kind != "f"
+    lossless = dtype == np.float32 and np.float32(low) == low and np.float32(width) == width
+    return np.float32 if whole or lossless else np.float64
 
 
 def _limits(stored: Stored, rule: GreyRange, what: str) -> tuple[float, float]:

@@ -69,6 +69,7 @@ class Stored:
         assumed: A sentence where `named` is an assumption, and not what the file says.
         sides: What of the patient lies to the left, the right, the top and the bottom, a letter each as DICOM has
             them (R, L, A, P, H, F); empty where the format does not say it.
+        at_detector: Whether `spacing` is that of a detector, on which the patient looks larger than they are.
     """
 
     values: npt.NDArray[Any]
@@ -85,6 +86,7 @@ class Stored:
     note: str = ""
     assumed: str = ""
     sides: str = ""
+    at_detector: bool = False
 
 
 class Reader(Protocol):
@@ -131,7 +133,7 @@ def check_size(path: Path | str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{path}: {width} x {height} pixels; images of more than {MAX_PIXELS // 2**20} megapixels are not read, "
-            "crop or shrink it"
+            "crop or shrink it, or read a whole slide by predict --mpp or --level"
         )
 
 
