@@ -207,15 +207,6 @@ class EfficientNetTower(Tower):
         """What the tower computes in."""
         return self.model.get_parameter("_conv_stem.weight").dtype
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights as they were read."""
-        return self._fingerprint
-
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 -- nn.Module's signature
-        """Stay in evaluation mode: the tower is frozen, and so are its batch statistics."""
-        return super().train(mode=False)
-
     def encode_image(
         self,
         pixels: torch.Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
@@ -88,6 +88,7 @@ class Tower(nn.Module, ABC):
     spec: BackboneSpec
     image_size: tuple[int, int]
     """Height and width of the pixels that `encode_image` expects."""
+    _fingerprint: str
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -105,12 +106,16 @@ class Tower(nn.Module, ABC):
         """What the tower computes in."""
 
     @property
-    @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and float32 values of all weights and over the activation; hexadecimal.
 
         The same weights give the same fingerprint whichever file format they came in.
         """
+        return self._fingerprint
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 -- nn.Module's signature
+        """Stay in evaluation mode: towers are frozen."""
+        return super().train(mode=False)
 
     @abstractmethod
     def encode_image(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -106,15 +106,6 @@ class TowerBackbone(Backbone):
     def dtype(self) -> torch.dtype:
         """What the towers compute in."""
         return self.text_positions.dtype
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights as they were read, and the activation."""
-        return self._fingerprint
-
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 -- nn.Module's signature
-        """Stay in evaluation mode: the towers are frozen."""
-        return super().train(mode=False)
 
     def encode_image(
         self,

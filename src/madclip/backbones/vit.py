@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -209,15 +209,6 @@ class VitTower(Tower):
     def dtype(self) -> torch.dtype:
         """What the tower computes in."""
         return self.prefix.dtype
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights as they were read, and the activation."""
-        return self._fingerprint
-
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 -- nn.Module's signature
-        """Stay in evaluation mode: the tower is frozen."""
-        return super().train(mode=False)
 
     def encode_image(
         self,
