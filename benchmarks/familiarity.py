@@ -17,7 +17,8 @@ from madclip import Recipe, load_backbone
 from madclip.calibration.familiarity import Familiarity
 from madclip.data.load import load_dataset
 from madclip.files import write_between
-from madclip.training.encode import encode_patches, pool
+from madclip.head.scorer import pool
+from madclip.training.encode import encode_patches
 from madclip.training.shots import read_shot
 from sets import LabelledSet
 

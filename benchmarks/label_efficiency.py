@@ -28,12 +28,13 @@ from madclip.data.load import load_dataset
 from madclip.data.samples import Sample
 from madclip.files import new_file, write_between, write_whole
 from madclip.fitting import Run
+from madclip.head.scorer import pool
 from madclip.metrics.image import auroc
 from madclip.phantoms.dataset import write_phantoms
 from madclip.report.figures import ANOMALOUS, FAINT, NORMAL, STYLE
 from madclip.serve.suggest import uncertainty, what_next
 from madclip.training.cache import TokenCache
-from madclip.training.encode import backbone_pixels, pool
+from madclip.training.encode import backbone_pixels
 from madclip.training.shots import read_shot
 from sets import LabelledSet
 

@@ -25,12 +25,12 @@ from madclip.data.geometry import fit_mask, fit_pixels
 from madclip.data.load import load_dataset, read_sample
 from madclip.files import write_between, write_whole
 from madclip.head.memory import smooth
+from madclip.head.scorer import pool
 from madclip.methods import rd4ad
 from madclip.methods.distillation import image_distance, patch_distance, to_planes
 from madclip.methods.mkd import MKD
 from madclip.methods.rd4ad import RD4AD
 from madclip.recipe import View
-from madclip.training.encode import pool
 from madclip.training.shots import draw_samples
 
 if TYPE_CHECKING:

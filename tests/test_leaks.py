@@ -47,9 +47,9 @@ def backbone():
     return load_backbone("stand-in", image_size=64, device="cpu")
 
 
-def write(root: Path, splits, per_class=12, patients=12):
+def write(root: Path, splits, per_class=12, patients=12, seed=0):
     """Noise, and a bright square where abnormal; every image another one. Patients have images of both classes."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     rows = ["image,label,patient,split"]
     for split in splits:
         for label, name in enumerate(("normal", "abnormal")):
@@ -67,6 +67,11 @@ def write(root: Path, splits, per_class=12, patients=12):
 
 def files(samples) -> set[str]:
     return {str(sample.image.path) for sample in samples}
+
+
+def with_another(data: Dataset) -> dict[str, Dataset]:
+    """A data set, and one of another modality beside it."""
+    return {"noise": data, "other": load_dataset(data.root.parent / "other")}
 
 
 WAYS = {
@@ -90,6 +95,10 @@ WAYS = {
         Dataset(data.root, "manifest", (data.shot_pool[0], data.shot_pool[-1]))
     ),
     "texts, then shots": lambda new, data, digests: new.fit(shots=0).refit(data, shots=3),
+    "joint": lambda new, data, digests: new.fit(with_another(data), shots=3, folds=2),
+    "joint, then more": lambda new, data, digests: new.fit(with_another(data), shots=3, folds=0).refit(
+        with_another(data)
+    ),
     "val then refit": lambda new, data, digests: new.fit(data, shots=4, folds=0, run=Run(select="val")).refit(
         data, shots=3
     ),
@@ -103,11 +112,15 @@ def test_what_was_used_is_not_measured(way, splits, patients, backbone, tmp_path
     data = load_dataset(write(tmp_path / "set", splits, patients=patients))
     detector = MadCLIP(RECIPE, backbone=backbone, objective="noise")
     digests = {sample.image: sample.image.digest() for sample in data.samples}
+    other = []
+    if "joint" in way:
+        other = load_dataset(write(tmp_path / "other", splits, patients=patients, seed=1)).samples
     with opened() as used:
         WAYS[way](detector, data, digests)
     everything = files(data.samples)
     seen = used & everything
     assert seen <= files(data.shot_pool), "only the shot pool may be opened by a fit"
+    assert used & files(other) <= files(sample for sample in other if sample.split != "test")
     with opened() as measured:
         result = evaluate(detector, data)
     rows = {str(data.root / row.name) for row in result.rows}

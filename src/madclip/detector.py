@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
 import torch
-from PIL.Image import Image as Picture
 
 from madclip import fitting, storage
 from madclip.backbones.load import open_backbone
 from madclip.data.load import scan_dataset
-from madclip.data.ref import ImageRef
-from madclip.data.samples import Dataset, Reading, Sample
+from madclip.data.samples import Dataset, Reading
 from madclip.errors import DataError, RecipeError
 from madclip.estimator import Estimator
-from madclip.fitting import Draws, Run, Setting
-from madclip.fitting.further import calibrated_further, whole_series
+from madclip.fitting import Draws, Run, Setting, joint
+from madclip.fitting.further import calibrate
 from madclip.fitting.untrained import of_texts
-from madclip.prediction import BATCH, Prediction, judged, predict_each, raised, score_batch, usual_batch
+from madclip.head.scorer import pool
+from madclip.prediction import BATCH, Prediction, judged, predict_each, score_batch, usual_batch
 from madclip.recipe import Recipe
 from madclip.released import load_released
 from madclip.state import Fitted, Provenance
-from madclip.training.encode import encode_for, pool
+from madclip.training.encode import encode_for
 from madclip.training.shots import labelled_images
 
 if TYPE_CHECKING:
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
 
     from madclip.backbones.spec import Backbone
     from madclip.calibration.calibration import Calibration
+    from madclip.calibration.familiarity import Likeness
     from madclip.data.arrays import ImageLike
     from madclip.recipe import ImageScore
+    from madclip.training.shots import Labelled
 
 DEFAULT_BACKBONE = "tiny"
 DEFAULT_OBJECTIVE = "medical image"
@@ -79,7 +80,9 @@ class MadCLIP(Estimator):
 
     @property
     def objective(self) -> str:
-        """What the images show."""
+        """What the images show; of a joint detector all objectives."""
+        if self.fitted and self.fitted.modalities:
+            return ", ".join(self.fitted.modalities)
         if not self._objective.strip():
             raise RecipeError("the objective is empty: say what the images show, for example 'Brain'")
         return self._objective
@@ -94,11 +97,9 @@ class MadCLIP(Estimator):
         """
         return open_backbone(self.recipe, self._backbone, self._device, self._dtype)
 
-    # Fitting
-
     def fit(
         self,
-        data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike] = (),
+        data: Labelled | Mapping[str, Labelled] = (),
         labels: Sequence[int] | None = None,
         masks: Sequence[ImageLike | None] | None = None,
         *,
@@ -113,7 +114,8 @@ class MadCLIP(Estimator):
         Args:
             data: A folder in one of the layouts of `load_dataset` or a Dataset, of which `shots` are drawn (from
                 valid/ where there are splits, else from train/, never from test/); or Samples, or images with
-                `labels`, all of which are used. Nothing is looked at with `shots=0`.
+                `labels`, all of which are used. Nothing is looked at with `shots=0`. Such data by objective make one
+                detector of several modalities: `fit({"Brain": folder, "Liver": another})`.
             labels: For images given directly, 0 normal and 1 abnormal.
             masks: For images given directly, a mask or None for each.
             shots: Images of each class, or (normal, abnormal); None uses all; 0 goes by the texts alone.
@@ -132,16 +134,20 @@ class MadCLIP(Estimator):
         """
         draws = Draws(seed, folds, operating_point, run.select, resume=run.resume)
         setting = Setting(self.recipe, self.backbone, self.objective)
+        if isinstance(data, Mapping):
+            return self._learned(joint.fit(setting, data, shots, draws, run))
         if shots == 0:
-            self.fitted, self.engine = of_texts(setting, draws), None
-            return self
+            return self._learned(of_texts(setting, draws))
         drawn = fitting.draw(labelled_images(data, labels, masks, self.recipe.axis), shots, draws)
-        self.fitted, self.engine = fitting.fit(setting, drawn, draws, run), None
+        return self._learned(fitting.fit(setting, drawn, draws, run))
+
+    def _learned(self, fitted: Fitted) -> Self:
+        self.fitted, self.engine = fitted, None
         return self
 
     def refit(
         self,
-        data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
+        data: Labelled | Mapping[str, Labelled],
         labels: Sequence[int] | None = None,
         masks: Sequence[ImageLike | None] | None = None,
         *,
@@ -159,6 +165,7 @@ class MadCLIP(Estimator):
         Args:
             data: All images to learn from now, as for `fit`. Of a folder or a Dataset these are, unless `shots` says
                 otherwise, the images that were shots before and those that were not there when the detector was fitted.
+                A joint detector is given data by objective, of all modalities, old and new.
             labels: As for `fit`.
             masks: As for `fit`.
             shots: Draw so many of the folder anew, as `fit` does.
@@ -174,12 +181,15 @@ class MadCLIP(Estimator):
         """
         before, draws = self.state, Draws(seed, folds, operating_point)
         setting = Setting(self.recipe, self.backbone, self.objective)
+        if before.modalities or isinstance(data, Mapping):
+            return self._learned(joint.refit(setting, before, data, shots, draws, run))
         given = labelled_images(data, labels, masks, self.recipe.axis)
         drawn = fitting.draw_again(given, shots, draws, before.provenance)
-        self.fitted, self.engine = fitting.refit(setting, before, drawn, draws, run), None
-        return self
+        return self._learned(fitting.refit(setting, before, drawn, draws, run))
 
-    def calibrate(self, data: str | Path | Dataset, *, operating_point: str | None = None) -> Self:
+    def calibrate(
+        self, data: str | Path | Dataset, *, operating_point: str | None = None, modality: str | None = None
+    ) -> Self:
         """Add labelled images to those that thresholds and probabilities come from; nothing else is learned.
 
         The images must not be test images: `evaluate` leaves them out. One class alone will do. Nine or more whole
@@ -189,21 +199,26 @@ class MadCLIP(Estimator):
         Args:
             data: As for `load_dataset`; all its images are used, and of normal volumes all slices.
             operating_point: A new one; None keeps it.
+            modality: Which one of a joint detector the images are of.
 
         Raises:
             DataError: An image cannot be read, or the operating point needs a class that is missing.
         """
-        before = self.state
         found = data if isinstance(data, Dataset) else scan_dataset(data, Reading(axis=self.recipe.axis))
-        volumes = whole_series(before.provenance, found)
-        asked = [*dict.fromkeys([*(one.image for one in found.samples), *(image for one in volumes for image in one)])]
-        score = dict(zip(asked, (raised(one).score for one in self.predict_iter(asked, native=False)), strict=True))
-        scores = [score[sample.image] for sample in found.samples]
-        highest = [max(score[image] for image in one) for one in volumes]
-        self.fitted = calibrated_further(before, found.samples, scores, operating_point, highest)
+        one = self.of(modality) if modality else self
+        known = calibrate(one.state, found, lambda images: one.predict_iter(images, native=False), operating_point)
+        self.fitted = self.state.put(modality, known)
         return self
 
-    # Predicting
+    def of(self, modality: str) -> Self:
+        """The detector of one modality of a joint one, on images of which nothing is guessed.
+
+        Raises:
+            RecipeError: There is no such modality.
+        """
+        one = type(self)(self.recipe, backbone=self.backbone, objective=modality)
+        one.fitted = self.state.of(modality)
+        return one
 
     @torch.inference_mode()
     def score(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,20 +242,6 @@ class MadCLIP(Estimator):
         tokens, patches = encode_for(self.state.head, self.backbone, self.recipe.view, pixels)
         return (*self.state.score(torch.stack(tokens, 1)), pool(torch.stack(patches, 1)).cpu())
 
-    @overload
-    def predict(self, inputs: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is one image
-    @overload
-    def predict(self, inputs: Sequence[ImageLike]) -> list[Prediction]: ...
-    def predict(self, inputs: ImageLike | Sequence[ImageLike]) -> Prediction | list[Prediction]:
-        """Predictions for one image or several.
-
-        Raises:
-            DataError: An image cannot be read; `predict_iter` goes on with the rest instead.
-        """
-        if isinstance(inputs, (str, Path, ImageRef, np.ndarray, torch.Tensor, Picture)):
-            return self.predict([inputs])[0]
-        return [raised(result) for result in self.predict_iter(inputs)]
-
     def predict_iter(
         self, inputs: Iterable[ImageLike], *, batch_size: int | None = None, native: bool = True
     ) -> Iterator[Prediction | DataError]:
@@ -254,17 +255,16 @@ class MadCLIP(Estimator):
         state = self.state
         batch_size = batch_size or (BATCH if self.engine else usual_batch(self.backbone.device))
 
-        def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
+        def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[Likeness]]:
             scores, maps, pooled = self._compute(pixels)
-            known = state.familiarity.familiar(pooled) if state.familiarity else [True] * len(pixels)
-            return scores, maps, [bool(one) for one in known]
+            return scores, maps, state.likeness(pooled)
 
         for result in predict_each(inputs, self.recipe.view, score, batch_size=batch_size, native=native):
             if isinstance(result, DataError):
                 yield result
             else:
-                facts = state.provenance
-                yield judged(result, state.calibration, facts.uncalibrated, facts.verdict)
+                own = state.of(result.modality)
+                yield judged(result, own.calibration, own.provenance.uncalibrated, own.provenance.verdict)
 
     @property
     def state(self) -> Fitted:
@@ -291,8 +291,6 @@ class MadCLIP(Estimator):
     def image_score(self) -> str:
         """The rule of the image score, with `by_task` resolved."""
         return self.state.readout.rule
-
-    # Keeping
 
     def save(self, folder: str | Path) -> None:
         """Write detector.json, head.safetensors and README.md; nothing is left half written.

@@ -10,11 +10,14 @@ import zipfile
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
+import torch
+from PIL.Image import Image as Picture
 
 from madclip.backbones.spec import Backbone
+from madclip.data.ref import ImageRef
 from madclip.errors import CheckpointError, DataError, RecipeError
 from madclip.files import first_line
 from madclip.prediction import raised
@@ -22,7 +25,7 @@ from madclip.recipe import Recipe
 from madclip.storage import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -52,7 +55,7 @@ class Estimator(ABC):
         """Write the detector's folder."""
 
     @abstractmethod
-    def predict_iter(self, inputs: Sequence[ImageLike], *, native: bool) -> Iterator[Prediction | DataError]:
+    def predict_iter(self, inputs: Iterable[ImageLike], *, native: bool = True) -> Iterator[Prediction | DataError]:
         """A prediction, or the error that its file gave, for each input in order."""
 
     @classmethod
@@ -64,6 +67,20 @@ class Estimator(ABC):
     def classes_(self) -> npt.NDArray[np.int64]:
         """The labels: 0 normal, 1 abnormal."""
         return np.array([0, 1])
+
+    @overload
+    def predict(self, inputs: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is one image
+    @overload
+    def predict(self, inputs: Sequence[ImageLike]) -> list[Prediction]: ...
+    def predict(self, inputs: ImageLike | Sequence[ImageLike]) -> Prediction | list[Prediction]:
+        """Predictions for one image or several.
+
+        Raises:
+            DataError: An image cannot be read; `predict_iter` goes on with the rest instead.
+        """
+        if isinstance(inputs, (str, Path, ImageRef, np.ndarray, torch.Tensor, Picture)):
+            return self.predict([inputs])[0]
+        return [raised(result) for result in self.predict_iter(inputs)]
 
     def decision_function(self, images: Sequence[ImageLike]) -> npt.NDArray[np.float64]:
         """Raw scores [N], which scikit-learn's metrics of ranking such as `roc_auc` ask for.
@@ -171,6 +188,8 @@ def _learned(fitted: Fitted | None) -> str:
     if fitted is None:
         return "not fitted"
     facts, known = fitted.provenance, fitted.calibration
+    if fitted.modalities:
+        return f"learned {', '.join(map(repr, fitted.modalities))} from {facts.learned}"
     return f"learned from {facts.learned}, {f'threshold {known.threshold:.4f}' if known else 'not calibrated'}"
 
 

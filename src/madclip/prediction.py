@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import numpy as np
 import torch
 
+from madclip.calibration.familiarity import Likeness
 from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels, restore_map
 from madclip.data.readers import MIN_SIDE, read_image, read_many
@@ -39,9 +40,9 @@ READERS = 2
 SHARED = ("score", "threshold", "decision", "probability", "p_value", "verdict", "familiar", "note")
 """What a row takes from a prediction as it is."""
 
-Scored: TypeAlias = "tuple[torch.Tensor, torch.Tensor, Sequence[bool]]"
+Scored: TypeAlias = "tuple[torch.Tensor, torch.Tensor, Sequence[Likeness]]"
 Scorer: TypeAlias = Callable[[torch.Tensor], Scored]
-"""Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], and whether each image is familiar."""
+"""Pixels [B, 3, S, S] in 0..1 -> scores [B], maps [B, S, S], and what each image is like."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,6 +61,7 @@ class Prediction:
         verdict: `normal`, `anomalous` or `uncertain`, at the error rates that the calibration can promise; where the
             detector is not calibrated None, or `uncertain` of one that saw no abnormal image.
         familiar: Whether the image looks like anything in the shots; False warns of a wrong modality or view.
+        modality: Which modality a joint detector took the image for; None where it has one alone, or was told.
         note: What a reader must know in a sentence or two: why decision and verdict differ, why there is neither, or
             what is odd about the file's grey values.
         grey_range: The rule by which the detector read the file's grey values, and by which it is shown.
@@ -75,6 +77,7 @@ class Prediction:
     p_value: float | None = None
     verdict: Verdict | None = None
     familiar: bool = True
+    modality: str | None = None
     note: str = ""
     grey_range: str = "file"
 
@@ -253,7 +256,7 @@ def predict_each(
     Args:
         inputs: Files, frames or arrays.
         view: How the backbone sees images.
-        score: Scores, maps and familiarity of a batch.
+        score: Scores, maps and likeness of a batch.
         batch_size: Images at once.
         native: False leaves maps as the backbone sees images (`madclip.data.tiles.map_size`), not brought back to the
             image's size.
@@ -280,14 +283,16 @@ def predict_each(
             if isinstance(found, DataError):
                 yield found
                 continue
-            value, one, familiar = next(scored)
+            value, one, like = next(scored)
             if not bool(torch.isfinite(value) & torch.isfinite(one).all()):
                 yield DataError(f"{_named(item)}: the detector computed values that are not finite")
                 continue
             source = as_ref(item) if isinstance(item, (str, Path, ImageRef)) else None
             final = restore_map(one, found[1], view) if native else one.numpy()
             plain = Prediction(float(value), final, found[1], source, grey_range=view.grey_range)
-            yield replace(plain, familiar=bool(familiar), note=found[2])
+            taken = f"Taken for {like.modality!r}." if like.modality else ""
+            note = _joined(taken, found[2])
+            yield replace(plain, familiar=like.familiar, modality=like.modality, note=note)
 
 
 def _by_tiles(pixels: torch.Tensor, view: View, score: Scorer, count: int) -> Scored:
@@ -300,11 +305,11 @@ def _by_tiles(pixels: torch.Tensor, view: View, score: Scorer, count: int) -> Sc
     scores: list[torch.Tensor] = []
     known: list[bool] = []
     for part in _batched(corners(size, view), count):
-        found, maps, familiar = score(torch.stack([fit_pixels(cut(pixels, corner, view), square) for corner in part]))
+        found, maps, like = score(torch.stack([fit_pixels(cut(pixels, corner, view), square) for corner in part]))
         joined.add(part, maps)
         scores.append(found)
-        known += familiar
-    return torch.cat(scores).max()[None], joined.map()[None], [2 * sum(known) >= len(known)]
+        known += [one.familiar for one in like]
+    return torch.cat(scores).max()[None], joined.map()[None], [Likeness(2 * sum(known) >= len(known))]
 
 
 def score_batch(

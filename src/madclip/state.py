@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 
-from madclip.errors import CheckpointError
+from madclip.calibration.familiarity import Likeness
+from madclip.errors import CheckpointError, RecipeError
 from madclip.head.head import Head
+from madclip.head.joint import JointHead, new_heads
 from madclip.head.memory import NormalMemory
 from madclip.head.scorer import Readout, Scorer
 from madclip.head.zero_shot import ZeroShot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from madclip.backbones.spec import Backbone
     from madclip.calibration.calibration import Calibration, Verdict
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _KINDS: dict[str, tuple[type, ...]] = {"seed": (int,), "masks": (int, bool), "pool": (tuple,)}
 """Types of values that are not those of the field's default."""
+
+SEEN = ("shots", "calibrated_on", "removed", "groups")
+"""Fields of `Provenance` that say what a joint detector has seen of any modality."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,17 @@ class Provenance:
             salt=sha256("".join(digests).encode()).hexdigest()[:16],
         )
         return dataclasses.replace(known, **more).with_groups(group for shot in shots for group in shot.groups)
+
+    @classmethod
+    def joint(cls, parts: Sequence[Self]) -> Self:
+        """Where a detector of several modalities came from; of each modality it is known what its shots were."""
+        seen: dict[str, Any] = {
+            name: tuple(sorted({one for part in parts for one in getattr(part, name)})) for name in SEEN
+        }
+        counts = {name: sum(getattr(part, name) for part in parts) for name in ("normal", "abnormal", "masks")}
+        why = "each modality has its own threshold, by which its images are judged"
+        seen["removed"] = tuple(sorted({*seen["removed"]} - {*seen["shots"]}))
+        return dataclasses.replace(parts[0], **seen, **counts, pool=None, uncalibrated=why)
 
     @property
     def learned_from(self) -> Literal["nothing", "normal", "both"]:
@@ -196,6 +212,7 @@ class Fitted:
         familiarity: The out-of-distribution check; None with fewer than three shots of different patients.
         history: Mean loss terms of every epoch.
         series: What whole normal volumes and series say of the highest score in one; None where none was calibrated on.
+        modalities: What a joint detector learned of each modality, by its objective; their heads share adapters.
         text: Text features of the head, [e, 2]; [0, 2] where it uses none.
     """
 
@@ -206,11 +223,65 @@ class Fitted:
     familiarity: Familiarity | None = None
     history: History = field(default_factory=list)
     series: Calibration | None = None
+    modalities: Mapping[str, Fitted] = field(default_factory=dict)
     text: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         with torch.no_grad():
             object.__setattr__(self, "text", self.head.text().detach())
+
+    @classmethod
+    def joint(cls, modalities: Mapping[str, Fitted]) -> Fitted:
+        """One detector of several modalities, from what was learned of each; each has then seen what any has."""
+        parts = [*modalities.values()]
+        facts = Provenance.joint([part.provenance for part in parts])
+        seen = {name: getattr(facts, name) for name in SEEN}
+        parts = [dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, **seen)) for one in parts]
+        known = [part.familiarity for part in parts if part.familiarity]
+        heads = [part.head for part in parts if isinstance(part.head, Head)]
+        head = JointHead(heads, known, [part.readout for part in parts])
+        named = dict(zip(modalities, parts, strict=True))
+        return cls(head, parts[0].recipe, facts, history=parts[0].history, modalities=named)
+
+    def of(self, modality: str | None) -> Fitted:
+        """What was learned of a modality; all of it where none is named.
+
+        Raises:
+            RecipeError: There is no such modality.
+        """
+        if modality is None:
+            return self
+        if not self.modalities:
+            raise RecipeError(f"modality {modality!r}: this detector was not fitted for several; leave it out")
+        if modality not in self.modalities:
+            raise RecipeError(f"unknown modality {modality!r}: this detector knows {', '.join(self.modalities)}")
+        return self.modalities[modality]
+
+    def on(self, backbone: Backbone, objective: str) -> Fitted:
+        """The same on a backbone of the same weights that is elsewhere, or of another type."""
+        if not self.modalities:
+            head = new_head(self.recipe, backbone, objective, self.provenance)
+            head.load_state_dict(self.head.state_dict())
+            return dataclasses.replace(self, head=head)
+        heads = new_heads(self.recipe, backbone, [*self.modalities])
+        parts = {}
+        for head, (name, part) in zip(heads, self.modalities.items(), strict=True):
+            head.load_state_dict(part.head.state_dict())
+            parts[name] = dataclasses.replace(part, head=head)
+        return Fitted.joint(parts)
+
+    def put(self, modality: str | None, one: Fitted) -> Fitted:
+        """This state with another of a modality; the other itself where none is named."""
+        return one if modality is None else Fitted.joint({**self.modalities, modality: one})
+
+    def likeness(self, pooled: torch.Tensor) -> list[Likeness]:
+        """What each image is like, from pooled tokens [B, features]."""
+        if isinstance(self.head, JointHead):
+            names = [[*self.modalities][number] for number in self.head.route(pooled).tolist()]
+            each = [self.modalities[name].likeness(row[None])[0] for name, row in zip(names, pooled, strict=True)]
+            return [one._replace(modality=name) for one, name in zip(each, names, strict=True)]
+        known = self.familiarity.familiar(pooled).tolist() if self.familiarity else [True] * len(pooled)
+        return [Likeness(one) for one in known]
 
     @property
     def readout(self) -> Readout:

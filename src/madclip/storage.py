@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from madclip.calibration.calibration import Calibration
 from madclip.calibration.familiarity import Familiarity
 from madclip.errors import CheckpointError, DataError, MadCLIPError, RecipeError
 from madclip.files import new_folder
+from madclip.head.joint import new_heads
 from madclip.recipe import Recipe
 from madclip.state import Fitted, Provenance, new_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from madclip.backbones.spec import Backbone, BackboneSpec
     from madclip.head.scorer import Scorer
     from madclip.training.fit import History
 
-FORMAT = 1
+FORMAT, JOINT = 1, 2
+"""Versions of detector.json: of one modality, and of several."""
 _FACTS, _WEIGHTS, _CARD = "detector.json", "head.safetensors", "README.md"
 PARTS = (_FACTS, _WEIGHTS, _CARD)
 """The files of a detector."""
@@ -75,6 +78,7 @@ class Saved:
         familiarity: The out-of-distribution check.
         history: Mean loss terms of every epoch.
         series: What whole volumes and series said of their highest scores.
+        modalities: The same of each modality of a joint detector, by its objective.
     """
 
     folder: Path
@@ -86,6 +90,7 @@ class Saved:
     familiarity: Familiarity | None
     history: History
     series: Calibration | None
+    modalities: Mapping[str, Saved] = field(default_factory=dict)
 
     def fitted(self, load: Callable[[], Backbone], *, moved: bool) -> Fitted:
         """The fitted state, on the backbone that `load` gives.
@@ -111,13 +116,22 @@ class Saved:
                 f"{self.folder}: fitted with backbone {wanted['id']} (weights {wanted['fingerprint'][:12]}), "
                 f"not with {given.spec.id} (weights {given.fingerprint[:12]}); name the right one"
             )
-        head = new_head(self.recipe, given, self.objective, self.provenance)
         path = self.folder / _WEIGHTS
         try:
             tensors = load_file(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: missing or damaged ({error})") from error
-        load_exactly(head, tensors, path)
+        if not self.modalities:
+            head = new_head(self.recipe, given, self.objective, self.provenance)
+            load_exactly(head, tensors, path)
+            return self.with_head(head)
+        heads = new_heads(self.recipe, given, [*self.modalities])
+        load_exactly(nn.ModuleDict({"heads": nn.ModuleList(heads)}), tensors, path)
+        each = zip(self.modalities.items(), heads, strict=True)
+        return Fitted.joint({name: saved.with_head(head) for (name, saved), head in each})
+
+    def with_head(self, head: Scorer) -> Fitted:
+        """The fitted state of a head that has its tensors."""
         return Fitted(head, self.recipe, self.provenance, self.calibration, self.familiarity, self.history, self.series)
 
 
@@ -129,8 +143,8 @@ def save(folder: Path, fitted: Fitted, backbone: Backbone, objective: str) -> No
     """
     check_target(folder)
     spec = backbone.spec
-    facts = {
-        "format": FORMAT,
+    facts: dict[str, Any] = {
+        "format": JOINT if fitted.modalities else FORMAT,
         "recipe": fitted.recipe.to_dict(),
         "objective": objective,
         "backbone": {
@@ -139,20 +153,28 @@ def save(folder: Path, fitted: Fitted, backbone: Backbone, objective: str) -> No
             "fingerprint": backbone.fingerprint,
             "dtype": str(backbone.dtype).removeprefix("torch."),
         },
+        **_learned(fitted),
+    }
+    if fitted.modalities:
+        facts["modalities"] = {name: _learned(one) for name, one in fitted.modalities.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors_of(fitted.head).items()}
+    try:
+        with new_folder(folder, replace=True) as staging:
+            save_file(tensors, staging / _WEIGHTS, metadata={"format": str(facts["format"])})
+            (staging / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            (staging / _CARD).write_text(model_card(fitted, spec, objective), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder}: the detector cannot be written there ({error})") from error
+
+
+def _learned(fitted: Fitted) -> dict[str, Any]:
+    return {
         "calibration": fitted.calibration.to_dict() if fitted.calibration else None,
         "familiarity": fitted.familiarity.to_dict() if fitted.familiarity else None,
         "provenance": fitted.provenance.to_dict(),
         "history": fitted.history,
         "series": fitted.series.to_dict() if fitted.series else None,
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in fitted.head.state_dict().items()}
-    try:
-        with new_folder(folder, replace=True) as staging:
-            save_file(tensors, staging / _WEIGHTS, metadata={"format": str(FORMAT)})
-            (staging / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            (staging / _CARD).write_text(model_card(fitted, spec, objective), encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{folder}: the detector cannot be written there ({error})") from error
 
 
 def read(folder: Path) -> Saved:
@@ -163,21 +185,33 @@ def read(folder: Path) -> Saved:
     """
     facts = _read_facts(folder)
     try:
-        return Saved(
-            folder=folder,
-            recipe=Recipe.from_dict(facts["recipe"]),
-            objective=facts["objective"],
-            backbone=facts["backbone"],
-            provenance=_provenance(facts),
-            calibration=Calibration.from_dict(facts["calibration"]) if facts["calibration"] else None,
-            familiarity=Familiarity.from_dict(facts["familiarity"]) if facts["familiarity"] else None,
-            history=facts["history"],
-            series=Calibration.from_dict(facts["series"]) if facts.get("series") else None,
-        )
+        recipe = Recipe.from_dict(facts["recipe"])
+        saved = Saved(folder, recipe, facts["objective"], facts["backbone"], **_read_learned(facts))
+        if facts["format"] == FORMAT:
+            return saved
+        return replace(saved, modalities=_read_modalities(facts["modalities"], saved))
     except RecipeError as error:
         raise CheckpointError(f"{folder / _FACTS}: {error}") from error
-    except (MadCLIPError, LookupError, TypeError, ValueError) as error:
+    except (MadCLIPError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / _FACTS}: damaged ({error})") from error
+
+
+def _read_modalities(facts: dict[str, Any], whole: Saved) -> dict[str, Saved]:
+    each = {name: replace(whole, objective=name, **_read_learned(one)) for name, one in facts.items()}
+    widths = {len(one.familiarity.features[0]) if one.familiarity else 0 for one in each.values()}
+    if len(widths) != 1 or 0 in widths or not all(name.strip() for name in each):
+        raise CheckpointError("its modalities make no sense")
+    return each
+
+
+def _read_learned(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "provenance": _provenance(facts),
+        "calibration": Calibration.from_dict(facts["calibration"]) if facts["calibration"] else None,
+        "familiarity": Familiarity.from_dict(facts["familiarity"]) if facts["familiarity"] else None,
+        "history": facts["history"],
+        "series": Calibration.from_dict(facts["series"]) if facts.get("series") else None,
+    }
 
 
 def _provenance(facts: dict[str, Any]) -> Provenance:
@@ -197,9 +231,9 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: not a detector (no {_FACTS}); `madclip fit` writes one") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({error})") from error
-    if version != FORMAT:
-        advice = "update madclip" if isinstance(version, int) and version > FORMAT else "fit it anew"
-        raise CheckpointError(f"{path}: format version {version}, this madclip reads {FORMAT}; {advice}")
+    if version not in (FORMAT, JOINT):
+        advice = "update madclip" if isinstance(version, int) and version > JOINT else "fit it anew"
+        raise CheckpointError(f"{path}: format version {version}, this madclip reads {FORMAT} and {JOINT}; {advice}")
     for name, kinds in _KINDS.items():
         if not isinstance(facts.get(name), kinds):
             raise CheckpointError(f"{path}: damaged (no {name} in it that makes sense)")
@@ -210,13 +244,20 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     return facts  # type: ignore[no-any-return]
 
 
-def load_exactly(head: Scorer, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def tensors_of(head: nn.Module) -> dict[str, torch.Tensor]:
+    """What a head learned, by name; what several share is there once, under the first of its names."""
+    named = head.state_dict(keep_vars=True)
+    first = {id(value): name for name, value in reversed(named.items())}
+    return {name: named[name] for name in reversed(first.values())}
+
+
+def load_exactly(head: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Give a head tensors whose names, shapes and types must be its own.
 
     Raises:
         CheckpointError: They are not, or one is not finite.
     """
-    expected = head.state_dict()
+    expected = tensors_of(head)
     if set(tensors) != set(expected):
         raise CheckpointError(f"{path}: holds {sorted(tensors)}, this recipe has {sorted(expected)}")
     for name, value in expected.items():
@@ -227,7 +268,7 @@ def load_exactly(head: Scorer, tensors: dict[str, torch.Tensor], path: Path) -> 
             )
         if not torch.isfinite(tensors[name]).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinite values")
-    head.load_state_dict(tensors)
+    head.load_state_dict(tensors, strict=False)  # what is shared has further names
 
 
 def model_card(fitted: Fitted, spec: BackboneSpec, objective: str) -> str:

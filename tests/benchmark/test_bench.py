@@ -244,6 +244,29 @@ class TestRun:
                 assert (fit["normal"], fit["abnormal"]) == learned
                 assert 0 <= facts["metrics"]["image_auroc"][0] <= 1
 
+    def test_one_detector_of_all_sets(self, root, make_images, tmp_path):
+        folders = {"mine": root / "mine"} | {
+            name: make_images(tmp_path / name, {"valid": (3, 3), "test": (3, 3)}, seed=seed)
+            for seed, name in enumerate(("other", "third"), 5)
+        }
+        shown = {"mine": "Brain", "other": "Liver", "third": "Chest"}
+        several = plan(root, experiment="joint", folders=folders, objectives=shown)
+        cells = cells_of("joint", [*folders], ["madclip"], 1, [2])
+        assert {cell.method for cell in cells} == {"madclip", "madclip-joint", "madclip-routed", "madclip-without"}
+        assert run(cells, several, tmp_path / "out") == []
+        for cell, facts in read_cells(tmp_path / "out", cells).items():
+            learned = {"madclip-routed": 6, "madclip-without": 4}.get(cell.method, 2)
+            assert facts["provenance"]["fit"]["normal"] == learned
+            assert ("routed" in facts["metrics"]) == (cell.method in ("madclip-routed", "madclip-without"))
+            if cell.method == "madclip-without":
+                assert facts["metrics"]["routed"][0] == 0, "there is nothing right to take it for"
+        (line,) = run(
+            [Cell("mine", 2, 0, "madclip-joint")],
+            plan(root, experiment="joint", folders=folders, objectives=shown | {"other": "Brain"}),
+            tmp_path / "same",
+        )
+        assert "other: another set shows 'Brain' too" in line
+
     def test_a_cell_that_fails_is_said_and_the_rest_goes_on(self, root, tmp_path):
         cells = [Cell("mine", 99, 0, "nearest-mean"), Cell("mine", 2, 0, "nearest-mean")]
         (line,) = run(cells, plan(root), tmp_path)
@@ -340,6 +363,17 @@ class TestTables:
         assert univad[elsewhere.head.index("BrainMRI AC")] == "80.2 †"
         assert all(cell == "-" or "†" in cell for row in elsewhere.rows for cell in row[1:])
         assert "MVFA" in tables_of(Run("zero-shot", cells_of("zero-shot", ["mine"], ["madclip"], 1), {}))[-1].notes[0]
+
+    def test_several_modalities_at_once(self):
+        cells = cells_of("joint", ["one", "two"], ["madclip"], 2)
+        drop = {"madclip": 0.9, "madclip-joint": 0.88, "madclip-routed": 0.87, "madclip-without": 0.6}
+        found = {cell: measured(drop[cell.method]) for cell in cells}
+        for cell, facts in found.items():
+            shares = {"routed": [0.98, None, None], "unfamiliar": [0.05, None, None]}
+            facts["metrics"] = facts["metrics"] | (shares if cell.method != "madclip" else {})
+        means, *_, routing = tables_of(Run("joint", cells, found))
+        assert {row[0]: row[3] for row in means.rows}["madclip-joint"] == "-2.0 [-2.0, -2.0]"
+        assert routing.rows[0] == ("one", "98.0 [98.0, 98.0]", "5.0 [5.0, 5.0]", "5.0 [5.0, 5.0]")
 
     def test_numbers_selected_on_test_images_are_marked_each(self):
         cells = cells_of("table1", [], ["madclip", "patchcore"], 1)

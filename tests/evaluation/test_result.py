@@ -52,7 +52,7 @@ def calibration():
 
 
 ROW_KEYS = {
-    *("name", "patient", "label", "score", "probability", "p_value", "verdict", "familiar"),
+    *("name", "patient", "label", "score", "probability", "p_value", "verdict", "familiar", "modality"),
     *("dice", "surface_dice", "false_area", "threshold", "decision", "note", "frame", "axis", "scanner"),
 }
 ISSUE_KEYS = {

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from madclip.benchmark.experiments import check_experiment, recipe_of
 from madclip.benchmark.tokens import RememberedBackbone, TokenMemory
-from madclip.errors import DataError, MadCLIPError
+from madclip.errors import DataError, MadCLIPError, RecipeError
 from madclip.files import write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from madclip.benchmark.experiments import Cell
     from madclip.benchmark.plan import Plan
     from madclip.data.samples import Dataset
+    from madclip.detector import MadCLIP
     from madclip.evaluation.protocol import Detector
+    from madclip.evaluation.result import ImageRow
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro", "specificity")
 
@@ -40,6 +43,7 @@ class CellWork:
         self.memory = TokenMemory() if memory is None else memory
         self._backbones: dict[Literal["gelu", "quick_gelu"] | None, RememberedBackbone] = {}
         self._sets: dict[str, Dataset] = {}
+        self._joint: dict[tuple[str, int, int], MadCLIP] = {}
 
     def __reduce__(self) -> tuple[type[CellWork], tuple[Plan, Path, TokenMemory]]:
         # What was loaded stays here: a worker loads its own.
@@ -108,7 +112,8 @@ class CellWork:
         names = json.dumps([row.name for row in result.rows])
         return {
             "cell": asdict(cell),
-            "metrics": {name: [values.get(name), *(values.get(f"{name}_ci") or (None, None))] for name in METRICS},
+            "metrics": {name: [values.get(name), *(values.get(f"{name}_ci") or (None, None))] for name in METRICS}
+            | self._likeness(cell, result.rows),
             "labels": [row.label for row in result.rows],
             "scores": [row.score for row in result.rows],
             "groups": None if None in numbers else [numbers[patient] for patient in patients],
@@ -116,6 +121,41 @@ class CellWork:
             "provenance": result.provenance,
             "warnings": result.warnings,
         }
+
+    def _likeness(self, cell: Cell, rows: Sequence[ImageRow]) -> dict[str, Any]:
+        """How many images were taken for the right modality, and were like none of the shots, where nobody said it."""
+        if not any(row.modality for row in rows):
+            return {}
+        right = [row.modality == self.plan.objectives[cell.target] for row in rows]
+        return {
+            "routed": [sum(right) / len(rows), None, None],
+            "unfamiliar": [sum(not row.familiar for row in rows) / len(rows), None, None],
+        }
+
+    def _learn_jointly(self, cell: Cell, fresh: MadCLIP) -> MadCLIP:
+        """A detector of all sets, which is kept for other cells, or of all but the cell's.
+
+        Raises:
+            RecipeError: Two sets show the same, or there are too few.
+        """
+        from madclip.fitting import Run
+        from madclip.training.cache import TokenCache
+
+        preset, _, how = cell.method.partition("-")
+        sets: dict[str, Dataset] = {}
+        for name in self.plan.folders:
+            objective = self.plan.objectives[name]
+            if objective in sets:
+                raise RecipeError(f"{name}: another set shows {objective!r} too; tell them apart with --objective")
+            if how != "without" or name != cell.set:
+                sets[objective] = self.dataset(name)
+        key = (preset, cell.shots, cell.seed)
+        detector = None if how == "without" else self._joint.get(key)
+        if detector is None:
+            detector = fresh.fit(sets, shots=cell.shots, seed=cell.seed, folds=0, run=Run(cache=TokenCache()))
+            if how != "without":
+                self._joint[key] = detector
+        return detector.of(self.plan.objectives[cell.target]) if how == "joint" else detector
 
     def _fit(self, cell: Cell) -> Detector:
         """A fitted detector: thresholds are not part of the tables, so MadCLIP's own are not cross-fitted."""
@@ -132,5 +172,7 @@ class CellWork:
         recipe = recipe_of(cell.method, self.plan.changes, check_experiment(self.plan.experiment))
         activation = None if recipe.backbone_activation == "weights" else recipe.backbone_activation
         detector = MadCLIP(recipe, backbone=self.backbone(activation), objective=objective)
+        if self.plan.experiment == "joint" and "-" in cell.method:
+            return self._learn_jointly(cell, detector)
         run = Run(cache=cache, select=self.plan.select)
         return detector.fit(data, shots=shots, seed=cell.seed, folds=0, run=run)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-Experiment: TypeAlias = Literal["table1", "table2", "table3", "ablations", "real", "normal-only", "zero-shot"]
+Experiment: TypeAlias = Literal["table1", "table2", "table3", "ablations", "real", "normal-only", "zero-shot", "joint"]
 
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "a": ("fixed prompts", {"learned_prompts": False}),
@@ -31,8 +31,13 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 VARIANTS: dict[Experiment, dict[str, dict[str, Any]]] = {
     "normal-only": {"memory": {"text_weight": 0.0}},
     "zero-shot": {"whole": {"image_score": "mean"}, "patches": {"image_score": "max"}},
+    "joint": {"joint": {}, "routed": {}, "without": {}},
 }
-"""What each preset is run with besides as it is, where no abnormal image is learned from: changes of its recipe."""
+"""What each preset is run with besides as it is, by changes of its recipe.
+
+In `joint` one detector learns from all sets: `joint` is told what images show, `routed` is not, and `without` learned
+from all sets but the one that is measured.
+"""
 
 SETS = ("HIS", "Chest", "OCT17", "BrainMRI", "LiverCT", "RESC")
 """The data sets of Tables 1 and 2."""
@@ -46,6 +51,7 @@ SHOTS: dict[Experiment, tuple[int, ...]] = {
     "real": (2, 4, 8, 16),
     "normal-only": (1, 2, 4, 8, 16),
     "zero-shot": (0,),
+    "joint": (16,),
 }
 METHODS = (*PRESETS, *BASELINES)
 
@@ -93,8 +99,8 @@ def cells_of(
     Args:
         experiment: Which.
         sets: Those of all experiments but the tables, which bring their own.
-        methods: As in `Cell.method`. In the ablations each preset stands for itself and its six ablations, in the
-            modes without abnormal images for itself and its `VARIANTS`.
+        methods: As in `Cell.method`. In the ablations each preset stands for itself and its six ablations, where there
+            are `VARIANTS` for itself and those.
         seeds: Draws, from 0; of texts alone there is one.
         shots: Instead of those in `SHOTS`.
 
@@ -109,11 +115,8 @@ def cells_of(
         if method not in METHODS:
             raise RecipeError(f"unknown method {method!r}: choose among {', '.join(METHODS)}")
     if wrong := [method for method in methods if method not in methods_of(experiment)]:
-        why = (
-            "has no ablations"
-            if experiment == "ablations"
-            else f"learns from images that {experiment} does not give it"
-        )
+        none = {"ablations": "has no ablations", "joint": "learns of one set at a time"}
+        why = none.get(experiment, f"learns from images that {experiment} does not give it")
         raise RecipeError(f"{wrong[0]!r} {why}: choose among {', '.join(methods_of(experiment))}")
     if experiment == "ablations":
         methods = [name for method in methods for name in (method, *(f"{method}-{letter}" for letter in ABLATIONS))]
@@ -132,7 +135,9 @@ def cells_of(
 
 def methods_of(experiment: Experiment) -> tuple[str, ...]:
     """The methods that an experiment can have, by what it gives them to learn from."""
-    given = {"ablations": (), "normal-only": ("nothing", "normal"), "zero-shot": ("nothing",)}.get(experiment)
+    given = {"ablations": (), "joint": (), "normal-only": ("nothing", "normal"), "zero-shot": ("nothing",)}.get(
+        experiment
+    )
     if given is None:
         return METHODS
     return (*PRESETS, *(name for name in BASELINES if given and load_baseline(name).learns_from in given))

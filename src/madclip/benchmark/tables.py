@@ -40,6 +40,11 @@ COUNTED = {"normal-only": "{} normal images alone", "zero-shot": "texts alone"}
 """What is learned from in experiments that are not about shots of each class."""
 STATED = 10
 """False-positive rate in percent that thresholds of normal images alone aim at."""
+JOINT = (
+    "`joint` is one detector of all sets that is told what an image shows, `routed` is not told, `without` did not "
+    "learn from the set that is measured. Nobody has published such a mean, of one detector that learned from a few "
+    "images of several modalities, that we found."
+)
 NOT_RUN = "not run"
 STAR = "*"
 PERCENT = "AUROC in percent, mean over draws of shots with Student's 95 % interval over the draws, cut to 0 to 100."
@@ -111,6 +116,8 @@ def tables_of(run: Run, *, notes: Sequence[str] = ()) -> list[Table]:
         counts = sorted({cell.shots for cell in run.cells})
         paired = [table for count in dict.fromkeys((counts[-1], counts[0])) for table in _paired(run, count)]
         made = [*_by_shots(run), *paired, *_false_positives(run), _elsewhere(run)]
+    elif run.experiment == "joint":
+        made = [_means(run), *_by_shots(run), *_paired(run), _routing(run)]
     elif run.experiment == "real":
         made = [*_by_shots(run), *_paired(run)]
     else:
@@ -220,6 +227,38 @@ def _false_positives(run: Run) -> list[Table]:
         "Student's 95 % interval. What 16 images can promise is 1 in 17, that is 5.9: the next, 2 in 17, is above 10."
     )
     return [Table("Realised false-positive rate", head, tuple(rows), (note,))]
+
+
+def _means(run: Run) -> Table:
+    """One detector for all sets beside one for each, in the mean over sets."""
+    sets = list(dict.fromkeys(cell.set for cell in run.cells))
+    rows = []
+    for shots, method in dict.fromkeys((cell.shots, cell.method) for cell in run.cells):
+        single = method.partition("-")[0]
+        row = [method, str(shots)]
+        for task in ("AC", "AS"):
+            draws, alone = (run.average(sets, task, shots, one) for one in (method, single))
+            more = [draws[seed] - alone[seed] for seed in draws if seed in alone]
+            row.append(_number(draws.values()) if draws else NOT_RUN)
+            row.append(_number(more, "+") if more and method != single else "-")
+        rows.append(tuple(row))
+    head = (f"method, on {run.backbone}", "shots", "images", "minus single", "pixels", "minus single")
+    return Table("Mean of the sets", head, tuple(rows), (PERCENT, JOINT))
+
+
+def _routing(run: Run) -> Table:
+    """What a joint detector takes images for, and whether it knows what it did not learn."""
+    preset = next(iter(run.cells)).method.partition("-")[0]
+    rows = []
+    for name in dict.fromkeys(cell.set for cell in run.cells):
+        shown = [run.title(name)]
+        for how, metric in (("routed", "routed"), ("routed", "unfamiliar"), ("without", "unfamiliar")):
+            cells = (c for c in run.found if (c.set, c.method) == (name, f"{preset}-{how}"))
+            draws = [100 * run.found[cell]["metrics"][metric][0] for cell in sorted(cells)]
+            shown.append(_number(draws) if draws else NOT_RUN)
+        rows.append(tuple(shown))
+    head = ("set", "taken for the right modality", "unfamiliar", "unfamiliar where it was left out")
+    return Table(f"{preset}: what test images are taken for", head, tuple(rows), ("Percent of the set's test images.",))
 
 
 def _elsewhere(run: Run) -> Table:

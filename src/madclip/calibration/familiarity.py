@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 MOST_PAIRS = 0.95
 """Share of the pairs of shots whose distance is familiar, whatever the bound says."""
+
+
+class Likeness(NamedTuple):
+    """Whether an image looks like anything in the shots, and which modality a joint detector takes it for."""
+
+    familiar: bool
+    modality: str | None = None
 
 
 @dataclass(frozen=True)

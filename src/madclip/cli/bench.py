@@ -38,6 +38,7 @@ EXPERIMENTS = {
     "ablations": "Change one switch of the recipe at a time.\n\nThis is done on every data set in the folder.",
     "normal-only": "Learn from normal images alone.\n\nMethods learn from 1 to 16 normal images of every set.",
     "zero-shot": "Go by texts alone.\n\nNo image of any data set in the folder is learned from.",
+    "joint": "Learn several modalities at once.\n\nOne detector of all sets in the folder, beside one of each.",
     "real": "Compare methods on every data set in a folder.\n\nThey learn from 2, 4, 8 and 16 images of each class.",
 }
 """What `madclip bench` runs, by the name of its command."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from madclip.cli.console import note, print_facts, print_table, shown_progress
+from madclip.cli.joint import read_sets, said_of_modalities, said_of_sets
 from madclip.cli.options import (
     TINY_NOTE,
     AbnormalNames,
@@ -48,11 +49,13 @@ from madclip.cli.options import (
     said_of_data,
 )
 from madclip.cli.outputs import check_detector, check_runs
-from madclip.data.samples import NORMAL_ONLY
+from madclip.data.samples import NORMAL_ONLY, Dataset
 from madclip.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from madclip.data.samples import Dataset, Reading, Sample
+    from collections.abc import Sequence
+
+    from madclip.data.samples import Reading, Sample
     from madclip.detector import MadCLIP
 
 
@@ -77,12 +80,15 @@ Cache = Annotated[
 def fit(
     out: DetectorOut,
     data: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Argument(
             help="The labelled images: a folder, or a manifest as CSV or JSON lines (see docs/data.md). Normal images "
-            "alone will do; with --shots 0 none are looked at."
+            "alone will do; with --shots 0 none are looked at. With --joint several, each as OBJECTIVE=FOLDER."
         ),
     ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Learn one detector of several modalities, from a set of images of each.")
+    ] = False,
     shots: Shots = "16",
     shot_list: ShotList = None,
     patients: Patients = "auto",
@@ -110,19 +116,25 @@ def fit(
 ) -> None:
     """Learn a detector from a few labelled images.
 
-    Normal images alone will do, and with --shots 0 it goes by the texts alone.
+    Normal images alone will do; with --shots 0 it goes by texts alone, with --joint it learns several modalities.
     """
     from madclip.data.load import scan_dataset
-    from madclip.detector import DEFAULT_BACKBONE, MadCLIP
+    from madclip.detector import DEFAULT_BACKBONE, DEFAULT_OBJECTIVE, MadCLIP
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
     check_detector(out, overwrite=overwrite)
     chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
     reading = parse_reading(patients, normal, abnormal, slices, chosen.axis)
-    dataset = _given(data, shots, reading, force=force)
+    drawn: Dataset | Sequence[Sample] | dict[str, Dataset]
+    if joint:
+        if shot_list or calibrate_on or objective != DEFAULT_OBJECTIVE:
+            raise RecipeError("--joint goes without --shot-list, --calibrate and --objective; name OBJECTIVE=FOLDER")
+        sets, count = read_sets(data or [], reading, force=force), parse_shots(shots)
+        drawn, said = sets, said_of_sets(sets)
+    else:
+        drawn, count, said = _chosen(data or [], shots, shot_list, select, reading, force=force)
     more = None if calibrate_on is None else scan_dataset(calibrate_on, reading)
-    drawn, count = ((), 0) if dataset is None else _drawn(dataset, shots, shot_list, select)
     if backbone is None:
         note(TINY_NOTE)
     detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
@@ -141,7 +153,7 @@ def fit(
         detector.calibrate(more, operating_point=operating_point)
         detector.save(out)
     state.unlink(missing_ok=True)
-    _say_learned(detector, out, {} if dataset is None else said_of_data(dataset), as_json=as_json)
+    _say_learned(detector, out, said, as_json=as_json)
 
 
 def _say_learned(detector: MadCLIP, out: Path, said: dict[str, str], *, as_json: bool) -> None:
@@ -155,7 +167,9 @@ def _say_learned(detector: MadCLIP, out: Path, said: dict[str, str], *, as_json:
     }
     masks = f" ({detector.provenance.masks} with masks)" if detector.provenance.abnormal else ""
     learned = f"{out}: learned from {detector.provenance.learned}{masks}"
-    lines = [learned, *said.values(), detector.provenance.uncalibrated, _threshold(detector)]
+    lines = [learned, *said.values(), *said_of_modalities(detector)]
+    if not detector.state.modalities:
+        lines += [detector.provenance.uncalibrated, _threshold(detector)]
     print_facts(as_json, facts | {"data": said}, "\n".join(filter(None, lines)))
 
 
@@ -165,15 +179,20 @@ def _threshold(detector: MadCLIP) -> str:
     return f"threshold {known.threshold:.4f} ({known.operating_point}). {known.rests}" if known and known.rests else ""
 
 
-def _given(data: Path | None, shots: str, reading: Reading, *, force: bool) -> Dataset | None:
-    """The data set that is learned from; None where there are to be no shots."""
+def _chosen(
+    data: list[Path], shots: str, shot_list: str | None, select: str, reading: Reading, *, force: bool
+) -> tuple[Dataset | tuple[Sample, ...], int | tuple[int, int] | None, dict[str, str]]:
+    """What is learned from, how many images are drawn from it, and what is known of it."""
     if parse_shots(shots) == 0:
-        if data is not None:
-            note(f"note: {data} is not looked at: with --shots 0 the detector goes by the texts alone")
-        return None
-    if data is None:
+        for one in data:
+            note(f"note: {one} is not looked at: with --shots 0 the detector goes by the texts alone")
+        return (), 0, {}
+    if not data:
         raise DataError("DATA is missing: name the labelled images, or pass --shots 0 to go by the texts alone")
-    return read_dataset(data, reading, force=force, needed=NORMAL_ONLY)
+    if len(data) > 1:
+        raise DataError(f"{data[1]}: there is one set already; with --joint a detector learns several modalities")
+    dataset = read_dataset(data[0], reading, force=force, needed=NORMAL_ONLY)
+    return *_drawn(dataset, shots, shot_list, select), said_of_data(dataset)
 
 
 def _drawn(
@@ -195,7 +214,11 @@ def _drawn(
 def refit(
     detector: Detector,
     data: Annotated[
-        Path, typer.Argument(help="The images that it learned from and new ones beside them: a folder or a manifest.")
+        list[Path],
+        typer.Argument(
+            help="The images that it learned from and new ones beside them: a folder or a manifest. Of a joint "
+            "detector OBJECTIVE=FOLDER of all modalities, and of new ones."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -238,11 +261,11 @@ def refit(
     check_detector(target, overwrite=overwrite or out is None)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
-    dataset = read_dataset(data, reading, force=force, needed=NORMAL_ONLY)
+    given = read_sets(data, reading, force=force) if model.state.modalities else _one_set(data, reading, force=force)
     start = time.perf_counter()
     with shown_progress() as progress:
         model.refit(
-            dataset.shot_pool if shots == "all" else dataset,
+            given.shot_pool if shots == "all" and isinstance(given, Dataset) else given,
             shots=parse_shots(shots or "all"),
             seed=seed,
             folds=folds,
@@ -255,7 +278,14 @@ def refit(
     stale = model.provenance.calibrated_before_refit
     kept = "; thresholds are those from before (--folds 4 makes new ones)" if stale else ""
     done = f"{target}: refitted on {model.provenance.learned} in {seconds:.1f} s{kept}"
-    print_facts(as_json, facts, "\n".join(filter(None, [done, model.provenance.uncalibrated, _threshold(model)])))
+    lines = [done, *(said_of_modalities(model) or (model.provenance.uncalibrated, _threshold(model)))]
+    print_facts(as_json, facts, "\n".join(filter(None, lines)))
+
+
+def _one_set(data: list[Path], reading: Reading, *, force: bool) -> Dataset:
+    if len(data) > 1:
+        raise DataError(f"{data[1]}: this detector is of one modality, and learns from one set")
+    return read_dataset(data[0], reading, force=force, needed=NORMAL_ONLY)
 
 
 def repeat(

@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 import typer
 
 from madclip.cli.console import note, print_facts, print_table
-from madclip.cli.options import Detector, DetectorOut, Device, Json, Overwrite, SavedBackbone, parse_bytes
+from madclip.cli.options import (
+    Detector,
+    DetectorOut,
+    Device,
+    Json,
+    Modality,
+    Overwrite,
+    SavedBackbone,
+    parse_bytes,
+)
 from madclip.cli.outputs import check_detector
 
 Format = Literal["openvino", "onnx", "torch"]
@@ -102,6 +111,7 @@ def export(
         Precision,
         typer.Option(help="The numbers it computes with: int8 with openvino and onnx, bf16 with openvino and torch."),
     ] = "fp32",
+    modality: Modality = None,
     backbone: SavedBackbone = None,
     as_json: Json = False,
 ) -> None:
@@ -113,6 +123,7 @@ def export(
     from madclip.export.engines import export_engine
 
     model = MadCLIP.load(detector, backbone=backbone, device="cpu")
+    model = model.of(modality) if modality else model
     out = out or detector / "engines" / f"{engine}-{precision}"
     facts = export_engine(model, data, out, engine=engine, precision=precision)
     check = facts["check"]

@@ -48,6 +48,10 @@ SavedBackbone = Annotated[
     str | None,
     typer.Option("--backbone", "-b", help="Where the detector's backbone is now, if it is no longer where it was."),
 ]
+Modality = Annotated[
+    str | None,
+    typer.Option(help="Which modality of a joint detector all images are of; without it, it tells by each image."),
+]
 Objective = Annotated[
     str, typer.Option(help='What the images show, as a few English words such as "Brain"; goes into the prompts.')
 ]

@@ -21,6 +21,7 @@ from madclip.cli.options import (
     Gpus,
     Json,
     Level,
+    Modality,
     Mpp,
     NormalNames,
     Overwrite,
@@ -96,6 +97,7 @@ def predict(
     mpp: Mpp = None,
     level: Level = None,
     overwrite: Overwrite = False,
+    modality: Modality = None,
     engine: Engine = "auto",
     backbone: SavedBackbone = None,
     device: Device = "auto",
@@ -122,9 +124,10 @@ def predict(
     from madclip.report.predictions import predict_folder
 
     if table == "parquet" or (table is None and pool == "ray"):
-        if dicom or resample or mpp is not None or level is not None:
+        if dicom or modality or resample or mpp is not None or level is not None:
             raise RecipeError(
-                "--dicom, --resample, --mpp and --level go with a page: leave out --table parquet and --engine-pool ray"
+                "--dicom, --modality, --resample, --mpp and --level go with a page: leave out --table parquet and "
+                "--engine-pool ray"
             )
         scoring = saved_detector(detector, axis, engine, backbone, device)
         executor = executor_of(pool, address, workers, threads, gpus)
@@ -135,6 +138,7 @@ def predict(
     kinds = parse_kinds(dicom)
     output = Output(maps=maps or "tiff", overlays=overlays, dicom=kinds, region=region, resample=resample)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    model = model.of(modality) if modality else model
     computed = use_engine(model, detector, engine)
     about = {"Detector": detector.name}
     if mpp is not None or level is not None:
@@ -254,6 +258,7 @@ def evaluate(
     objective: Annotated[
         str | None, typer.Option(help="What the images show; warns if the detector was fitted for something else.")
     ] = None,
+    modality: Modality = None,
     engine: Engine = "auto",
     backbone: SavedBackbone = None,
     device: Device = "auto",
@@ -269,6 +274,7 @@ def evaluate(
     if report is not None:
         check_page(report, overwrite=overwrite)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    model = model.of(modality) if modality else model
     reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
     dataset = read_dataset(data, reading, force=force, stop=False)
     computed = use_engine(model, detector, engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
@@ -111,6 +112,10 @@ def evaluate(
             warnings.append(listed(f"{len(failed)} of {len(samples)} images could not be used", failed))
         if not scored:
             raise DataError(f"{dataset.root}: none of the {len(samples)} test images can be used; {failed[0]}")
+        taken = Counter(prediction.modality for _, prediction in scored if prediction.modality)
+        if taken:
+            counted = ", ".join(f"{name} ({count})" for name, count in taken.most_common())
+            warnings.append(f"Nobody said what the images show; they were taken for {counted}.")
         return evaluate_scores(
             [_row(dataset, sample, prediction) for sample, prediction in scored],
             _maps(detector, scored, spool, pixel_size),
@@ -142,6 +147,7 @@ def _row(dataset: Dataset, sample: Sample, prediction: Prediction) -> ImageRow:
         frame=sample.image.frame,
         axis=sample.image.axis or None,
         familiar=prediction.familiar,
+        modality=prediction.modality,
         scanner=is_scanner_file(sample.image.path),
     )
 

@@ -38,6 +38,7 @@ class ImageRow:
         p_value: Conformal p-value against the normal images of the calibration; None without one.
         verdict: `normal`, `anomalous` or `uncertain`; None without a calibration.
         familiar: Whether the image looks like anything in the shots.
+        modality: Which modality a joint detector took it for; None where it was told, or has one alone.
         note: One sentence where decision and verdict differ, or where there is neither, that says why.
         dice: Overlap of the map with the lesion at the fixed threshold of maps; None where no lesion is marked.
         surface_dice: Overlap of the outlines at a tolerance of 2 pixels; None where no lesion is marked.
@@ -57,6 +58,7 @@ class ImageRow:
     p_value: float | None = None
     verdict: Verdict | None = None
     familiar: bool = True
+    modality: str | None = None
     note: str = ""
     dice: float | None = None
     surface_dice: float | None = None

@@ -20,9 +20,10 @@ from madclip.explain.shots import FromMemory, Shots, find_shots, from_memory, lo
 from madclip.explain.texts import Texts, start_of, texts_of
 from madclip.head.head import Head
 from madclip.head.memory import NormalMemory
+from madclip.head.scorer import pool
 from madclip.head.zero_shot import ZeroShot
 from madclip.progress import Progress, silent
-from madclip.training.encode import encode_for, pool
+from madclip.training.encode import encode_for
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,9 @@ import torch
 
 from madclip.explain.parts import Part, contributions
 from madclip.head.memory import NormalMemory, nearest_rows
+from madclip.head.scorer import pool
 from madclip.progress import Progress, silent
-from madclip.training.encode import encode_for, pool
+from madclip.training.encode import encode_for
 from madclip.training.shots import read_shot
 
 if TYPE_CHECKING:

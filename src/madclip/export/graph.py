@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +12,8 @@ from madclip.backbones.load import open_backbone
 from madclip.detector import MadCLIP
 from madclip.errors import CheckpointError
 from madclip.export.libraries import quieten
-from madclip.state import new_head
-from madclip.training.encode import encode_for, pool
+from madclip.head.scorer import pool
+from madclip.training.encode import encode_for
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -73,9 +72,7 @@ def in_float32(detector: MadCLIP) -> MadCLIP:
         if backbone.fingerprint != held.fingerprint:
             raise CheckpointError(f"{spec.source}: not the backbone that this detector was fitted with any more")
     same = MadCLIP(detector.recipe, backbone=backbone, objective=detector.objective)
-    head = new_head(detector.recipe, backbone, detector.objective, fitted.provenance)
-    head.load_state_dict(fitted.head.state_dict())
-    same.fitted = replace(fitted, head=head)
+    same.fitted = fitted.on(backbone, detector.objective)
     return same
 
 

@@ -20,12 +20,12 @@ from madclip.data.unseen import said_of_patches
 from madclip.errors import DataError, MadCLIPWarning, RecipeError
 from madclip.fitting.untrained import TILES_SAY_LITTLE, familiarity_of, of_normals, refuse_selection
 from madclip.head.head import Head
-from madclip.head.scorer import Readout
+from madclip.head.scorer import Readout, pool
 from madclip.progress import Progress, silent
 from madclip.state import Fitted, Provenance
-from madclip.training.encode import pool, prepare
+from madclip.training.encode import prepare
 from madclip.training.fit import Checkpoint, fit_head
-from madclip.training.out_of_fold import out_of_fold, why_not
+from madclip.training.out_of_fold import FoldSet, out_of_fold, why_not
 from madclip.training.selection import EpochWeights, Select, Watched, best_epoch, watch
 from madclip.training.shots import Chosen, draw_samples, read_shots
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from madclip.training.shots import Shot
 
 MAX_SEED = 2**31 - 1
+NO_FOLDS = "it was fitted without folds, which thresholds come from"
 REFIT_RATE, REFIT_STRIDE = 0.5, 2
 """A refit learns at half the rate, from every second variant of each shot, once."""
 
@@ -188,8 +189,8 @@ def fit(setting: Setting, drawn: Drawn, draws: Draws, run: Run) -> Fitted:
     watched = drawn.watched
     if watched and setting.recipe.tile:
         raise RecipeError("an epoch is not chosen where images are seen in tiles; keep the last")
-    shots = _read(setting, drawn)
-    return _learned(setting, shots, _provenance(shots, drawn, draws), drawn.watched, draws, run)
+    shots = read(setting, drawn)
+    return _learned(setting, shots, provenance_of(shots, drawn, draws), drawn.watched, draws, run)
 
 
 def _learned(
@@ -212,7 +213,7 @@ def _learned(
             training,
             setting.recipe,
             seed=draws.seed,
-            checkpoint=_checkpoint(setting, run, shots, provenance),
+            checkpoint=checkpoint_of(setting, run, shots, provenance),
             progress=run.progress,
             on_epoch=weights.keep if weights else None,
         )
@@ -223,7 +224,7 @@ def _learned(
             provenance = dataclasses.replace(
                 provenance, selected_epoch=epoch, selected_on=f"image AUROC {value:.4f} of {watched.where}"
             )
-    fitted = Fitted(head, setting.recipe, provenance, familiarity=_familiarity(shots, training), history=history)
+    fitted = Fitted(head, setting.recipe, provenance, familiarity=familiarity(shots, training), history=history)
     return _calibrated(fitted, setting, shots, training, draws, run)
 
 
@@ -232,8 +233,8 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
 
     A memory, or texts, have no head to go on from: they learn anew, with abnormal images as `fit` does.
     """
-    shots = _read(setting, drawn)
-    provenance = _carried(before.provenance, shots, drawn, draws)
+    shots = read(setting, drawn)
+    provenance = carried(before.provenance, shots, drawn, draws)
     if before.provenance.learned_from != "both":
         return _learned(setting, shots, provenance, None, draws, run)
     if not provenance.abnormal:
@@ -253,7 +254,7 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
         setting.recipe,
         provenance,
         calibration=None if anew else before.calibration,
-        familiarity=_familiarity(shots, training),
+        familiarity=familiarity(shots, training),
         history=[*before.history, *history],
         series=None if anew else before.series,
     )
@@ -262,7 +263,7 @@ def refit(setting: Setting, before: Fitted, drawn: Drawn, draws: Draws, run: Run
     return fitted
 
 
-def _carried(old: Provenance, shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
+def carried(old: Provenance, shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
     """Where a detector came from, after a refit with shots."""
     now = Provenance.of(shots, draws.seed)
     return dataclasses.replace(
@@ -280,7 +281,7 @@ def _carried(old: Provenance, shots: Sequence[Shot], drawn: Drawn, draws: Draws)
     ).with_groups(group for shot in shots for group in shot.groups)
 
 
-def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
+def read(setting: Setting, drawn: Drawn) -> list[Shot]:
     """The shots; what is odd about some, and what of them is not going to be seen, is said once with their number."""
     view = setting.recipe.view
     shots = read_shots(drawn.chosen, view)
@@ -297,9 +298,9 @@ def _read(setting: Setting, drawn: Drawn) -> list[Shot]:
     return shots
 
 
-def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance:
+def provenance_of(shots: Sequence[Shot], drawn: Drawn, draws: Draws, **more: str) -> Provenance:
     """What is known of a fit before it begins: the shots, those held out, and what was left in the pool."""
-    known = Provenance.of(shots, draws.seed, select=draws.select)
+    known = Provenance.of(shots, draws.seed, select=draws.select, **more)
     pool = None if drawn.left is None else tuple(sorted(map(known.hashed, drawn.left)))
     known = dataclasses.replace(known, pool=pool)
     if drawn.watched is None or draws.select != "val":
@@ -311,7 +312,8 @@ def _provenance(shots: Sequence[Shot], drawn: Drawn, draws: Draws) -> Provenance
     )
 
 
-def _checkpoint(setting: Setting, run: Run, shots: Sequence[Shot], provenance: Provenance) -> Checkpoint | None:
+def checkpoint_of(setting: Setting, run: Run, shots: Sequence[Shot], provenance: Provenance) -> Checkpoint | None:
+    """Where the state of a fit under way is kept, and what that fit depends on."""
     if run.checkpoint is None:
         return None
     facts = {
@@ -328,7 +330,8 @@ def _checkpoint(setting: Setting, run: Run, shots: Sequence[Shot], provenance: P
     return Checkpoint(run.checkpoint, facts, run.resume)
 
 
-def _familiarity(shots: Sequence[Shot], training: TrainingSet) -> Familiarity | None:
+def familiarity(shots: Sequence[Shot], training: TrainingSet) -> Familiarity | None:
+    """The out-of-distribution check from shots and their tokens, where there are enough for one."""
     return familiarity_of(torch.stack([pool(tokens) for tokens in training.plain]), [shot.group for shot in shots])
 
 
@@ -341,27 +344,36 @@ def _calibrated(
     run: Run,
 ) -> Fitted:
     """A fitted state with thresholds and probabilities from out-of-fold scores, or with why there are none."""
-    if fitted.provenance.select == "test-best":
-        reason = "the epoch was selected on test images, and no threshold can be trusted beside that"
-    else:
-        reason = why_not(shots) if draws.folds else "it was fitted without folds, which thresholds come from"
-        if draws.folds and setting.recipe.tile:
-            reason = TILES_SAY_LITTLE
-    provenance = dataclasses.replace(fitted.provenance, uncalibrated=reason and f"not calibrated: {reason}")
-    if reason:
-        return dataclasses.replace(fitted, provenance=provenance)
+    if reason := _why_uncalibrated(fitted, shots, draws):
+        return calibrated(fitted, shots, None, draws, reason)
     held_out = out_of_fold(
-        shots,
-        training,
-        lambda: setting.new_head(draws.seed),
+        [FoldSet(shots, training, fitted.readout)],
+        lambda: [setting.new_head(draws.seed)],
         setting.recipe,
-        fitted.readout,
         folds=draws.folds,
         seed=draws.seed,
         progress=run.progress,
-    )
-    if run.held_out:
+    )[0]
+    if run.held_out and held_out:
         run.held_out(held_out.scores.tolist())
+    return calibrated(fitted, shots, held_out, draws)
+
+
+def _why_uncalibrated(fitted: Fitted, shots: Sequence[Shot], draws: Draws) -> str:
+    if fitted.provenance.select == "test-best":
+        return "the epoch was selected on test images, and no threshold can be trusted beside that"
+    if not draws.folds:
+        return NO_FOLDS
+    return TILES_SAY_LITTLE if fitted.recipe.tile else why_not(shots)
+
+
+def calibrated(
+    fitted: Fitted, shots: Sequence[Shot], held_out: OutOfFold | None, draws: Draws, reason: str = ""
+) -> Fitted:
+    """A fitted state with what out-of-fold results of its shots say, or with the reason why there are none."""
+    provenance = dataclasses.replace(fitted.provenance, uncalibrated=reason and f"not calibrated: {reason}")
+    if held_out is None:
+        return dataclasses.replace(fitted, provenance=provenance)
     labels = [shot.label for shot in shots]
     pixel_threshold = _pixel_threshold(shots, held_out) if fitted.readout.has_masks else None
     calibration = Calibration.fit(labels, held_out.scores, draws.operating_point, pixel_threshold=pixel_threshold)

@@ -7,15 +7,46 @@ import warnings
 from typing import TYPE_CHECKING
 
 from madclip.calibration.calibration import Calibration
-from madclip.errors import MadCLIPWarning
+from madclip.errors import MadCLIPWarning, RecipeError
 from madclip.fitting.untrained import NORMAL_POINT
+from madclip.prediction import raised
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from madclip.data.ref import ImageRef
     from madclip.data.samples import Dataset, Sample
+    from madclip.errors import DataError
+    from madclip.prediction import Prediction
     from madclip.state import Fitted, Provenance
+
+
+def calibrate(
+    before: Fitted,
+    data: Dataset,
+    predict: Callable[[Sequence[ImageRef]], Iterable[Prediction | DataError]],
+    operating_point: str | None,
+) -> Fitted:
+    """A fitted state whose thresholds and probabilities come from a data set too; see `MadCLIP.calibrate`.
+
+    Args:
+        before: The state until now.
+        data: All its images are used.
+        predict: What is said of images, in order.
+        operating_point: How the threshold is chosen; None keeps it.
+
+    Raises:
+        DataError: An image cannot be read, or the operating point needs a class that is missing.
+        RecipeError: The state is of several modalities.
+    """
+    if before.modalities:
+        raise RecipeError(f"each modality has its own thresholds: say of which, {' or '.join(before.modalities)}")
+    volumes = whole_series(before.provenance, data)
+    asked = [*dict.fromkeys([*(one.image for one in data.samples), *(image for one in volumes for image in one)])]
+    score = dict(zip(asked, (raised(one).score for one in predict(asked)), strict=True))
+    scores = [score[sample.image] for sample in data.samples]
+    highest = [max(score[image] for image in one) for one in volumes]
+    return calibrated_further(before, data.samples, scores, operating_point, highest)
 
 
 def calibrated_further(

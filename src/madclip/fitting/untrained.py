@@ -11,9 +11,10 @@ from madclip.calibration.calibration import Calibration
 from madclip.calibration.familiarity import Familiarity
 from madclip.errors import RecipeError
 from madclip.head.memory import NormalMemory
+from madclip.head.scorer import pool
 from madclip.head.zero_shot import ZeroShot
 from madclip.state import Fitted, Provenance
-from madclip.training.encode import backbone_pixels, pool
+from madclip.training.encode import backbone_pixels
 from madclip.training.out_of_fold import why_not_normal
 
 if TYPE_CHECKING:

@@ -77,6 +77,13 @@ class Scorer(nn.Module, ABC):
         return scores.float().cpu(), maps.float().cpu()
 
 
+def pool(tokens: torch.Tensor) -> torch.Tensor:
+    """What an image as a whole looks like: [..., T, G, d] -> [..., T x d], each tap's mean patch at unit length."""
+    mean = tokens.float().mean(-2)
+    unit: torch.Tensor = mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return unit.flatten(-2)
+
+
 def words_of(recipe: Recipe, objective: str) -> str:
     """What the images show, as a recipe puts it into prompts.
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from madclip.backbones.load import open_backbone
 from madclip.backbones.spec import Backbone
+from madclip.calibration.familiarity import Likeness
 from madclip.data.load import load_dataset
 from madclip.data.samples import Dataset, Reading, Sample
 from madclip.errors import DataError, RecipeError
@@ -137,8 +138,8 @@ class Baseline(ABC):
         if not self.provenance.method:
             raise RecipeError(f"{self.name} is not fitted: call fit")
 
-        def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
-            return (*self.score(pixels), [True] * len(pixels))
+        def score(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Sequence[Likeness]]:
+            return (*self.score(pixels), [Likeness(familiar=True)] * len(pixels))
 
         return predict_each(
             inputs, self.recipe.view, score, batch_size=batch_size or usual_batch(self.backbone.device), native=native

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from madclip.errors import MissingExtraError
+from madclip.head.scorer import pool
 from madclip.methods.base import Baseline
-from madclip.training.encode import pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

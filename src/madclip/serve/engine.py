@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from madclip.training.encode import backbone_pixels, encode_patches, pool
+from madclip.head.scorer import pool
+from madclip.training.encode import backbone_pixels, encode_patches
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from madclip.backbones.load import open_backbone
+from madclip.calibration.familiarity import Likeness
 from madclip.data.ref import ImageRef
 from madclip.data.samples import Dataset, Sample
 from madclip.detector import MadCLIP
@@ -224,9 +225,9 @@ class Learner:
         backbone = self._backbone(setting["backbone"], recipe)
         engine = RememberingEngine(backbone, recipe.view, cache)
 
-        def nothing(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[bool]]:
+        def nothing(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[Likeness]]:
             scores, maps, _ = engine(pixels)
-            return scores, maps, [True] * len(pixels)
+            return scores, maps, [Likeness(familiar=True)] * len(pixels)
 
         batch = usual_batch(backbone.device)
         each = predict_each(refs, recipe.view, nothing, batch_size=batch, native=False)

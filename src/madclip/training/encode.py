@@ -62,6 +62,11 @@ class TrainingSet:
             masked=self.masked[chosen],
         )
 
+    def without(self, members: Sequence[int]) -> TrainingSet:
+        """The training set of all shots but these."""
+        left_out = set(members)
+        return self.subset([i for i in range(len(self.labels)) if i not in left_out])
+
     def every(self, stride: int) -> TrainingSet:
         """Every stride-th variant of each shot, the image as it is among them."""
         chosen = list(range(self.identity % stride, self.masks.shape[1], stride))
@@ -71,13 +76,6 @@ class TrainingSet:
             masks=self.masks[:, chosen],
             identity=chosen.index(self.identity),
         )
-
-
-def pool(tokens: torch.Tensor) -> torch.Tensor:
-    """What an image as a whole looks like: [..., T, G, d] -> [..., T x d], each tap's mean patch at unit length."""
-    mean = tokens.float().mean(-2)
-    unit: torch.Tensor = mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    return unit.flatten(-2)
 
 
 def encode_patches(backbone: Backbone, view: View, pixels: torch.Tensor) -> list[torch.Tensor]:

@@ -18,8 +18,10 @@ from madclip.memory import kept_memory
 from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from torch import nn
 
     from madclip.head.head import Head, Terms
     from madclip.recipe import Recipe
@@ -67,7 +69,6 @@ def epoch_order(labels: torch.Tensor, variants: int, seed: int, epoch: int) -> t
     return every[torch.randperm(len(every), generator=generator)]
 
 
-@kept_memory()
 def fit_head(
     head: Head,
     data: TrainingSet,
@@ -92,18 +93,51 @@ def fit_head(
     Raises:
         CheckpointError: The checkpoint belongs to another fit, or cannot be read or written.
     """
-    optimiser = new_optimiser(head, recipe)
-    state = _State(head, optimiser, checkpoint.run if checkpoint else {})
+
+    def done(epoch: int) -> None:
+        if on_epoch:
+            on_epoch(epoch, head)
+
+    return fit_heads(head, [(head, data)], recipe, seed=seed, checkpoint=checkpoint, progress=progress, on_epoch=done)
+
+
+@kept_memory()
+def fit_heads(
+    learned: nn.Module,
+    sets: Sequence[tuple[Head, TrainingSet]],
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = silent,
+    on_epoch: Callable[[int], None] | None = None,
+) -> History:
+    """Train heads that share weights, in place and in one pass over all sets; each step is on images of one set.
+
+    Args:
+        learned: What holds the parameters of all heads.
+        sets: Each head, and what it learns from.
+        recipe: As for `fit_head`, and so are the rest.
+        seed: Determines the order of images, and of sets.
+        checkpoint: See `fit_head`.
+        progress: See `fit_head`.
+        on_epoch: Called after each epoch with the number of epochs done.
+
+    Raises:
+        CheckpointError: See `fit_head`.
+    """
+    optimiser = new_optimiser(learned, recipe)
+    state = _State(learned, optimiser, checkpoint.run if checkpoint else {})
     if checkpoint and checkpoint.resume and checkpoint.path.exists():
         state.load(checkpoint.path)
-    batches = math.ceil(len(epoch_order(data.labels, data.masks.shape[1], seed, 0)) / recipe.batch_size)
+    batches = len(_batches(sets, recipe.batch_size, seed, 0))
     total = batches * recipe.epochs
     saved = time.monotonic()
     for epoch in range(state.step // batches, recipe.epochs):
-        order = epoch_order(data.labels, data.masks.shape[1], seed, epoch).split(recipe.batch_size)
-        for pairs in order[state.step - epoch * batches :]:
+        for number, pairs in _batches(sets, recipe.batch_size, seed, epoch)[state.step - epoch * batches :]:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * _schedule(recipe, state.step / total)
+            head, data = sets[number]
             terms = training_step(head, optimiser, data, pairs)
             state.advance(terms, batches)
             progress("fit", state.step, total, loss=sum(terms.values()))
@@ -111,11 +145,26 @@ def fit_head(
                 state.save(checkpoint.path)
                 saved = time.monotonic()
         if on_epoch:
-            on_epoch(epoch + 1, head)
+            on_epoch(epoch + 1)
     return state.history
 
 
-def new_optimiser(head: Head, recipe: Recipe) -> torch.optim.Optimizer:
+def _batches(
+    sets: Sequence[tuple[Head, TrainingSet]], size: int, seed: int, epoch: int
+) -> list[tuple[int, torch.Tensor]]:
+    """The steps of an epoch: the number of a set, and pairs (shot, variant) of it; those of several sets mixed."""
+    every = [
+        (number, pairs)
+        for number, (_, data) in enumerate(sets)
+        for pairs in epoch_order(data.labels, data.masks.shape[1], seed, epoch).split(size)
+    ]
+    if len(sets) == 1:
+        return every
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return [every[i] for i in torch.randperm(len(every), generator=generator).tolist()]
+
+
+def new_optimiser(head: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay; all of a step in one pass over the weights."""
     return torch.optim.AdamW(
         head.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
@@ -157,7 +206,7 @@ def training_step(
 class _State:
     """All that a fit under way consists of."""
 
-    def __init__(self, head: Head, optimiser: torch.optim.Optimizer, run: dict[str, Any]) -> None:
+    def __init__(self, head: nn.Module, optimiser: torch.optim.Optimizer, run: dict[str, Any]) -> None:
         self.parameters = dict(head.named_parameters())
         self.optimiser, self.run = optimiser, run
         self.step, self.sums = 0, dict[str, float]()

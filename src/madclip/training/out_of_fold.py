@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
 from madclip.data.samples import Sample
 from madclip.data.shots import folds as divide
 from madclip.errors import DataError
 from madclip.progress import Progress, silent
-from madclip.training.fit import fit_head
+from madclip.training.fit import fit_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,45 +67,58 @@ def fold_members(shots: Sequence[Shot], folds: int, seed: int) -> list[list[int]
     return [[int(sample.image.path.name) for sample in part] for part in divide(named, count, seed)]
 
 
+class FoldSet(NamedTuple):
+    """Shots that are held out in turn, their tokens in the same order, and how scores are read off their head."""
+
+    shots: Sequence[Shot]
+    data: TrainingSet
+    readout: Readout
+
+
 def out_of_fold(
-    shots: Sequence[Shot],
-    data: TrainingSet,
-    new_head: Callable[[], Head],
+    sets: Sequence[FoldSet],
+    new_heads: Callable[[], Sequence[Head]],
     recipe: Recipe,
-    readout: Readout,
     *,
     folds: int,
     seed: int,
     progress: Progress = silent,
-) -> OutOfFold:
+) -> list[OutOfFold | None]:
     """Fit on all folds but one, score that one; every shot is scored once, as it is (no variant).
 
+    Heads of several sets learn together, with a fold of each set held out at a time.
+
     Args:
-        shots: In the order of `data`.
-        data: Tokens and masks of all their variants.
-        new_head: Makes the head that every fold starts from.
+        sets: What is learned from; a set of which nothing can be held out (`why_not`) is learned from in every fold.
+        new_heads: Makes the heads that every fold starts from, one for each set.
         recipe: How a head is trained.
-        readout: How scores and maps are read off it.
-        folds: How many parts the shots are divided into, where the groups suffice.
+        folds: How many parts the shots of a set are divided into, where the groups suffice.
         seed: Determines the division and the order of images.
         progress: Told of every step, over all folds.
 
-    Raises:
-        DataError: A class has images of fewer than two groups; see `why_not`.
+    Returns:
+        For each set its results; None for one of which nothing can be held out.
     """
-    parts = fold_members(shots, folds, seed)
-    scores, maps = torch.zeros(len(shots)), torch.zeros(len(shots), *data.masks.shape[2:])
-    for number, members in enumerate(parts):
+    parts = [[] if why_not(one.shots) else fold_members(one.shots, folds, seed) for one in sets]
+    count = max(map(len, parts))
+    found = [_nothing(one) if folded else None for one, folded in zip(sets, parts, strict=True)]
+    for number in range(count):
 
         def advance(_: str, done: int, total: int, /, *, loss: float | None = None, part: str = "") -> None:
-            name = f"fold {number + 1} of {len(parts)}{part}"  # noqa: B023  (called within this turn of the loop)
-            progress("out-of-fold", number * total + done, len(parts) * total, loss=loss, part=name)  # noqa: B023
+            name = f"fold {number + 1} of {count}{part}"  # noqa: B023  (called within this turn of the loop)
+            progress("out-of-fold", number * total + done, count * total, loss=loss, part=name)  # noqa: B023
 
-        held_out = set(members)
-        head = new_head()
-        kept = data.subset([i for i in range(len(shots)) if i not in held_out])
-        fit_head(head, kept, recipe, seed=seed, progress=advance)
-        with torch.inference_mode():
-            found, drawn = head.score(torch.stack([data.plain[i] for i in members]), readout)
-        scores[members], maps[members] = found, drawn
-    return OutOfFold(scores, maps)
+        held_out = [folded[number] if number < len(folded) else [] for folded in parts]
+        heads = new_heads()
+        kept = [one.data.without(members) for one, members in zip(sets, held_out, strict=True)]
+        fit_heads(nn.ModuleList(heads), [*zip(heads, kept, strict=True)], recipe, seed=seed, progress=advance)
+        for one, head, members, into in zip(sets, heads, held_out, found, strict=True):
+            if into is not None and members:
+                with torch.inference_mode():
+                    tokens = torch.stack([one.data.plain[i] for i in members])
+                    into.scores[members], into.maps[members] = head.score(tokens, one.readout)
+    return found
+
+
+def _nothing(one: FoldSet) -> OutOfFold:
+    return OutOfFold(torch.zeros(len(one.shots)), torch.zeros(len(one.shots), *one.data.masks.shape[2:]))

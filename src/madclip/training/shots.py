@@ -32,6 +32,8 @@ TILES, MOST = 4, 0.5
 """Tiles of each shot that are learned from; of an abnormal one those with at least this part of what one can hold."""
 Chosen: TypeAlias = "Sequence[Sample] | Sequence[tuple[ImageLike, int, ImageLike | None]]"
 """What is learned from: samples, or images with labels and masks."""
+Labelled: TypeAlias = "str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike]"
+"""A folder, a manifest or a data set to draw from, samples, or images, whose labels are given beside them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def draw_samples(data: Dataset, shots: int | tuple[int, int] | None, seed: int) 
 
 
 def labelled_images(
-    data: str | Path | Dataset | Sequence[Sample] | Sequence[ImageLike],
+    data: Labelled,
     labels: Sequence[int] | None,
     masks: Sequence[ImageLike | None] | None,
     axis: str = "axial",
