@@ -380,7 +380,7 @@ def changed(detector, change):
     path.write_text(json.dumps(facts))
 
 
-@pytest.mark.parametrize(("version", "advice"), [(0, "fit it anew"), (2, "update madclip"), ("one", "fit it anew")])
+@pytest.mark.parametrize(("version", "advice"), [(0, "fit it anew"), (3, "update madclip"), ("one", "fit it anew")])
 def test_other_format_versions(madclip, detector, tmp_path, version, advice):
     changed(detector, lambda facts: facts.update(format=version))
     refused(madclip, detector, tmp_path, f"format version {version}", advice)

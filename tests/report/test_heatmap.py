@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib import colormaps
 from PIL import Image
 
+from madclip.calibration.familiarity import Likeness
 from madclip.data.ref import ImageRef
 from madclip.errors import MissingExtraError
 from madclip.heatmap import COLOURS, STRENGTH, captioned, heat, legend, oriented, overlay, png, span, stretch
@@ -165,7 +166,7 @@ def test_a_prediction_is_shown_in_the_grey_range_that_the_detector_used(tmp_path
     Image.fromarray(values).save(tmp_path / f"scan.{suffix}")
 
     def score(pixels):
-        return torch.zeros(len(pixels)), torch.zeros(len(pixels), 32, 32), [True] * len(pixels)
+        return torch.zeros(len(pixels)), torch.zeros(len(pixels), 32, 32), [Likeness(familiar=True)] * len(pixels)
 
     view = Recipe(grey_range="0,4095", image_size=32).view
     (prediction,) = predict_each([tmp_path / f"scan.{suffix}"], view, score)
