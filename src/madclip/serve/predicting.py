@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from PIL import Image as Picture
 
+from madclip.clinical.geometry import even_runs
 from madclip.data.geometry import restore_map
 from madclip.data.inputs import expand_inputs
 from madclip.data.readers import read_image
+from madclip.data.readers.formats import is_volume
 from madclip.data.ref import ImageRef
 from madclip.data.zips import is_zip, unpack
 from madclip.detector import MadCLIP
@@ -25,7 +27,7 @@ from madclip.heatmap import heat, png, stretch
 from madclip.heatmap import overlay as over
 from madclip.prediction import Row
 from madclip.report.series import series_row
-from madclip.serve.volumes import Grid, packed, stretches
+from madclip.serve.volumes import Grid, packed
 from madclip.serve.wire import Answer, answer
 from madclip.storage import read
 
@@ -178,10 +180,12 @@ def _volumes(series: Series, heats: Sequence[Any], kind: str) -> list[str]:
         return []
     made, start = [], 0
     slices = [(str(image.path), image.frame, image.axis) for image in series.images]
-    try:
-        counts = stretches(slices)[0]["counts"]
-    except DataError:  # it does not say where it lies
+    if is_volume(series.images[0].path):
+        counts = [len(slices)]
+    elif series.places is None:  # it does not say where it lies
         return []
+    else:
+        counts = [len(run) for run in even_runs(series.places)]
     for count in counts:
         grid = Grid(slices[start : start + count])
         shown = grid.empty(shape[0], shape[1], np.float32)
