@@ -93,6 +93,7 @@ class RayExecutor:
         with _token() if local else nullcontext(), redirect_stdout(sys.stderr):
             ray = _ray()
             if ray.is_initialized():
+                self._check_connected(ray)
                 yield ray
                 return
             try:
@@ -100,6 +101,19 @@ class RayExecutor:
                 yield ray
             finally:
                 ray.shutdown()
+
+    def _check_connected(self, ray: Any) -> None:
+        """See that whoever calls is connected to the cluster that is asked for.
+
+        Raises:
+            RecipeError: It is another.
+        """
+        connected = ray.get_runtime_context().gcs_address
+        if self.address not in (None, "auto", connected):
+            raise RecipeError(
+                f"--address {self.address}: this process is connected to the Ray cluster at {connected}; leave that "
+                "one first (ray.shutdown()), or give its address"
+            )
 
     def _connect(self, ray: Any, *, local: bool) -> None:
         """Connect to the cluster, or start one here.
@@ -220,9 +234,13 @@ class _Pool(Generic[Item, Result]):
                 due += 1
 
     def close(self) -> None:
-        """End all actors."""
-        for actor in (*self._idle, *self._starting.values(), *(actor for actor, _ in self._running.values())):
+        """End all actors, and hear that they are gone: Ray may crash where that comes while it is being left."""
+        actors = [*self._idle, *self._starting.values(), *(actor for actor, _ in self._running.values())]
+        for actor in actors:
             self._ray.kill(actor)
+        if actors:
+            gone = [actor.check.remote() for actor in actors]
+            self._ray.wait(gone, num_returns=len(gone), timeout=REACHED)
 
     def _add(self) -> None:
         actor = self._start()

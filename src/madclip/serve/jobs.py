@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -203,19 +204,16 @@ class Jobs:
 
     def _part(self, job: Job, part: Header) -> tuple[str, str | None, Any]:
         """Lets the learning process do one part of a job: how it ended, why, and what came of it."""
-        reason = ""
-        try:
+        watch = None
+        with suppress(OSError, ValueError, FaultError):  # the pipe is broken or closed, or it ended before it was ready
             child = self._started()
             with Watch(child, self._memory) as watch:
                 ended = self._followed(child, job, part)
             if ended is not None:
                 return ended
-            reason = watch.reason
-        except (OSError, ValueError, FaultError):  # the pipe is broken or closed, or it ended before it was ready
-            pass
         self._end_process()
-        if reason:
-            return "failed", f"this job {reason}: use fewer or smaller images, or a smaller backbone", None
+        if watch is not None and watch.reason:
+            return "failed", f"this job {watch.reason}: use fewer or smaller images, or a smaller backbone", None
         return self._cancel or ("paused" if self._stop.is_set() else "lost"), None, None
 
     def _followed(self, child: Child, job: Job, part: Header) -> tuple[str, str | None, Any] | None:

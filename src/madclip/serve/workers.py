@@ -91,7 +91,8 @@ class Watch:
         self.reason = ""
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._run, daemon=True).start()
+        if self._looked():  # also where what is asked for is done before the next look
+            threading.Thread(target=self._run, daemon=True).start()
         return self
 
     def __exit__(
@@ -102,13 +103,18 @@ class Watch:
     def _run(self) -> None:
         end = time.monotonic() + (threading.TIMEOUT_MAX if self._seconds is None else self._seconds)
         while not self._over.wait(max(0.0, min(EVERY, end - time.monotonic()))):
-            if self._memory is not None and resident(self._child.process.pid) > self._memory:
-                self.reason = f"took more than {self._memory / 1e9:.1f} GB of memory"
-            elif time.monotonic() >= end:
-                self.reason = f"took longer than {self._seconds:.0f} s"
-            if self.reason:
-                self._child.process.kill()
+            if not self._looked(late=time.monotonic() >= end):
                 return
+
+    def _looked(self, *, late: bool = False) -> bool:
+        """Whether the process goes on."""
+        if self._memory is not None and resident(self._child.process.pid) > self._memory:
+            self.reason = f"took more than {self._memory / 1e9:.1f} GB of memory"
+        elif late:
+            self.reason = f"took longer than {self._seconds:.0f} s"
+        if self.reason:
+            self._child.process.kill()
+        return not self.reason
 
 
 def resident(process: int) -> int:
