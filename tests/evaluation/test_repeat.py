@@ -153,7 +153,7 @@ def test_more_calibration_images_sharpen_the_p_value_and_are_not_test_images(dat
     with pytest.warns(MadCLIPWarning, match="8 of 28 images"):
         detector.calibrate(data)  # valid/ and test/ alike: all of it is spent then
     assert len(detector.calibration.normal_scores) == 4 + 10  # each counts once, a shot as it was held out
-    with pytest.raises(DataError, match="28 of 28 images to calibrate on.* were seen before; give others"):
+    with pytest.raises(DataError, match=r"28 of 28 images to calibrate on.* were seen before; give others"):
         detector.calibrate(data)
     with pytest.raises(DataError, match="has seen all"):
         evaluate(detector, data)
