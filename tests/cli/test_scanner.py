@@ -325,6 +325,15 @@ def test_what_cannot_be_written_is_told_before_a_folder_is_made(tmp_path, madcli
     assert not out.exists()
     assert madclip("predict", detector, tmp_path / "study", "--out", out, "--dicom", "seg", "--region", 0).code == 0
     assert (out / "dicom/000_seg.dcm").is_file()
+    asked = ("--dicom", "seg", "--region", 1)
+    nothing = madclip("predict", detector, tmp_path / "study", "--out", tmp_path / "none", *asked)
+    assert nothing.code == 0
+    assert (
+        "1 DICOM objects were not made (series.jsonl says of which series), as: no seg: nothing reaches" in nothing.err
+    )
+    picture = next(small_data.rglob("*.png"))
+    other = madclip("predict", detector, picture, "--out", tmp_path / "picture", *asked)
+    assert "none of the images is of a DICOM series" in other.err
 
 
 def test_a_service_predicts_what_arrives(tmp_path, start, small_detector):

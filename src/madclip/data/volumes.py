@@ -259,7 +259,8 @@ def _is_flat(image: ImageRef) -> bool:
 def _with_patients(dataset: Dataset, found: Sequence[Expanded], reading: Reading) -> Dataset:
     """Patients by the headers, where they are asked for or nobody said otherwise; else each volume counts as one.
 
-    So does one that a manifest, which names patients of others, leaves without. Where ids are missing, or all the same as anonymised files have them, the images of a study belong together.
+    So does one that a manifest, which names patients of others, leaves without. Where ids are missing, or all the same
+    as anonymised files have them, the images of a study belong together.
     """
     said = dataset.patients and not dataset.patients_guessed
     if reading.patients not in ("auto", "header"):
