@@ -90,11 +90,13 @@ def calibrated_further(
     if point == "youden" and 1 not in labels and not (known and known.abnormal_scores):
         point = NORMAL_POINT
     pixel_threshold = known.pixel_threshold if known else None
+    found = Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold)
+    groups = [*(sample.group for sample in samples), *[None] * (len(labels) - len(samples))]
     used = {*before.provenance.calibrated_on, *(sample.image.digest() for sample in samples)}
     provenance = dataclasses.replace(before.provenance, calibrated_on=tuple(sorted(used)), uncalibrated="")
     return dataclasses.replace(
         before,
-        calibration=Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold),
+        calibration=found.of_patients(groups),
         provenance=provenance.with_groups(group for sample in samples for group in sample.groups),
         series=_of_series([*(before.series.normal_scores if before.series else ()), *highest]),
     )
