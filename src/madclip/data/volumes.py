@@ -234,7 +234,10 @@ def _check_alike(mask: Path, image: Path) -> None:
     if one.shape != other.shape:
         sizes = [" x ".join(map(str, volume.shape)) for volume in (one, other)]
         raise DataError(f"{mask}: a label map of {sizes[0]} voxels for a volume of {sizes[1]} ({image})")
-    if np.abs(one.upright_affine - other.upright_affine).max() > _APART:
+    apart = np.abs(one.upright_affine - other.upright_affine)
+    voxel = np.linalg.norm(other.upright_affine[:3, :3], axis=0).min()
+    at_end = (apart @ (*other.shape, 1)).max()  # a small turn or scale adds up along a side
+    if apart.max() > _APART or at_end > voxel / 2:
         raise DataError(f"{mask}: lies elsewhere in the patient than its volume ({image}); resample it onto it")
 
 
