@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from madclip.backbones.names import DEFAULT_BACKBONE, default_recipe
 from madclip.cli.console import note
 from madclip.data.samples import KINDS
 from madclip.errors import DataError, RecipeError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from madclip.recipe import Recipe
     from madclip.scale.executor import Executor
 
-Preset = Literal["madclip", "paper", "released"]
+Preset = Literal["madclip", "fused", "paper", "released"]
 Select = Literal["last", "val", "test-best"]
 
 Detector = Annotated[Path, typer.Argument(help="The folder of the detector, as `madclip fit` wrote it.")]
@@ -37,7 +38,7 @@ Device = Annotated[
     ),
 ]
 BackboneOption = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--backbone",
         "-b",
@@ -64,7 +65,12 @@ GreyRange = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    Preset, typer.Option("--recipe", help="The set of choices to start from; docs/recipes.md compares them.")
+    Preset | None,
+    typer.Option(
+        "--recipe",
+        help="The set of choices to start from; docs/recipes.md compares them. By default fused where the backbone is "
+        "several towers, else madclip.",
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -240,14 +246,24 @@ def said_of_data(dataset: Dataset) -> dict[str, str]:
 
 
 def parse_recipe(
-    name: str, changes: list[str] | None, grey_range: str | None = None, axis: str | None = None, tiles: int = 0
+    name: str | None,
+    changes: list[str] | None,
+    grey_range: str | None = None,
+    axis: str | None = None,
+    tiles: int = 0,
+    *,
+    backbone: str = DEFAULT_BACKBONE,
 ) -> Recipe:
-    """A preset with the changes given as FIELD=VALUE, and with `--range`, `--axis` and `--tiles` where given."""
+    """A preset with the changes given as FIELD=VALUE, and with `--range`, `--axis` and `--tiles` where given.
+
+    Without a name it is the one that goes with the backbone.
+    """
     from madclip.recipe import Recipe, parse_field
 
     fields = dict(parse_field(text) for text in changes or [])
     given = {"grey_range": grey_range, "axis": None if axis == "axial" else axis, "tile": tiles or None}
-    return Recipe.preset(name, **fields | {name: value for name, value in given.items() if value is not None})
+    preset = name or default_recipe(backbone)
+    return Recipe.preset(preset, **fields | {name: value for name, value in given.items() if value is not None})
 
 
 def parse_shots(text: str) -> int | tuple[int, int] | None:
