@@ -10,8 +10,8 @@ from madclip.errors import RecipeError
 if TYPE_CHECKING:
     from madclip.backbones.spec import Backbone
 
-DEFAULT_BACKBONE = "tiny"
-"""What is taken where no backbone is named."""
+DEFAULT_BACKBONE = "tiny+lite0"
+"""What is taken where no backbone is named: `tiny`, whose texts count, and a tower that has seen photographs."""
 
 
 def split_names(source: str | Path) -> list[str | Path]:

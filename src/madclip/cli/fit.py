@@ -11,7 +11,7 @@ from madclip.backbones.names import DEFAULT_BACKBONE
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.joint import read_sets, said_of_modalities, said_of_sets
 from madclip.cli.options import (
-    TINY_NOTE,
+    DEFAULT_NOTE,
     AbnormalNames,
     Address,
     AxisOption,
@@ -137,7 +137,7 @@ def fit(
         drawn, count, said = _chosen(data or [], shots, shot_list, select, reading, force=force)
     more = None if calibrate_on is None else scan_dataset(calibrate_on, reading)
     if backbone == DEFAULT_BACKBONE:
-        note(TINY_NOTE)
+        note(DEFAULT_NOTE)
     detector = MadCLIP(chosen, backbone=backbone, objective=objective, device=device)
     state = out.with_name(out.name + ".fit-state")
     with shown_progress() as progress:
@@ -339,7 +339,7 @@ def repeat(
     each = map if alone else executor_of(pool, address, workers, threads or 1, gpus).run
     check_runs(out, "repeat")
     if backbone == DEFAULT_BACKBONE:
-        note(TINY_NOTE)
+        note(DEFAULT_NOTE)
     counts = parse_shots(shots)
     if not counts:
         raise RecipeError(f"repeat needs a number of shots: with --shots {shots} every draw is the same")

@@ -42,7 +42,8 @@ BackboneOption = Annotated[
     typer.Option(
         "--backbone",
         "-b",
-        help="The frozen CLIP: a name from `madclip backbones`, a path to weights, or a model's name on the hub.",
+        help="The frozen CLIP: a name from `madclip backbones`, a path to weights, or a model's name on the hub; or "
+        "several joined by +, of which the first has the texts.",
     ),
 ]
 SavedBackbone = Annotated[
@@ -190,10 +191,12 @@ Gpus = Annotated[
     float,
     typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker on Ray; 0.5 lets two share one, 0 takes none."),
 ]
-TINY_NOTE = (
-    "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
-    "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
+REAL_WORK = "for real work take CLIP's ViT-L/14 (`madclip backbones` says how), --backbone clip-vit-l-14-336"
+DEFAULT_NOTE = (
+    f"backbone: {DEFAULT_BACKBONE}, two small towers: tiny, which has the texts, was pre-trained on procedural images, "
+    f"lite0 on ImageNet's photographs, and neither has seen a medical image; {REAL_WORK}"
 )
+TINY_NOTE = f"backbone: tiny, the small bundled one, pre-trained on procedural images; {REAL_WORK}"
 
 
 def parse_reading(
