@@ -39,5 +39,8 @@ const STAGES: Record<string, string> = {
 /** What a job does, in words. */
 export const stage = (name: string) => STAGES[name] ?? (name || 'Waiting')
 
+/** What a detector notes of an image, in the words of this page: elsewhere labelled images are called shots. */
+export const plain = (note: string) => note.replace('every shot', 'every labelled image').replace('the shots', 'the labelled images')
+
 /** The last part of a path, which is what tells images apart. */
 export const short = (name: string) => name.split('/').pop() || name

@@ -138,7 +138,7 @@ def test_an_evaluation_measures_only_what_was_not_learned_from(story, quick):
         chosen = [i["id"] for i in images[:8] if truth[i["name"]] == (kind == "abnormal")]
         client.label_many(chosen, kind)
     client.wait(client.fit(**quick))
-    with pytest.raises(ServerError, match="has seen all"):
+    with pytest.raises(ServerError, match="has learned from every labelled image"):
         client.wait(client.begin("evaluate"))
     for kind in ("normal", "abnormal"):
         chosen = [i["id"] for i in images[8:] if truth[i["name"]] == (kind == "abnormal")]

@@ -59,7 +59,9 @@ def test_what_is_painted_comes_back_where_it_was_painted(served, tmp_path, name)
     client = served.client()
     images = client.upload(nifti(tmp_path / f"{name}.nii.gz", AFFINES[name], voxels))
     assert len({image["volume"] for image in images}) == 1
-    assert [image["frame"] for image in images] == list(range(len(images)))
+    assert [image["frame"] for image in images] == [image["place"] for image in images] == list(range(len(images)))
+    by_name = client.images(sort="name")
+    assert [one["frame"] for one in by_name if one["volume"] == images[0]["volume"]] == list(range(len(images)))
     assert {image["slices"] for image in images} == {len(images)}
     volume = images[0]["volume"]
     got = loaded(client.raw("GET", f"/v1/volumes/{volume}/image.nii.gz")[0])
@@ -100,6 +102,7 @@ def test_the_slices_of_a_series_find_each_other_whenever_they_come(served, tmp_p
     images = [image for image in client.images() if image["volume"] == first[0]["volume"]]
     assert len(images) == 5
     assert images[0]["slices"] == 5
+    assert [image["place"] for image in sorted(images, key=lambda one: one["name"])] == [3, 1, 2, 0, 4]
     volume = loaded(client.raw("GET", f"/v1/volumes/{images[0]['volume']}/image.nii.gz")[0])
     order = [3, 1, 2, 0, 4]  # by height
     assert np.array_equal(np.asarray(volume.dataobj), grey[order].transpose(2, 1, 0))

@@ -1,5 +1,8 @@
 """The pages of `madclip serve` in a real browser, against a server that answers as the contract says."""
 
+import shutil
+import time
+
 import numpy as np
 import pytest
 from fake_project import Project, anomaly_map
@@ -68,6 +71,88 @@ def test_a_label_of_another_browser_is_not_lost(opened, server, scans):
     here.page.wait_for_selector(".cell .tag.normal")
     here.page.wait_for_timeout(200)
     assert listed(server)[0]["label"] == "normal"
+
+
+def test_what_another_browser_did_is_seen_on_the_way_to_train(opened, server, scans):
+    server.project.step = 0.2
+    here, there = opened(server.url), opened(server.url)
+    open_folder(here.page, scans)
+    there.page.reload()
+    there.page.wait_for_selector(".cell img")
+    press(here.page, "Home", "n", "n", "End", "a", "a")
+    until(here.page, "document.querySelector('.counts .abnormal').textContent === '1 abnormal'")
+    here.page.get_by_role("navigation").get_by_role("link", name="Train").click()
+    here.page.get_by_role("button", name="Train").click()
+    here.page.get_by_role("button", name="Cancel").wait_for()
+    go(there.page, "Train")
+    there.page.get_by_role("button", name="Cancel").click()
+    here.page.get_by_role("heading", name="Training was cancelled").wait_for()
+
+
+def test_a_broken_file_and_one_that_is_here_already(opened, server, scans, tmp_path):
+    seen = opened(server.url)
+    seen.expected = ["404"]
+    page = seen.page
+    open_folder(page, scans)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    shutil.copy(next(scans.glob("a_normal_00*")), tmp_path / "again.png")
+    page.get_by_role("button", name="Add images").first.click()
+    files = page.locator("input[type=file]").first
+    files.set_input_files([tmp_path / "again.png", tmp_path / "broken.png"])
+    page.get_by_text("1 image added.").wait_for()
+    assert page.inner_text(".refused") == "broken.png This is no image that can be read."
+    files.set_input_files([tmp_path / "again.png"])
+    page.get_by_text("Nothing new, 1 here already.").wait_for()
+    until(page, "document.querySelector('dialog') === null")
+
+    number = server.project.images[3]["id"]
+    server.project.images[3] |= {"label": "normal", "version": 2, "error": "a_normal_02.png: damaged"}
+    page.reload()
+    page.locator(f"#image-{number}").click()
+    press(page, "a")
+    page.get_by_text("a_normal_02.png cannot be read, so it gets no label.").wait_for()
+    press(page, "Home", "n", "End", "a")
+    go(page, "Train")
+    page.get_by_text("What cannot be read is left out.").wait_for()
+    assert listed(server)[2]["label"] == "normal"
+
+
+def test_back_leads_to_the_images_after_many(opened, server, scans):
+    page = opened(server.url).page
+    open_folder(page, scans)
+    press(page, "Home", "Enter")
+    page.wait_for_selector(".world .picture")
+    for number in (2, 3, 4):
+        press(page, "ArrowRight")
+        page.wait_for_url(f"**#/image/{server.project.ranked()[number - 1]}")
+    page.go_back()
+    page.wait_for_selector(".cell[aria-posinset='4'][aria-selected='true']")
+
+
+def test_training_that_ends_elsewhere_is_told(opened, server, scans):
+    server.project.step = 0.05
+    page = opened(server.url).page
+    open_folder(page, scans)
+    label_by_keyboard(page)
+    go(page, "Train")
+    page.get_by_role("button", name="Train").click()
+    page.get_by_role("button", name="Cancel").wait_for()
+    go(page, "Images")
+    page.get_by_text("Trained: scores and heatmaps are those of the new detector.").wait_for()
+
+    server.project.fault = "took more than 2.0 GB of memory"
+    go(page, "Train")
+    page.get_by_role("button", name="Train again").click()
+    page.get_by_role("button", name="Cancel").wait_for()
+    page.goto("about:blank")
+    until(page, "true")
+    end = time.monotonic() + 10
+    while server.project.jobs[2]["state"] != "failed":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    page.goto(f"{server.url}#/train")
+    page.get_by_role("heading", name="Training failed").wait_for()
+    page.get_by_text("took more than 2.0 GB of memory").wait_for()
 
 
 def test_ranges_and_many_at_once(opened, server, scans):
