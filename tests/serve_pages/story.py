@@ -71,9 +71,12 @@ def open_folder(page, folder):
     page.get_by_role("button", name="Add images").first.click()
     page.get_by_placeholder("/home/me/scans").fill(str(folder))
     page.get_by_role("button", name="Open", exact=True).click()
-    page.wait_for_selector(".cell img")
+    # It closes by itself, or says what it passed over; either when the list holds what has come.
+    dialog = "document.querySelector('dialog')"
+    until(page, f"!{dialog} || {dialog}.querySelector('[role=status]') && !{dialog}.querySelector('.primary').disabled")
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog", state="detached")
+    page.wait_for_selector(".cell img")
 
 
 def until(page, expression, seconds=10):
@@ -81,6 +84,14 @@ def until(page, expression, seconds=10):
     end = time.monotonic() + seconds
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
+        page.wait_for_timeout(20)
+
+
+def eventually(page, holds, seconds=10):
+    """Waits for something to be so on the server."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
         page.wait_for_timeout(20)
 
 
@@ -119,7 +130,7 @@ def paint_and_compare(page, server):
     page.mouse.up()
     page.mouse.move(edge["x"] + 80.5 * scale, edge["y"] + 60.5 * scale)
     press(page, "ArrowRight", "ArrowRight", "ArrowDown", " ")
-    assert page.inner_text("#mask-state") == "not saved yet"
+    until(page, "document.querySelector('#mask-state').textContent === 'not saved yet'")
     press(page, "s")
     until(page, "document.querySelector('#mask-state').textContent === 'saved'")
     mask = np.asarray(Image.open(io.BytesIO(fetched(server, f"v1/images/{number}/mask.png")[1])))
@@ -174,7 +185,7 @@ def results_say_what_a_threshold_costs(page, server):
         said = page.inner_text("#costs")
         assert f"finds {found} of {len(curve['abnormal'])} abnormal" in said
         assert f"{alarms} false alarm" in said
-    assert page.locator(".gallery a").count() == min(60, len(listed(server))), "and a button for the next 60"
+    until(page, f"document.querySelectorAll('.gallery a').length === {min(60, len(listed(server)))}")  # and a button
 
 
 def evaluate_and_export(page, server, seconds=120):
