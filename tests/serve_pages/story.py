@@ -220,6 +220,19 @@ def look_at_volume(page, server, number):
     assert page.locator(".stage.planes .message").count() == 0
 
 
+def lies_as_slices_do(page):
+    """The patient's right is at the left of axial slices, the front at the left of sagittal ones."""
+    edge = page.locator(".stage.planes canvas").bounding_box()
+    for plane, along in (("Sagittal", 1), ("Axial", 0)):
+        page.get_by_role("button", name=plane).click()
+        there = []
+        for share in (0.42, 0.58, 0.5):  # and in the end it looks at the middle
+            page.mouse.click(edge["x"] + share * edge["width"], edge["y"] + edge["height"] / 2)
+            there.append(float(page.inner_text("#place").split(" mm")[0].split(",")[along]))
+        assert there[0] > there[1], plane
+    page.get_by_role("button", name="Three planes").click()
+
+
 def drawn_voxels(page):
     """Two voxels, drawn by keyboard and saved: their millimetres as the page has shown them."""
     drawn = []
@@ -255,4 +268,5 @@ def draw_in_a_volume(page, server, folder):
     number = add_volume(page, server, 24, folder / "head.nii.gz")
     look_at_volume(page, server, number)
     assert faults(page) == []
+    lies_as_slices_do(page)
     came_back(server, f"v1/volumes/{number}/mask.nii.gz", drawn_voxels(page), cube.shape, affine)
