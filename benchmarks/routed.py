@@ -1,7 +1,7 @@
 """Several prototypes per class, routed per image, beside `madclip`; images of valid/ that are not shots.
 
     python benchmarks/routed.py NAME=FOLDER:OBJECTIVE ... --shots 4 --seeds 0 1 2 --out rows.jsonl \
-        --try "text 4" --try "vectors 4"
+        --try "text 4" --try "vectors 4" [--docs docs/backbones.md]
 
 `text K`: each class has K sets of learned contexts, and so K text features. `vectors K`: K learned vectors beside its
 text feature. An image's own text features are their means, weighed by a softmax over how near its pooled tokens come
@@ -25,6 +25,7 @@ from torch import nn
 
 from fused import RULES, Cell, load, read
 from madclip import Recipe
+from madclip.files import write_between
 from madclip.head.adapters import DETECTION, SEGMENTATION
 from madclip.head.head import Head, Scores
 from madclip.head.prompts import Prompts
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--try", dest="tries", action="append", required=True, metavar="KIND K")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--docs", type=Path, help="page to write between its marks")
     given = parser.parse_args()
     rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     done = {(row["try"], row["set"], row["shots"], row["seed"]) for row in rows}
@@ -179,7 +181,10 @@ def main() -> None:
             with given.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
     named = {one.name for one in given.sets}
-    print(table([row for row in rows if row["set"] in named and row["shots"] in given.shots], names))
+    text = table([row for row in rows if row["set"] in named and row["shots"] in given.shots], names)
+    print(text)
+    if given.docs:
+        write_between(given.docs, "routed", text)
 
 
 if __name__ == "__main__":
