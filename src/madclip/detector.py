@@ -47,8 +47,7 @@ class MadCLIP(Estimator):
     `cross_val_score` of scikit-learn take it as they take their own estimators.
 
     Args:
-        recipe: A preset's name (`madclip`, `fused`, `paper`, `released`) or a Recipe; None takes `fused` where the
-            backbone is several towers, else `madclip`.
+        recipe: A Recipe or a preset's name; None takes `fused` where the backbone is several towers, else `madclip`.
         backbone: A catalogue id, a path, a hub name, or a loaded Backbone.
         objective: What the images show, as it stands in the prompts ("Brain", "retinal OCT").
         device: Where a backbone named by a string is put; "auto" takes CUDA, then MPS, then the CPU.
