@@ -182,7 +182,7 @@ def test_one_that_is_not_fitted_travels_as_its_arguments(new, small_recipe, smal
 
 
 def test_how_a_detector_shows_itself(new, fitted, small_recipe):
-    assert repr(MadCLIP()) == "MadCLIP('madclip', backbone='tiny', objective='medical image', not fitted)"
+    assert repr(MadCLIP()) == "MadCLIP('fused', backbone='tiny+lite0', objective='medical image', not fitted)"
     assert repr(new) == (
         "MadCLIP('madclip' with changes, backbone='stand-in', objective='Brain', device='cpu', dtype='float32', "
         "not fitted)"
