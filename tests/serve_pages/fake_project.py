@@ -153,7 +153,7 @@ class Project:
         counts |= {"unlabelled": labels.count(None), "masks": sum(one["mask"] for one in self.images.values())}
         disk = {"tokens": 48_300_000, "tokens_limit": 2_000_000_000, "thumbnails": 1_250_000}
         said = {"name": self.name, "objective": self.objective, "backbone": self.backbone, "read_only": False}
-        said["backbones"] = ["stand-in", "tiny"]
+        said["backbones"] = ["stand-in", "tiny+lite0", "tiny"]
         number = self.active["id"] if self.active else None
         return said | {"counts": counts, "detector": number, "disk": disk, "research_use": "For research only."}
 
