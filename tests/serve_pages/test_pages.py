@@ -112,7 +112,7 @@ def test_a_broken_file_and_one_that_is_here_already(opened, server, scans, tmp_p
     page.get_by_text("a_normal_02.png cannot be read, so it gets no label.").wait_for()
     press(page, "Home", "n", "End", "a")
     go(page, "Train")
-    page.get_by_text("What cannot be read is left out.").wait_for()
+    page.get_by_text("What cannot be read is left out. Open its folder again once it can.").wait_for()
     assert listed(server)[2]["label"] == "normal"
 
 

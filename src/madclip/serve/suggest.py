@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 TYPICAL = "the most typical image"
 UNLIKE = "unlike anything labelled"
-UNLIKE_THOSE = "unlike those suggested before it"
+UNLIKE_THOSE = "unlike those before it"
 UNCERTAIN = "most uncertain"
 DISAGREES = (
     "looks like those labelled normal, but scores anomalous",
