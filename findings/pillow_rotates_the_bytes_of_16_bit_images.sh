@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pillow 13.0.0: a 16-bit radiograph that is rotated by a few degrees with BILINEAR or BICUBIC comes back as noise below 256.
 #
-# Pillow's resize knows 16-bit images in all its filters and is right to half a grey level. A good guess: rotate and transform, by which
+# Pillow's resize knows 16-bit images in all its filters. A good guess: rotate and transform, by which
 # images are augmented, are as right, or raise "wrong mode" as GaussianBlur and autocontrast do. Seen: they raise nothing and
 # take each byte for a pixel, so an even image of 4000 (15 and 160 as bytes) turns into everything from 15 to 160, and the right half
 # of the picture is never looked at: the left half, stretched over the whole, takes its place. The mode is still I;16 and the size
