@@ -82,9 +82,9 @@ class Explanation:
         image: The image; None where none was given.
         findings: What there is to notice, a sentence each.
         taps: How many taps the backbone is read at.
-        route: Of an image that a joint detector was given, how far it is from each modality, nearest first; the rest
-            is said of the modality that it was taken for.
-        joint: Of a joint detector without an image, each modality and what they share; the rest is of all.
+        route: How far an image that a joint detector was given is from each modality, nearest first; the rest is said
+            of the modality that it was taken for.
+        joint: Each modality and what they share, where a joint detector was given no image; the rest is of all.
     """
 
     facts: dict[str, str]

@@ -86,7 +86,7 @@ def find_shots(facts: Provenance, sets: Sequence[Dataset]) -> list[Sample]:
 def look_at(detector: MadCLIP, samples: Sequence[Sample], progress: Progress = silent) -> dict[str | None, Shots]:
     """Encode the shots anew, as they are; of a joint detector by the modality that each is of, else under None.
 
-    Of one modality of a joint detector those that its adapters learned from for another are left out.
+    Where the detector is one modality of a joint one, shots of the others are left out.
 
     Raises:
         DataError: One cannot be read.
