@@ -128,7 +128,7 @@ def train(browser: Any, folder: Path, rounds: int) -> dict[str, Any]:
     first: list[float] = []
     again: list[float] = []
     for number in range(rounds):
-        with served("--demo", "--project", folder / f"demo{number}") as url:
+        with served("--demo", "--project", folder / f"demo{number}", "--backbone", "tiny") as url:
             images = ask(url, "GET", "v1/images?sort=name&limit=500")["images"]
             for kind, label in ((False, "normal"), (True, "abnormal")):
                 ids = [one["id"] for one, sick in zip(images, truth, strict=True) if sick == kind][:EACH]

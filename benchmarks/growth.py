@@ -85,11 +85,11 @@ def fit_points(folder: Path, shots: Sequence[int] = SHOTS, epochs: Sequence[int]
     """Seconds of fits on cached tokens: all shots for some epochs, some shots for the recipe's."""
     write_phantoms(folder / "phantoms", "brain", 1, 1, 0, 0.5, 240, shots=max(shots))
     data, cache = load_dataset(folder / "phantoms"), TokenCache(folder / "tokens")
-    MadCLIP(Recipe().replace(epochs=1), device="cpu").fit(data, shots=None, folds=0, run=Run(cache))
+    MadCLIP(Recipe().replace(epochs=1), backbone="tiny", device="cpu").fit(data, shots=None, folds=0, run=Run(cache))
     chosen = {(k, Recipe().epochs) for k in shots} | {(max(shots), n) for n in epochs}
     points = []
     for k, n in sorted(chosen, key=math.prod):
-        detector = MadCLIP(Recipe().replace(epochs=n), objective="Brain", device="cpu")
+        detector = MadCLIP(Recipe().replace(epochs=n), backbone="tiny", objective="Brain", device="cpu")
         again = partial(detector.fit, data, shots=k, folds=0, run=Run(cache))
         seconds = repeat(again, times=3, warm=0)
         points.append(Point(k * n, median(seconds)))

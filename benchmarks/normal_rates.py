@@ -32,7 +32,7 @@ def rates(folder: Path, objective: str, shots: list[int], seeds: int, *, held_ou
     """Share in percent of other normal images at or above the threshold, for each number of shots and draw."""
     backbone, data = load_backbone("tiny"), load_dataset(folder)
     samples = [sample for sample in (data.shot_pool if held_out else data.test_pool) if not sample.label]
-    view = MadCLIP().recipe.view
+    view = MadCLIP(backbone=backbone).recipe.view
     pixels = [fit_pixels(read_image(sample.image, view.grey_range).pixels, view) for sample in samples]
     batches = [torch.stack(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)]
     streams = [torch.stack(backbone.encode_image(backbone_pixels(backbone, view, one)), 1) for one in batches]

@@ -50,7 +50,7 @@ def main() -> None:
         data = load_dataset(folder)
         for shots in given.shots:
             found = repeat(
-                MadCLIP(objective=objective),
+                MadCLIP(backbone="tiny", objective=objective),
                 data,
                 given.out / f"{name}-{shots}",
                 shots=shots,

@@ -44,7 +44,7 @@ def predict(work: Path) -> Said:
     from madclip.memory import kept_memory
     from madclip.state import Fitted, Provenance
 
-    detector = MadCLIP(objective="Brain", device="cpu")
+    detector = MadCLIP(backbone="tiny", objective="Brain", device="cpu")
     head = Head(detector.recipe, detector.backbone, "Brain")
     detector.fitted = Fitted(head, detector.recipe, Provenance(normal=16, abnormal=16, masks=16))
     seconds = []

@@ -30,7 +30,9 @@ def test_demo_on_phantoms(monkeypatch, capsys, tmp_path):
     sheet = Image.open(made["sheet"])
     assert sheet.width > 400
     assert "<html" in (tmp_path / "oct" / "report.html").read_text()
-    assert (tmp_path / "oct" / "detector" / "detector.json").exists()
+    detector = json.loads((tmp_path / "oct" / "detector" / "detector.json").read_text())
+    assert (detector["backbone"]["id"], detector["recipe"]["name"]) == ("tiny+lite0", "fused")
+    assert "ImageNet" in said.err
 
 
 @pytest.mark.slow

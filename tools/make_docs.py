@@ -90,7 +90,7 @@ def recipe_presets() -> str:
     """The fields in which the presets differ."""
     from madclip.recipe import PRESETS, Recipe
 
-    names = ("paper", "released", "madclip")
+    names = ("paper", "released", "madclip", "fused")
     fields = [name for name in get_type_hints(Recipe) if name != "name"]
     rows = [[_value(getattr(PRESETS[preset], field)) for preset in names] for field in fields]
     return table(

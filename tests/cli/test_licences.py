@@ -26,7 +26,7 @@ def test_packages_weights_and_the_page_have_their_licences():
     assert packages["numpy"]["licence"].startswith("BSD-3-Clause")
     texts = [open(file, encoding="utf-8").read() for file in packages["fastapi"]["files"]]  # noqa: SIM115, PTH123
     assert any("Permission is hereby granted" in text for text in texts)
-    assert {"tiny", "vocabulary of OpenAI's CLIP"} <= {row["name"] for row in found["weights"]}
+    assert {"tiny", "lite0", "vocabulary of OpenAI's CLIP"} <= {row["name"] for row in found["weights"]}
     assert {("svelte", "MIT"), ("@niivue/niivue", "BSD-2-Clause")} <= {(r["name"], r["licence"]) for r in found["page"]}
 
 

@@ -213,6 +213,21 @@ def listed(dataset):
     return [(sample.image.frame, sample.label, sample.mask and sample.mask.frame) for sample in dataset.samples]
 
 
+def test_a_volume_whose_patient_a_manifest_leaves_out_is_of_one_patient(tmp_path):
+    for name in ("known", "unknown"):
+        nifti(tmp_path / f"{name}.nii.gz")
+        nifti(tmp_path / f"{name}-map.nii.gz", lesions(5, 6))
+    rows = ["known.nii.gz,,known-map.nii.gz,7", "unknown.nii.gz,,unknown-map.nii.gz,"]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,label,mask,patient", *rows]))
+    found = load_dataset(tmp_path)
+    assert {(sample.image.path.stem, sample.patient == "7") for sample in found.samples} == {
+        ("known.nii", True),
+        ("unknown.nii", False),
+    }
+    assert len(found.patients) == 2
+    assert None not in {sample.patient for sample in found.samples}
+
+
 def test_a_label_map_says_which_slices_are_abnormal(tmp_path):
     nifti(tmp_path / "scan.nii.gz")
     nifti(tmp_path / "map.nii.gz", lesions(5, 6), codes="LPS")

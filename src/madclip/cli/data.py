@@ -98,7 +98,7 @@ def check(
     slices: Slices = "all",
     axis: AxisOption = "axial",
     tiles: Tiles = 0,
-    recipe: RecipeName = "madclip",
+    recipe: RecipeName = None,
     change: Changes = None,
     grey_range: GreyRange = None,
     as_json: Json = False,

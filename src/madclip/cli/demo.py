@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from madclip.cli.console import note, print_facts, print_table, shown_progress
-from madclip.cli.options import TINY_NOTE, Json
+from madclip.cli.options import DEFAULT_NOTE, Json
 
 Modality = Literal["brain", "chest", "oct", "liver", "histology", "ultrasound", "fundus", "generic"]
 
@@ -50,7 +50,7 @@ def demo(
     """Fit and evaluate on images that need no download."""
     from madclip.demo import run_demo
 
-    note(TINY_NOTE)
+    note(DEFAULT_NOTE)
     with shown_progress() as progress:
         runs = list(run_demo(out, data=data, shots=shots, test=test, objective=objective, progress=progress))
     if as_json:

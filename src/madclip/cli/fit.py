@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from madclip.backbones.names import DEFAULT_BACKBONE
 from madclip.cli.console import note, print_facts, print_table, shown_progress
 from madclip.cli.joint import read_sets, said_of_modalities, said_of_sets
 from madclip.cli.options import (
-    TINY_NOTE,
+    DEFAULT_NOTE,
     AbnormalNames,
     Address,
     AxisOption,
@@ -95,9 +96,9 @@ def fit(
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
     slices: Slices = "all",
-    backbone: BackboneOption = None,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
     objective: Objective = "medical image",
-    recipe: RecipeName = "madclip",
+    recipe: RecipeName = None,
     change: Changes = None,
     grey_range: GreyRange = None,
     axis: AxisOption = "axial",
@@ -119,12 +120,12 @@ def fit(
     Normal images alone will do; with --shots 0 it goes by texts alone, with --joint it learns several modalities.
     """
     from madclip.data.load import scan_dataset
-    from madclip.detector import DEFAULT_BACKBONE, DEFAULT_OBJECTIVE, MadCLIP
+    from madclip.detector import DEFAULT_OBJECTIVE, MadCLIP
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
 
     check_detector(out, overwrite=overwrite)
-    chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
+    chosen = parse_recipe(recipe, change, grey_range, axis, tiles, backbone=backbone)
     reading = parse_reading(patients, normal, abnormal, slices, chosen.axis)
     drawn: Dataset | Sequence[Sample] | dict[str, Dataset]
     if joint:
@@ -135,9 +136,9 @@ def fit(
     else:
         drawn, count, said = _chosen(data or [], shots, shot_list, select, reading, force=force)
     more = None if calibrate_on is None else scan_dataset(calibrate_on, reading)
-    if backbone is None:
-        note(TINY_NOTE)
-    detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
+    if backbone == DEFAULT_BACKBONE:
+        note(DEFAULT_NOTE)
+    detector = MadCLIP(chosen, backbone=backbone, objective=objective, device=device)
     state = out.with_name(out.name + ".fit-state")
     with shown_progress() as progress:
         detector.fit(
@@ -303,9 +304,9 @@ def repeat(
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
     slices: Slices = "all",
-    backbone: BackboneOption = None,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
     objective: Objective = "medical image",
-    recipe: RecipeName = "madclip",
+    recipe: RecipeName = None,
     change: Changes = None,
     grey_range: GreyRange = None,
     axis: AxisOption = "axial",
@@ -329,7 +330,7 @@ def repeat(
 
     One draw of a few images says little: this says how much the draws differ.
     """
-    from madclip.detector import DEFAULT_BACKBONE, MadCLIP
+    from madclip.detector import MadCLIP
     from madclip.evaluation.repeat import repeat as repeated
     from madclip.fitting import Run
     from madclip.training.cache import TokenCache
@@ -337,14 +338,14 @@ def repeat(
     alone = pool == "local" and not (address or workers or threads or gpus)
     each = map if alone else executor_of(pool, address, workers, threads or 1, gpus).run
     check_runs(out, "repeat")
-    if backbone is None:
-        note(TINY_NOTE)
+    if backbone == DEFAULT_BACKBONE:
+        note(DEFAULT_NOTE)
     counts = parse_shots(shots)
     if not counts:
         raise RecipeError(f"repeat needs a number of shots: with --shots {shots} every draw is the same")
-    chosen = parse_recipe(recipe, change, grey_range, axis, tiles)
+    chosen = parse_recipe(recipe, change, grey_range, axis, tiles, backbone=backbone)
     dataset = read_dataset(data, parse_reading(patients, normal, abnormal, slices, chosen.axis), force=force)
-    detector = MadCLIP(chosen, backbone=backbone or DEFAULT_BACKBONE, objective=objective, device=device)
+    detector = MadCLIP(chosen, backbone=backbone, objective=objective, device=device)
     with shown_progress() as progress:
         summary = repeated(
             detector,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from madclip.backbones.names import DEFAULT_BACKBONE, default_recipe
 from madclip.cli.console import note
 from madclip.data.samples import KINDS
 from madclip.errors import DataError, RecipeError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from madclip.recipe import Recipe
     from madclip.scale.executor import Executor
 
-Preset = Literal["madclip", "paper", "released"]
+Preset = Literal["madclip", "fused", "paper", "released"]
 Select = Literal["last", "val", "test-best"]
 
 Detector = Annotated[Path, typer.Argument(help="The folder of the detector, as `madclip fit` wrote it.")]
@@ -37,11 +38,12 @@ Device = Annotated[
     ),
 ]
 BackboneOption = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--backbone",
         "-b",
-        help="The frozen CLIP: a name from `madclip backbones`, a path to weights, or a model's name on the hub.",
+        help="The frozen CLIP: a name from `madclip backbones`, a path to weights, or a model's name on the hub; or "
+        "several joined by +, of which the first has the texts.",
     ),
 ]
 SavedBackbone = Annotated[
@@ -64,7 +66,12 @@ GreyRange = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    Preset, typer.Option("--recipe", help="The set of choices to start from; docs/recipes.md compares them.")
+    Preset | None,
+    typer.Option(
+        "--recipe",
+        help="The set of choices to start from; docs/recipes.md compares them. By default fused where the backbone is "
+        "several towers, else madclip.",
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -184,10 +191,12 @@ Gpus = Annotated[
     float,
     typer.Option("--gpus-per-worker", min=0, help="GPUs of each worker on Ray; 0.5 lets two share one, 0 takes none."),
 ]
-TINY_NOTE = (
-    "backbone: tiny, the small bundled one, pre-trained on procedural images; for real work put CLIP's ViT-L/14 beside "
-    "it (`madclip backbones` says how) and pass --backbone clip-vit-l-14-336"
+REAL_WORK = "for real work take CLIP's ViT-L/14 (`madclip backbones` says how), --backbone clip-vit-l-14-336"
+DEFAULT_NOTE = (
+    f"backbone: {DEFAULT_BACKBONE}, two small towers: tiny, which has the texts, was pre-trained on procedural images, "
+    f"lite0 on ImageNet's photographs, and neither has seen a medical image; {REAL_WORK}"
 )
+TINY_NOTE = f"backbone: tiny, the small bundled one, pre-trained on procedural images; {REAL_WORK}"
 
 
 def parse_reading(
@@ -240,14 +249,24 @@ def said_of_data(dataset: Dataset) -> dict[str, str]:
 
 
 def parse_recipe(
-    name: str, changes: list[str] | None, grey_range: str | None = None, axis: str | None = None, tiles: int = 0
+    name: str | None,
+    changes: list[str] | None,
+    grey_range: str | None = None,
+    axis: str | None = None,
+    tiles: int = 0,
+    *,
+    backbone: str = DEFAULT_BACKBONE,
 ) -> Recipe:
-    """A preset with the changes given as FIELD=VALUE, and with `--range`, `--axis` and `--tiles` where given."""
+    """A preset with the changes given as FIELD=VALUE, and with `--range`, `--axis` and `--tiles` where given.
+
+    Without a name it is the one that goes with the backbone.
+    """
     from madclip.recipe import Recipe, parse_field
 
     fields = dict(parse_field(text) for text in changes or [])
     given = {"grey_range": grey_range, "axis": None if axis == "axial" else axis, "tile": tiles or None}
-    return Recipe.preset(name, **fields | {name: value for name, value in given.items() if value is not None})
+    preset = name or default_recipe(backbone)
+    return Recipe.preset(preset, **fields | {name: value for name, value in given.items() if value is not None})
 
 
 def parse_shots(text: str) -> int | tuple[int, int] | None:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from madclip.cli.console import note
-from madclip.cli.options import TINY_NOTE
 
 
 def serve(
@@ -26,7 +25,12 @@ def serve(
         typer.Option(help="Ask for a token, whose digest is in this file; where there is no file, one is made."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option("--backbone", "-b", help="The frozen CLIP of the next fit, as for `madclip fit`.")
+        str | None,
+        typer.Option(
+            "--backbone",
+            "-b",
+            help="The frozen CLIP of the next fit, as for `madclip fit`; without it what the project has.",
+        ),
     ] = None,
     objective: Annotated[
         str | None, typer.Option(help='What the images show, as a few English words such as "Brain".')
@@ -45,6 +49,4 @@ def serve(
 
         folders.append(draw_demo(project))
         objective = objective or "Brain"
-    if backbone is None:
-        note(TINY_NOTE)
     serve(Serving(project, host, port, token_file, folders, backbone, objective), note)

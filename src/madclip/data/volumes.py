@@ -259,11 +259,14 @@ def _is_flat(image: ImageRef) -> bool:
 def _with_patients(dataset: Dataset, found: Sequence[Expanded], reading: Reading) -> Dataset:
     """Patients by the headers, where they are asked for or nobody said otherwise; else each volume counts as one.
 
-    Where ids are missing, or all the same as anonymised files have them, the images of a study belong together.
+    So does one that a manifest, which names patients of others, leaves without. Where ids are missing, or all the same
+    as anonymised files have them, the images of a study belong together.
     """
     said = dataset.patients and not dataset.patients_guessed
-    if reading.patients not in ("auto", "header") or (said and reading.patients == "auto"):
+    if reading.patients not in ("auto", "header"):
         return dataset
+    if said and reading.patients == "auto":
+        return replace(dataset, samples=tuple(replace(s, patient=s.patient or s.volume) for s in dataset.samples))
     ids = [one.patient for one in found]
     differ = len({*ids} - {None}) > 1
     of, note = ids, "PatientID"

@@ -111,7 +111,7 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
             # What is taken in waits on the project's own disk: the system's folder may be small, memory, or read-only.
             os.environ["TMPDIR"] = tempfile.tempdir = str(held.places.work)
             _keep_audit(held)
-            _settle(held, serving)
+            say(f"backbone of the next fit: {_settle(held, serving)}")
             service = Service(held, work, local=not tokens and is_loopback(serving.host))
             for folder in serving.folders:
                 found = open_folder(held, folder.expanduser().absolute())
@@ -127,12 +127,14 @@ def serve(serving: Serving, say: Callable[[str], None]) -> None:
             held.close()
 
 
-def _settle(held: Project, serving: Serving) -> None:
+def _settle(held: Project, serving: Serving) -> str:
+    """Takes over what the server was started with; gives the backbone."""
     with held.database.change() as session:
         session.execute(delete(Session))  # whoever logged in with a token that was taken back is out
         for key in ("backbone", "objective"):
             if value := getattr(serving, key):
                 held.put(session, key, value)
+        return held.get(session, "backbone")
 
 
 def _keep_audit(held: Project) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
+from madclip.backbones.names import default_recipe
 from madclip.data.patients import find_patients
 from madclip.errors import DataError, RecipeError
 from madclip.serve.tables import ABNORMAL, Detector, Feature, Image, Job, Said, Volume
@@ -70,10 +71,11 @@ def labelled(session: Session) -> list[Image]:
 
 def setting(project: Project, session: Session, parameters: dict[str, Any]) -> Header:
     """How a fit is to be done, where a job does not say all of it."""
+    backbone = parameters.get("backbone") or project.get(session, "backbone")
     return {
-        "recipe": parameters.get("recipe", "madclip"),
+        "recipe": parameters.get("recipe") or default_recipe(backbone),
         "changes": {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.get("changes", {}).items()},
-        "backbone": parameters.get("backbone") or project.get(session, "backbone"),
+        "backbone": backbone,
         "objective": parameters.get("objective") or project.get(session, "objective"),
         "operating_point": parameters.get("operating_point", "youden"),
         "folds": parameters.get("folds"),
@@ -174,6 +176,9 @@ def _evaluate(project: Project, job: Job) -> Header:
         images = labelled(session)
         if not images:
             raise DataError("no image has a label, so there is nothing to evaluate on")
+        learned = session.get_one(Detector, detector).learned
+        if all(str(image.id) in learned for image in images):
+            raise DataError("the detector has learned from every labelled image: label some that it has not seen")
         samples = samples_of(project, session, images)
     return {
         "do": "evaluate",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from madclip.backbones.names import DEFAULT_BACKBONE
 from madclip.errors import DataError
 from madclip.serve.database import Database
 from madclip.serve.places import Places
@@ -28,6 +29,8 @@ PREDICTING = 64
 """Predictions that may wait; more are told to come again."""
 TOKENS_LIMIT = 10 * 2**30
 DEFAULTS = {"objective": "medical image", "backbone": "tiny", "detector": "", "space": ""}
+"""What a setting is that was never written down. Projects from before there was another backbone than `tiny` by default
+did not write it down; new ones do, and keep it when the default changes."""
 
 audit = logging.getLogger("madclip.serve.audit")
 """Who did what to which number: no names of files or patients, no words that a user typed."""
@@ -60,7 +63,11 @@ class Project:
 
     def __post_init__(self) -> None:
         self.places = Places(self.root)
+        new = not self.places.database.exists()
         self.database = Database(self.places.database)
+        if new:
+            with self.database.change() as session:
+                self.put(session, "backbone", DEFAULT_BACKBONE)
         if not (self.places.image_tokens / LIMIT_FILE).exists():
             self.limit_tokens(TOKENS_LIMIT)
         self.readers = Pool("madclip.serve.reading", READERS, READING)

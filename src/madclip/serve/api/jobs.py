@@ -49,7 +49,7 @@ def begin(service: Served, wanted: JobWanted) -> Job:
     parse_operating_point(given.operating_point)
     with service.project.database.change() as session:
         chosen = setting(service.project, session, parameters)
-        Recipe.preset(given.recipe, **chosen["changes"])
+        Recipe.preset(chosen["recipe"], **chosen["changes"])
         parameters |= {name: chosen[name] for name in ("backbone", "objective")}
         waiting = session.scalar(select(func.count()).where(Kept.state == "queued", ~Kept.background)) or 0
         if waiting >= WAITING:

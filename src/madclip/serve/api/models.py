@@ -71,6 +71,7 @@ class Image(BaseModel):
     volume: int | None
     frame: int | None
     axis: str
+    place: int
     slices: int
     row: Row | None
     next: Next | None
@@ -204,7 +205,7 @@ Scalar = bool | int | float | str
 class Parameters(Given):
     """What a job is to do; each kind looks at its own."""
 
-    recipe: Annotated[str, Field(max_length=40)] = "madclip"
+    recipe: Annotated[str, Field(max_length=40)] | None = None
     changes: Annotated[dict[Annotated[str, Field(max_length=40)], Scalar | list[Scalar]], Field(max_length=40)] = {}
     operating_point: Annotated[str, Field(max_length=40)] = "youden"
     folds: Annotated[int, Field(ge=0, le=20)] | None = None

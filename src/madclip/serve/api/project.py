@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 
 from madclip import __version__
 from madclip.backbones.catalogue import catalogue
+from madclip.backbones.names import DEFAULT_BACKBONE
 from madclip.errors import DataError
 from madclip.serve import images, intake, labels, orders
 from madclip.serve.api.models import (
@@ -103,10 +104,9 @@ def get_project(service: Served) -> Project:
 
 
 def _backbones(service: Service) -> list[str]:
-    """What may be chosen: the catalogue's, without those of tests, and what the server was started with."""
-    own = service.project.backbones
-    here = [e.id for e in catalogue() if e.id == "tiny" or (e.folder.is_dir() and any(e.folder.iterdir()))]
-    return list(dict.fromkeys([*own, *here]))
+    """What may be chosen: what the server was started with, what comes with the package, what was downloaded."""
+    here = [e.id for e in catalogue() if e.embed_dim and e.folder.is_dir() and any(e.folder.iterdir())]
+    return list(dict.fromkeys([*service.project.backbones, DEFAULT_BACKBONE, "tiny", *here]))
 
 
 def _disk(service: Service) -> dict[str, int]:
