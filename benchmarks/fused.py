@@ -2,12 +2,14 @@
 
     python benchmarks/fused.py NAME=FOLDER:OBJECTIVE ... --shots 4 16 --seeds 3 --out rows.jsonl \
         --try "tiny=tiny" --try "pair=tiny+lite0" --try "texts alone=tiny+lite0:texts" \
-        --try "pair, 6 epochs=tiny+lite0:epochs=6" [--docs docs/backbones.md]
+        --try "pair, 6 epochs=tiny+lite0:epochs=6" --try "PatchCore=tiny+lite0:method=patchcore" \
+        [--rules max] [--docs docs/backbones.md]
 
 After the backbone come changes, separated by `;`: fields of a recipe, `texts` (of the first tower the texts alone
 count), `weight=W` (partners' tokens times W), `inner=N` (width of the shared adapter layer), `near=N` (the partner's
-stages averaged over N x N places), `size=S` (side in pixels of what partners see). The first is what the others are
-held against. Tokens of a tower are kept, and rows that are in the file are not repeated.
+stages averaged over N x N places), `size=S` (side in pixels of what partners see), `method=NAME` (a method of
+comparison in the place of madclip; its image score is its own). The first is what the others are held against. Tokens
+of a tower are kept, and rows that are in the file are not repeated.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ import torch.nn.functional as F
 from madclip import Recipe, load_backbone
 from madclip.backbones.efficientnet import EfficientNetTower
 from madclip.backbones.fused import FusedBackbone
+from madclip.benchmark.tokens import RememberedBackbone, TokenMemory
 from madclip.data.load import load_dataset
 from madclip.files import write_between
 from madclip.head.adapters import Adapters
 from madclip.head.head import Head
+from madclip.methods import load_baseline
 from madclip.metrics.image import auroc
 from madclip.metrics.pixel import pixel_auroc
 from madclip.recipe import parse_field
@@ -119,15 +123,15 @@ class Try(NamedTuple):
         backbone, _, changes = rest.partition(":")
         return cls(name, backbone, tuple(change for change in changes.split(";") if change))
 
-    def given(self, name: str) -> float | None:
-        """The number of a change that is no field of a recipe."""
-        values = [float(value) for key, _, value in (c.partition("=") for c in self.changes) if key == name]
+    def given(self, name: str) -> str | None:
+        """The value of a change that is no field of a recipe."""
+        values = [value for key, _, value in (c.partition("=") for c in self.changes) if key == name]
         return values[0] if values else None
 
     @property
     def recipe(self) -> Recipe:
         """With the changes that are fields."""
-        own = ("texts", "weight", "inner", "near", "size")
+        own = ("texts", "weight", "inner", "near", "size", "method")
         fields = [parse_field(change) for change in self.changes if change.partition("=")[0] not in own]
         return Recipe.preset("madclip", **dict(fields))
 
@@ -153,8 +157,9 @@ class Cell:
     def __init__(self, one: LabelledSet, count: int, seed: int, kept: TokenCache) -> None:
         self.objective, self.seed, self._kept = one.objective, seed, kept
         view = Recipe().view
-        chosen, rest = draw(load_dataset(one.folder).shot_pool, count, seed)
-        self.shots, self.rest = ([read_shot(sample, view) for sample in some] for some in (chosen, rest))
+        self.chosen, rest = draw(load_dataset(one.folder).shot_pool, count, seed)
+        self.shots, self.rest = ([read_shot(sample, view) for sample in some] for some in (self.chosen, rest))
+        self._memory = TokenMemory()
         self._sets: tuple[Backbone, TrainingSet, TrainingSet] | None = None
 
     def _tokens(self, backbone: Backbone) -> tuple[TrainingSet, TrainingSet]:
@@ -172,8 +177,20 @@ class Cell:
     def run(self, one: Try) -> dict[str, Any]:
         """Fit and measure: AUROC of each rule, and of pixels at the recipe's size."""
         near, size = int(one.given("near") or 3), int(one.given("size") or 0) or None
-        backbone = load(one.backbone, one.given("weight") or 1.0, near, size, texts_alone="texts" in one.changes)
+        backbone = load(one.backbone, float(one.given("weight") or 1), near, size, texts_alone="texts" in one.changes)
         data, rest = self._tokens(backbone)
+        labels = rest.labels.tolist()
+        method = one.given("method")
+        found, seconds = self._compare(method, backbone) if method else self._madclip(one, backbone, data, rest)
+        out: dict[str, Any] = {rule: auroc(labels, found[rule].tolist()) for rule in RULES}
+        if any(shot.mask is not None for shot in self.rest):
+            out["pixels"] = pixel_auroc(list(found["maps"].numpy()), list(rest.masks[:, 0].numpy()))
+        return {**out, "images": len(labels), "seconds": round(seconds, 1)}
+
+    def _madclip(
+        self, one: Try, backbone: Backbone, data: TrainingSet, rest: TrainingSet
+    ) -> tuple[dict[str, torch.Tensor], float]:
+        """What `read` gives after a fit, and its processor seconds."""
         inner, recipe, start = one.given("inner"), one.recipe, time.process_time()
         head = (
             Inner(recipe, backbone, self.objective, inner=int(inner), seed=self.seed)
@@ -182,12 +199,19 @@ class Cell:
         )
         fit_head(head, data, recipe, seed=self.seed)
         seconds = time.process_time() - start
-        labels, has_masks = rest.labels.tolist(), bool(data.masked.any())
-        found = read(head, rest, has_masks=has_masks)
-        out: dict[str, Any] = {rule: auroc(labels, found[rule].tolist()) for rule in RULES}
-        if any(shot.mask is not None for shot in self.rest):
-            out["pixels"] = pixel_auroc(list(found["maps"].numpy()), list(rest.masks[:, 0].numpy()))
-        return {**out, "images": len(labels), "seconds": round(seconds, 1)}
+        return read(head, rest, has_masks=bool(data.masked.any())), seconds
+
+    def _compare(self, method: str, backbone: Backbone) -> tuple[dict[str, torch.Tensor], float]:
+        """The same of a method of comparison, which has one rule; images are encoded once for all of them."""
+        remembered = RememberedBackbone(backbone, self._memory)
+        with self._memory.of(backbone.fingerprint):
+            start = time.process_time()
+            fitted = load_baseline(method)(remembered, objective=self.objective)
+            fitted.fit(self.chosen, seed=self.seed, cache=self._kept)
+            seconds = time.process_time() - start
+            parts = torch.stack([shot.pixels for shot in self.rest]).split(8)
+            scores, maps = (torch.cat(each) for each in zip(*map(fitted.score, parts), strict=True))
+        return {**dict.fromkeys(RULES, scores), "maps": maps}, seconds
 
 
 @torch.inference_mode()
@@ -203,24 +227,26 @@ def read(head: Head, rest: TrainingSet, *, has_masks: bool) -> dict[str, torch.T
     return {name: torch.cat(values) for name, values in found.items()}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Every try against the first, paired by set and draw."""
-    first = rows[0]["try"]
+def table(rows: list[dict[str, Any]], rules: Sequence[str]) -> str:
+    """Every try against the first, paired by set and draw; images by the first of the rules."""
+    first, held = rows[0]["try"], rules[0]
+    columns = ["shots", "what", "sets x draws", f"image AUROC by `{held}`", *(f"by `{rule}`" for rule in rules[1:])]
+    columns += ["pixel AUROC", "processor s of a fit"]
     lines = [
-        f"Means over sets and draws; gains over `{first}` by `both`, same shots and images, Student's 95 % interval:",
+        f"Means over sets and draws; gains over `{first}` by `{held}`, same shots and images, Student's 95 % interval:",
         "",
-        "| shots | what | sets x draws | image AUROC by `both` | by `max` | pixel AUROC | processor s of a fit |",
-        "|---|---|---|---|---|---|---|",
+        f"| {' | '.join(columns)} |",
+        "|" + "---|" * len(columns),
     ]
     for shots in sorted({row["shots"] for row in rows}):
         at = {(row["try"], row["set"], row["seed"]): row for row in rows if row["shots"] == shots}
         for name in dict.fromkeys(row["try"] for row in rows if row["shots"] == shots):
             pairs = [(at[key], at[first, *key[1:]]) for key in at if key[0] == name and (first, *key[1:]) in at]
             cells = []
-            for metric, held in (("both", "both"), ("max", "both"), ("pixels", "pixels")):
-                both = [(one[metric], base[held]) for one, base in pairs if metric in one]
+            for metric, against in (*((rule, held) for rule in rules), ("pixels", "pixels")):
+                both = [(one[metric], base[against]) for one, base in pairs if metric in one]
                 level = f"{np.mean([one for one, _ in both]):.3f}" if both else "-"
-                itself = name == first and metric == held
+                itself = name == first and metric == against
                 cells.append(level + ("" if itself or not both else f", {gain([one - base for one, base in both])}"))
             seconds = np.median([one["seconds"] for one, _ in pairs])
             lines.append(f"| {shots} | {name} | {len(pairs)} | {' | '.join(cells)} | {seconds:.1f} |")
@@ -234,6 +260,7 @@ def main() -> None:
     parser.add_argument("--shots", type=int, nargs="+", default=[16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--try", dest="tries", type=Try.parse, action="append", required=True)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=["both", "max"], help="of the image score")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--docs", type=Path, help="page to write between its marks")
     parser.add_argument("--mark", default="fused", help="the marks' name")
@@ -253,7 +280,7 @@ def main() -> None:
     order = [some.name for some in given.tries]
     named = {one.name for one in given.sets}
     wanted = [row for row in rows if row["set"] in named and row["try"] in order and row["shots"] in given.shots]
-    text = table(sorted(wanted, key=lambda row: order.index(row["try"])))
+    text = table(sorted(wanted, key=lambda row: order.index(row["try"])), given.rules)
     print(text)
     if given.docs:
         write_between(given.docs, given.mark, text)

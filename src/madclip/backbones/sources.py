@@ -9,7 +9,8 @@ from pathlib import Path
 from madclip.backbones import hub
 from madclip.backbones.catalogue import BackboneEntry, catalogue
 from madclip.backbones.checkpoints import WEIGHT_SUFFIXES, Checkpoint, read_checkpoint
-from madclip.backbones.lite0 import read_lite0
+from madclip.backbones.efficientnet import LITE
+from madclip.backbones.lite import read_lite
 from madclip.backbones.random_weights import stand_in
 from madclip.errors import CheckpointError
 from madclip.files import digest
@@ -50,8 +51,8 @@ def _from_catalogue(entry: BackboneEntry) -> Checkpoint:
         if not TINY.is_dir():
             raise CheckpointError(f"the bundled backbone is not in this build ({TINY}): use 'stand-in' or another one")
         return read_checkpoint(TINY)
-    if entry.id == "lite0":
-        return read_lite0(entry)
+    if entry.id in LITE:
+        return read_lite(entry)
     if entry.file and (entry.folder / entry.file).is_file():
         file = entry.folder / entry.file
         if entry.sha256 and (found := digest(file)) != entry.sha256:

