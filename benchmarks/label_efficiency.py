@@ -354,7 +354,8 @@ def main() -> None:
     images = {one.name: cache(partial(encoded, one, given.backbone, test=given.on != "valid")) for one in sets}
     curves = measured(given.out, given.seeds, images, learn)
     name = "labels-ridge" if given.ridge else "labels"
-    how = f"Backbone `{given.backbone}`, " + ("ridge classifier of its tokens." if given.ridge else "recipe `madclip`.")
+    recipe = next(iter(images.values()))().detector.recipe.name
+    how = f"Backbone `{given.backbone}`, " + ("ridge classifier of its tokens." if given.ridge else f"recipe `{recipe}`.")
     picture = (given.docs or given.out / "page").with_name(f"{name}.svg")
     text = markdown(curves, picture.name, how)
     print(text)

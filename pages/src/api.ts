@@ -27,6 +27,8 @@ export interface Picture {
   volume: number | null
   frame: number | null
   axis: string | null
+  /** Which slice of its volume it is, from 0. */
+  place: number
   slices: number
   row: Row | null
   next: { rank: number; reason: string } | null

@@ -44,6 +44,7 @@ function* batches(files: File[]) {
 export async function upload(files: File[], progress: (done: number) => void = () => {}) {
   const wanted = files.filter((file) => !file.name.startsWith('.'))
   const refused: { name: string; error: string }[] = []
+  const before = store.project!.counts.images
   let images = 0
   let done = 0
   try {
@@ -53,10 +54,12 @@ export async function upload(files: File[], progress: (done: number) => void = (
       refused.push(...said.refused)
       progress((done += batch.length))
     }
-    if (images) store.say(`${many(images, 'image')} added.`)
   } catch (error) {
     store.fail(error)
   }
   await Promise.all([store.refreshProject(), store.load(), store.follow()]).catch((error) => store.fail(error))
+  const added = Math.max(0, store.project!.counts.images - before)
+  const known = images > added ? `${images - added} here already` : ''
+  if (images) store.say([added || !known ? `${many(added, 'image')} added` : 'Nothing new', known].filter(Boolean).join(', ') + '.')
   return refused
 }

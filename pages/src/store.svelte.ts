@@ -32,6 +32,8 @@ class Store {
   training = $state.raw<Job | null>(null)
   losses = $state.raw<number[]>([])
   working = $state.raw<Job | null>(null)
+  /** The latest such job, where it failed. */
+  failed = $state.raw<Job | null>(null)
   /** What the server does by itself. */
   background = $state.raw<Job | null>(null)
   /** Whether labels or scores have come since the images were put in order. */
@@ -85,7 +87,10 @@ class Store {
       await Promise.all([this.refreshProject(), this.refreshDetectors()])
       this.unreachable = this.needsLogin = false
       await this.load()
-      await this.follow()
+      const jobs = await this.follow()
+      // What failed while nobody looked is said when somebody looks again.
+      const last = jobs.filter((one) => one.kind === 'fit' || one.kind === 'refit').toSorted((a, b) => b.id - a.id)[0]
+      if (last?.state === 'failed') this.training = last
     } catch (error) {
       this.loading = false
       this.fail(error)
@@ -101,6 +106,20 @@ class Store {
       if (given !== this.given) continue
       this.project = said
       return
+    }
+  }
+
+  /** What may have happened meanwhile, by another browser or while this page slept. */
+  async catchUp() {
+    if (!this.project) return
+    const before = this.project.detector
+    try {
+      await Promise.all([this.refreshProject(), this.refreshDetectors(), this.follow()])
+      if (this.project.detector === before) return
+      await this.refresh()
+      this.epoch++
+    } catch (error) {
+      this.fail(error)
     }
   }
 
@@ -158,6 +177,15 @@ class Store {
     return this.list.find((one) => one?.id === id)
   }
 
+  /** Asks anew after an image whose thumbnail did not come: it may turn out that it cannot be read. */
+  async look(id: number) {
+    try {
+      this.take([await api.image(id)])
+    } catch (error) {
+      this.fail(error)
+    }
+  }
+
   /** Puts what the server says of images in the place of what is shown. */
   take(images: Picture[]) {
     const byId = new Map(images.map((one) => [one.id, one]))
@@ -174,7 +202,9 @@ class Store {
 
   /** Labels images: shown at once, then sent in the order in which they were given. */
   label(images: Picture[], label: Label | null, remember = true) {
-    const changed = images.filter((one) => one.label !== label)
+    const broken = images.find((one) => one.error)
+    if (broken && label) this.say(`${short(broken.name)} cannot be read, so it gets no label.`, 'warning')
+    const changed = images.filter((one) => one.label !== label && !(one.error && label))
     if (changed.length === 0) return
     if (remember) this.steps = [...this.steps.slice(-99), { before: changed.map(({ id, label }) => ({ id, label })) }]
     this.given++
@@ -281,6 +311,7 @@ class Store {
   }
 
   async run(kind: 'predict' | 'evaluate' | 'export', parameters: Record<string, unknown> = {}) {
+    this.failed = null
     try {
       this.watch(await api.start(kind, parameters))
     } catch (error) {
@@ -298,7 +329,9 @@ class Store {
 
   /** Follows what runs, also what the server started by itself because images came or a detector was chosen. */
   async follow() {
-    for (const job of await api.jobs()) if (!terminal(job)) this.watch(job)
+    const jobs = await api.jobs()
+    for (const job of jobs) if (!terminal(job)) this.watch(job)
+    return jobs
   }
 
   /** Follows a job by its events, and asks itself where those break off. */
@@ -338,12 +371,15 @@ class Store {
   }
 
   private async finished(job: Job) {
+    const learned = job.kind === 'fit' || job.kind === 'refit'
     if (job.state === 'failed') this.say(job.error ?? `The ${job.kind} failed.`, 'warning')
+    if (job.state === 'failed' && !learned && !job.background) this.failed = job
     try {
       await Promise.all([this.refreshProject(), this.refreshDetectors()])
       if (job.background) await this.refresh()
       else if (job.state === 'done' && job.kind !== 'export') await this.load(this.query, this.list[this.focus]?.id)
       this.epoch++ // now that the list holds what is new
+      if (learned && job.state === 'done' && route.page !== 'train') this.say('Trained: scores and heatmaps are those of the new detector.')
     } catch (error) {
       this.fail(error)
     }

@@ -47,5 +47,8 @@ export function backboneName(name: string): string {
   return seen.every(Boolean) ? `${name}: learned from ${seen.join(' and ')}` : name
 }
 
+/** What a detector notes of an image, in the words of this page: elsewhere labelled images are called shots. */
+export const plain = (note: string) => note.replace('every shot', 'every labelled image').replace('the shots', 'the labelled images')
+
 /** The last part of a path, which is what tells images apart. */
 export const short = (name: string) => name.split('/').pop() || name

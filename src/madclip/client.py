@@ -66,6 +66,7 @@ class Image(TypedDict):
     volume: int | None
     frame: int | None
     axis: str
+    place: int
     slices: int
     row: Row | None
     next: Next | None

@@ -47,8 +47,7 @@ class MadCLIP(Estimator):
     `cross_val_score` of scikit-learn take it as they take their own estimators.
 
     Args:
-        recipe: A preset's name (`madclip`, `fused`, `paper`, `released`) or a Recipe; None takes `fused` where the
-            backbone is several towers, else `madclip`.
+        recipe: A Recipe or a preset's name; None takes `fused` where the backbone is several towers, else `madclip`.
         backbone: A catalogue id, a path, a hub name, or a loaded Backbone.
         objective: What the images show, as it stands in the prompts ("Brain", "retinal OCT").
         device: Where a backbone named by a string is put; "auto" takes CUDA, then MPS, then the CPU.
@@ -199,12 +198,13 @@ class MadCLIP(Estimator):
         passed in one normal series of ten.
 
         Args:
-            data: As for `load_dataset`; all its images are used, and of normal volumes all slices.
+            data: As for `load_dataset`; all its images are used, and of normal volumes all slices. What the detector
+                has seen, and other images of those patients, is left out, and counted in a warning.
             operating_point: A new one; None keeps it.
             modality: Which one of a joint detector the images are of.
 
         Raises:
-            DataError: An image cannot be read, or the operating point needs a class that is missing.
+            DataError: An image cannot be read, all were seen, or the operating point needs a class that is missing.
         """
         found = data if isinstance(data, Dataset) else scan_dataset(data, Reading(axis=self.recipe.axis))
         one = self.of(modality) if modality else self

@@ -115,6 +115,10 @@ class Estimator(ABC):
         """One that is not fitted; a loaded backbone is shared, since nothing changes it."""
         return type(self)(**self.get_params())
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether it learned something, which scikit-learn's pipelines ask before they hand images on."""
+        return self.fitted is not None
+
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn from 1.6 on knows of an estimator."""
         from sklearn.utils import ClassifierTags, Tags, TargetTags

@@ -72,6 +72,20 @@ def test_few_shots_say_what_they_cannot_promise(count, promise):
     assert "19 are needed" in found.note
 
 
+def test_images_of_one_patient_are_said_to_promise_less():
+    """As they do: 40 alike of each of three patients, of which the threshold promises 0.95."""
+    generator, kept = np.random.default_rng(0), []
+    for _ in range(100):
+        own = generator.normal(size=(3, 1)) * 0.9 + generator.normal(size=(3, 40)) * 0.45
+        found = c.Calibration.fit([0] * 120, own.ravel(), "spec=0.95")
+        kept.append((generator.normal(size=1000) < found.threshold).mean())
+    assert np.mean(kept) < 0.9
+    assert found.promise == pytest.approx(0.95, abs=0.01)
+    assert found.note == ""
+    assert "its 120 images are of 3 patients" in found.of_patients([i // 40 for i in range(120)]).note
+    assert found.of_patients([None] * 120) == found
+
+
 def test_a_specificity_of_all_normals_leaves_them_below():
     labels, scores = binormal(2, 8, 8)
     found = choose_threshold(Scored.of(labels, scores), "spec=0.95")

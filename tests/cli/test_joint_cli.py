@@ -33,6 +33,17 @@ def test_a_joint_detector(madclip, small, folders, tmp_path):
     told = madclip("predict", tmp_path / "d", folders["Chest"] / "test", "--out", tmp_path / "q", "--modality", "Brain")
     assert told.code == 0
     assert "Taken for" not in (tmp_path / "q" / "predictions.jsonl").read_text("utf-8")
+    slices = sorted((folders["Chest"] / "test" / "Ungood" / "img").iterdir())
+    why = ("explain", tmp_path / "d", slices[0], "--data", folders["Chest"], "--data", folders["Brain"])
+    result = madclip(*why, "--out", tmp_path / "why.html")
+    assert result.code == 0, result
+    assert "taken for 'Chest'" in result.out
+    assert madclip(*why, "--modality", "Brain", "--out", tmp_path / "brain.html").code == 0
+    facts = json.loads(madclip("explain", tmp_path / "d", "--out", tmp_path / "what.html", "--json").out)
+    assert {*facts["modalities"]} == {"Brain", "Chest"}
+    none = madclip(*why, "--modality", "Eye", "--out", tmp_path / "none.html")
+    none.one_line("unknown modality 'Eye': this detector knows Brain, Chest")
+    assert not (tmp_path / "none.html").exists()
     facts = json.loads(madclip("evaluate", tmp_path / "d", folders["Brain"], "--modality", "Brain", "--json").out)
     assert facts["specificity"] is not None
     facts = json.loads(madclip("evaluate", tmp_path / "d", folders["Brain"], "--json").out)

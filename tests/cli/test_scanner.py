@@ -295,20 +295,24 @@ def test_nine_normal_volumes_give_a_threshold_for_whole_series(tmp_path, madclip
 @pytest.mark.slow
 def test_volumes_given_as_a_path_are_cut_as_the_detector_learned(tmp_path, small_recipe, small_backbone, monkeypatch):
     """In Python as on the command line: fit, calibrate, evaluate, refit and export's images."""
+    data, more = tmp_path / "data", tmp_path / "more"
     for name in ("normal/a", "normal/b", "abnormal/c", "abnormal/d"):
-        voxels = np.stack([scan(ord(name[-1]) + k, name[0] == "a").T for k in range(5)], axis=1).astype(np.int16)
-        nifti(tmp_path / f"{name}.nii.gz", voxels)
-        if name[0] == "a":
-            nifti(tmp_path / f"masks/{name[-1]}.nii.gz", (voxels > 3000).astype(np.uint8))
+        for root, first in ((data, 0), (more, 40)):
+            seeds = range(first + ord(name[-1]), first + ord(name[-1]) + 5)
+            voxels = np.stack([scan(seed, name[0] == "a").T for seed in seeds], axis=1).astype(np.int16)
+            nifti(root / f"{name}{first}.nii.gz", voxels)
+            if name[0] == "a":
+                nifti(root / f"masks/{name[-1]}{first}.nii.gz", (voxels > 3000).astype(np.uint8))
     read, planes = volume_reader.VolumeReader.read, set()
     monkeypatch.setattr(volume_reader.VolumeReader, "read", lambda *a, **k: (planes.add(a[1].axis), read(*a, **k))[1])
     detector = MadCLIP(small_recipe.replace(axis="coronal"), backbone=small_backbone, objective="Brain")
-    detector.fit(tmp_path, shots=2, folds=0)
-    detector.refit(tmp_path, shots=2, folds=0)
-    detector.calibrate(tmp_path)
-    with pytest.raises(DataError, match="has seen all 20 test images"):
-        evaluate(detector, tmp_path)
-    check_images(detector, tmp_path)
+    detector.fit(data, shots=2, folds=0)
+    detector.refit(data, shots=2, folds=0)
+    detector.calibrate(more)
+    for seen in (data, more):
+        with pytest.raises(DataError, match="has seen all 20 test images"):
+            evaluate(detector, seen)
+    check_images(detector, data)
     assert planes == {"coronal"}
 
 
@@ -325,6 +329,15 @@ def test_what_cannot_be_written_is_told_before_a_folder_is_made(tmp_path, madcli
     assert not out.exists()
     assert madclip("predict", detector, tmp_path / "study", "--out", out, "--dicom", "seg", "--region", 0).code == 0
     assert (out / "dicom/000_seg.dcm").is_file()
+    asked = ("--dicom", "seg", "--region", 1)
+    nothing = madclip("predict", detector, tmp_path / "study", "--out", tmp_path / "none", *asked)
+    assert nothing.code == 0
+    assert (
+        "1 DICOM objects were not made (series.jsonl says of which series), as: no seg: nothing reaches" in nothing.err
+    )
+    picture = next(small_data.rglob("*.png"))
+    other = madclip("predict", detector, picture, "--out", tmp_path / "picture", *asked)
+    assert "none of the images is of a DICOM series" in other.err
 
 
 def test_a_service_predicts_what_arrives(tmp_path, start, small_detector):

@@ -7,6 +7,7 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+import torch
 
 from data.slide_files import MPP, halved, write_dicom, write_tiff
 from madclip.clinical.slides import predict_slide
@@ -134,6 +135,15 @@ def test_the_score_is_the_highest_tiles_and_the_map_lies_on_the_slide(slide, dic
     assert len(places) < total / 3
     tiles = [colours[top : top + 64, left : left + 64] for top, left in places]
     assert found.score == pytest.approx(max(one.score for one in detector.predict(tiles)), abs=1e-6)
+
+
+def test_a_slide_is_computed_by_the_engine_and_its_map_has_every_pixel_in_its_place(slide, colours, detector):
+    """An engine whose map is what it sees."""
+    width = len(detector.state.familiarity.features[0])
+    detector.engine = lambda pixels: (pixels[:, 1].amax((1, 2)), pixels[:, 1], torch.ones(len(pixels), width))
+    found = predict_slide(detector, slide, Magnification(level=0))
+    rows, columns = slice(TISSUE[0].start + 64, TISSUE[0].stop - 64), slice(TISSUE[1].start + 64, TISSUE[1].stop - 64)
+    assert found.anomaly_map[rows, columns] * 255 == pytest.approx(colours[rows, columns, 1], abs=0.01)
 
 
 def test_a_lesion_shows_where_it_is(slide, colours, small_recipe, small_backbone):

@@ -213,6 +213,37 @@ def listed(dataset):
     return [(sample.image.frame, sample.label, sample.mask and sample.mask.frame) for sample in dataset.samples]
 
 
+def test_a_volume_whose_patient_a_manifest_leaves_out_is_of_one_patient(tmp_path):
+    for name in ("known", "unknown"):
+        nifti(tmp_path / f"{name}.nii.gz")
+        nifti(tmp_path / f"{name}-map.nii.gz", lesions(5, 6))
+    rows = ["known.nii.gz,,known-map.nii.gz,7", "unknown.nii.gz,,unknown-map.nii.gz,"]
+    (tmp_path / "manifest.csv").write_text("\n".join(["image,label,mask,patient", *rows]))
+    found = load_dataset(tmp_path)
+    assert {(sample.image.path.stem, sample.patient == "7") for sample in found.samples} == {
+        ("known.nii", True),
+        ("unknown.nii", False),
+    }
+    assert len(found.patients) == 2
+    assert None not in {sample.patient for sample in found.samples}
+
+
+def test_a_label_map_that_is_turned_by_little_lies_elsewhere_at_the_far_end(tmp_path):
+    """Half a degree about the first voxel: the other end of 200 lies 1.7 mm aside."""
+    voxels = np.zeros((200, 12, 12), np.uint8)
+    voxels[150:190, 4:7, 5] = 1
+    turned, angle = np.eye(4), np.radians(0.5)
+    turned[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    nifti(tmp_path / "scan.nii.gz", voxels, np.eye(4))
+    nifti(tmp_path / "map.nii.gz", voxels, turned)
+    (tmp_path / "manifest.csv").write_text("image,label,mask\nscan.nii.gz,,map.nii.gz\n")
+    with pytest.raises(DataError, match="lies elsewhere in the patient than its volume"):
+        scan_dataset(tmp_path)
+    turned[:2, :2] = np.eye(2) + (turned[:2, :2] - np.eye(2)) / 100  # as a header rounds
+    nifti(tmp_path / "map.nii.gz", voxels, turned)
+    assert any(sample.mask for sample in scan_dataset(tmp_path).samples)
+
+
 def test_a_label_map_says_which_slices_are_abnormal(tmp_path):
     nifti(tmp_path / "scan.nii.gz")
     nifti(tmp_path / "map.nii.gz", lesions(5, 6), codes="LPS")

@@ -190,7 +190,7 @@ def test_the_heat_map_lies_on_the_volume(tmp_path, kind, small_detector):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_server_shows_it_as_nifti(tmp_path, kind):
     path = write(tmp_path / f"a.{kind}", "PIR")
-    _, content = image_volume([(str(path), number, "") for number in range(13)])
+    _, content = image_volume([(str(path), number, "") for number in range(13)], None)
     (tmp_path / "b.nii.gz").write_bytes(content)
     shown, scan = nibabel.load(tmp_path / "b.nii.gz"), nibabel.load(write(tmp_path / "c.nii.gz", "PIR"))
     np.testing.assert_allclose(shown.affine, scan.affine, atol=1e-4)

@@ -18,8 +18,10 @@ from madclip.errors import CheckpointError, RecipeError
 from madclip.evaluation.protocol import evaluate
 
 base = pytest.importorskip("sklearn.base")
+from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.metrics import roc_auc_score  # noqa: E402
 from sklearn.model_selection import StratifiedKFold, cross_val_score  # noqa: E402
+from sklearn.pipeline import Pipeline  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,14 @@ def test_decisions_are_the_scores_whose_auroc_evaluate_gives(fitted, images, sma
     test = [place for place, path in enumerate(paths) if "/test/" in path]
     expected = roc_auc_score(np.array(labels)[test], scores[test])
     assert evaluate(fitted, small_data).metrics["image_auroc"].value == pytest.approx(expected)
+
+
+def test_a_pipeline_knows_whether_its_detector_is_fitted(fitted, new, images):
+    paths, _ = images
+    found = Pipeline([("detector", fitted)]).decision_function(paths[:2])
+    np.testing.assert_array_equal(found, fitted.decision_function(paths[:2]))
+    with pytest.raises(NotFittedError):
+        Pipeline([("detector", new)]).decision_function(paths[:2])
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from madclip import MadCLIP
@@ -15,6 +16,7 @@ from madclip.data.load import load_dataset
 from madclip.errors import DataError
 from madclip.evaluation.protocol import evaluate
 
+SIZES = ("native", "recipe")
 WATCHED_FIT = """
 import sys
 opened = []
@@ -208,6 +210,31 @@ def test_pixel_metrics_at_native_size_and_at_the_recipes(detector, make_images, 
         found = result.metrics["pixel_auroc"]
         assert found.value == pytest.approx(expected, abs=max(found.bound or 0, 1e-6))
         assert result.provenance["pixel_size"] == pixel_size
+
+
+def test_padding_is_no_part_of_an_image(detector, make_images, tmp_path):
+    """A wide image is 27 of the square's 64 rows; the others say nothing, however easy they are."""
+    from sklearn.metrics import roc_auc_score
+
+    data = make_images(tmp_path / "wide", {"valid": (4, 4), "test": (6, 6)}, size=(64, 150))
+    samples = load_dataset(data).test_pool
+    small = [np.zeros((27, 64), bool)] * len(samples)
+    for number, sample in enumerate(samples):
+        if sample.mask is not None:
+            small[number] = np.asarray(Image.open(sample.mask.path).resize((64, 27), Image.Resampling.NEAREST)) > 0
+    detector.recipe = detector.recipe.replace(aspect="pad")
+    maps = [p.anomaly_map[18:45] for p in detector.predict_iter([s.image for s in samples], native=False)]
+    expected = roc_auc_score(np.ravel(small), np.ravel(maps))
+    assert evaluate(detector, data, pixel_size="recipe").metrics["pixel_auroc"].value == pytest.approx(
+        expected, abs=1e-6
+    )
+    # In tiles the map is joined without padding, and lies on its mask all the same.
+    width = len(detector.state.familiarity.features[0])
+    detector.engine = lambda seen: (seen[:, 0].amax((1, 2)), seen[:, 0], torch.ones(len(seen), width))
+    for aspect in ("pad", "stretch"):
+        detector.recipe = detector.recipe.replace(aspect=aspect, tile=64)
+        native, recipe = (evaluate(detector, data, pixel_size=one).metrics["pixel_auroc"].value for one in SIZES)
+        assert recipe == pytest.approx(native, abs=0.03), aspect
 
 
 def test_without_masks_there_are_image_metrics_only(detector, make_images, tmp_path):

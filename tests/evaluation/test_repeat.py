@@ -8,7 +8,8 @@ from PIL import Image
 
 from madclip import MadCLIP, Recipe
 from madclip.data.load import load_dataset
-from madclip.errors import CheckpointError, DataError, RecipeError
+from madclip.data.samples import Reading
+from madclip.errors import CheckpointError, DataError, MadCLIPWarning, RecipeError
 from madclip.evaluation.protocol import evaluate
 from madclip.evaluation.repeat import repeat
 from madclip.fitting import Run
@@ -94,6 +95,9 @@ def test_repeating_summarises_and_resumes(data, backbone, tmp_path):
     json.loads((tmp_path / "summary.json").read_text())
     with pytest.raises(CheckpointError, match=r"another experiment \(shots differ"):
         repeat(detector, data, tmp_path, seeds=(0,), **(arguments | {"shots": 5}))
+    swapped = load_dataset(data.root, Reading(normal=("Ungood",), abnormal=("good",)))
+    with pytest.raises(CheckpointError, match=r"another experiment \(images differ"):
+        repeat(detector, swapped, tmp_path, seeds=(0,), **arguments)
     with pytest.raises(RecipeError, match="at least one seed"):
         repeat(detector, data, tmp_path, seeds=(), **arguments)
     with pytest.raises(RecipeError, match="no checkpoint of a single fit"):
@@ -146,7 +150,10 @@ def test_no_interval_of_repeated_draws_leaves_0_to_1(data, backbone, tmp_path):
 def test_more_calibration_images_sharpen_the_p_value_and_are_not_test_images(data, backbone):
     detector = MadCLIP(RECIPE, backbone=backbone, objective="noise").fit(data, shots=4, folds=2)
     assert len(detector.calibration.normal_scores) == 4
-    detector.calibrate(data)  # valid/ and test/ alike: all of it is spent then
-    assert len(detector.calibration.normal_scores) == 4 + 14
+    with pytest.warns(MadCLIPWarning, match="8 of 28 images"):
+        detector.calibrate(data)  # valid/ and test/ alike: all of it is spent then
+    assert len(detector.calibration.normal_scores) == 4 + 10  # each counts once, a shot as it was held out
+    with pytest.raises(DataError, match=r"28 of 28 images to calibrate on.* were seen before; give others"):
+        detector.calibrate(data)
     with pytest.raises(DataError, match="has seen all"):
         evaluate(detector, data)

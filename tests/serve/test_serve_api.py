@@ -75,6 +75,20 @@ def test_pictures_show_what_the_file_holds(project):
     assert np.abs(shown - expected).max() <= 0.5 + 1e-3
 
 
+def test_a_file_that_could_not_be_read_is_tried_again_when_its_folder_is_opened_again(project):
+    client, folder, images, _ = project
+    number, file = images["z004.png"]["id"], folder / "z004.png"
+    content = file.read_bytes()
+    file.write_bytes(content[:200])
+    with pytest.raises(ServerError, match=r"z004\.png"):
+        client.raw("GET", f"/v1/images/{number}/thumbnail.jpg")
+    assert "z004.png" in client.image(number)["error"]
+    file.write_bytes(content)
+    client.open_folder(folder)
+    assert client.image(number)["error"] is None
+    assert client.raw("GET", f"/v1/images/{number}/thumbnail.jpg")[0].startswith(b"\xff\xd8")
+
+
 def test_a_manifest_from_elsewhere_says_what_it_knows(project):
     client, folder, images, _ = project
     mask = np.zeros((64, 64), np.uint8)

@@ -1,12 +1,19 @@
 """The whole story through the API: open, label, fit, look, correct, refit, export, delete; held against the library."""
 
+import ast
 import io
 import json
 import os
+import re
+import shutil
 import sqlite3
+import subprocess
+import sys
 import zipfile
 from contextlib import closing
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -131,6 +138,32 @@ def test_from_images_to_a_detector_that_is_corrected(story, tmp_path, quick):
                 assert (("blob",) in kinds) == ((table, column[1]) == ("feature", "pooled"))
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_lines_of_the_docs_do_what_they_say(serve, tmp_path, draw_images):
+    (tmp_path / "work").mkdir()
+    draw_images(tmp_path / "work", 5)
+    for name, file in zip(("a", "b", "c", "d", "new"), sorted((tmp_path / "work").iterdir()), strict=True):
+        file.rename(file.with_name(f"{name}.png"))
+    voxels = np.random.default_rng(0).normal(100, 10, (32, 32, 3)).astype(np.float32)
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "work" / "new.nii.gz")
+    text = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
+    server = serve()
+    python, shell = (
+        re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1].replace("http://127.0.0.1:8765", server.url)
+        for kind in ("python", "sh")
+    )
+    strict = f'set -eo pipefail\nPATH={Path(sys.executable).parent}:$PATH\ncurl() {{ command curl -sSf "$@"; echo; }}\n'
+    how = {"cwd": tmp_path / "work", "capture_output": True, "text": True, "timeout": 200}
+    said = subprocess.run(["bash", "-c", strict + shell], check=False, **how)
+    assert said.returncode == 0, said.stderr
+    assert '"state": "done"' in said.stdout
+    assert json.loads(said.stdout.strip().splitlines()[-1])["rows"][0]["image"] == "new.png"
+    assert len((tmp_path / "work" / "manifest.csv").read_text().splitlines()) == 5
+    said = subprocess.run([sys.executable, "-c", python], check=False, **how)
+    assert said.returncode == 0, said.stderr
+    assert len(ast.literal_eval(said.stdout.splitlines()[-1])) == 3
+
+
 def test_an_evaluation_measures_only_what_was_not_learned_from(story, quick):
     _, client, _, truth = story
     images = list(client.images())
@@ -138,7 +171,7 @@ def test_an_evaluation_measures_only_what_was_not_learned_from(story, quick):
         chosen = [i["id"] for i in images[:8] if truth[i["name"]] == (kind == "abnormal")]
         client.label_many(chosen, kind)
     client.wait(client.fit(**quick))
-    with pytest.raises(ServerError, match="has seen all"):
+    with pytest.raises(ServerError, match="has learned from every labelled image"):
         client.wait(client.begin("evaluate"))
     for kind in ("normal", "abnormal"):
         chosen = [i["id"] for i in images[8:] if truth[i["name"]] == (kind == "abnormal")]

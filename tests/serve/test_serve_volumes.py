@@ -7,11 +7,17 @@ import json
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from scanner import slices
 
 from madclip.client import ServerError
+from madclip.serve import reading
+from madclip.serve.api.service import Service
+from madclip.serve.api.volumes import get_image, get_mask
+from madclip.serve.intake import open_folder
+from madclip.serve.project import Project
 
 SHAPE = (20, 24, 18)
 AFFINES = {
@@ -53,7 +59,9 @@ def test_what_is_painted_comes_back_where_it_was_painted(served, tmp_path, name)
     client = served.client()
     images = client.upload(nifti(tmp_path / f"{name}.nii.gz", AFFINES[name], voxels))
     assert len({image["volume"] for image in images}) == 1
-    assert [image["frame"] for image in images] == list(range(len(images)))
+    assert [image["frame"] for image in images] == [image["place"] for image in images] == list(range(len(images)))
+    by_name = client.images(sort="name")
+    assert [one["frame"] for one in by_name if one["volume"] == images[0]["volume"]] == list(range(len(images)))
     assert {image["slices"] for image in images} == {len(images)}
     volume = images[0]["volume"]
     got = loaded(client.raw("GET", f"/v1/volumes/{volume}/image.nii.gz")[0])
@@ -94,6 +102,7 @@ def test_the_slices_of_a_series_find_each_other_whenever_they_come(served, tmp_p
     images = [image for image in client.images() if image["volume"] == first[0]["volume"]]
     assert len(images) == 5
     assert images[0]["slices"] == 5
+    assert [image["place"] for image in sorted(images, key=lambda one: one["name"])] == [3, 1, 2, 0, 4]
     volume = loaded(client.raw("GET", f"/v1/volumes/{images[0]['volume']}/image.nii.gz")[0])
     order = [3, 1, 2, 0, 4]  # by height
     assert np.array_equal(np.asarray(volume.dataobj), grey[order].transpose(2, 1, 0))
@@ -127,6 +136,32 @@ def test_unevenly_spaced_slices_are_one_volume_for_each_even_stretch(served, tmp
     ]
     with pytest.raises(ServerError, match="has 3 stretches"):
         client.raw("GET", f"{url}/image.nii.gz?stretch=4")
+
+
+class Here:
+    """Does in this process what the reading processes do."""
+
+    def call(self, do, *, body=b"", seconds=30.0, **arguments):
+        return getattr(reading, do)(**arguments, **({"body": body} if body else {}))
+
+
+def test_a_request_reads_the_header_of_each_slice_once(tmp_path, monkeypatch):
+    slices(tmp_path / "uneven", [0.0, 5.0, 10.0, 12.5, 15.0])
+    project = Project(tmp_path / "project")
+    project.readers = Here()
+    open_folder(project, tmp_path / "uneven")
+    service, read, dcmread = Service(project, None, local=True), [], pydicom.dcmread
+
+    def counted(path, **how):
+        if how["stop_before_pixels"]:
+            read.append(path.name)
+        return dcmread(path, **how)
+
+    monkeypatch.setattr(pydicom, "dcmread", counted)
+    for get in (get_image, get_mask):
+        read.clear()
+        assert loaded(get(service, 1, 2).body).shape == (16, 12, 2)
+        assert sorted(read) == sorted(path.name for path in (tmp_path / "uneven").iterdir())
 
 
 def test_heat_maps_lie_on_the_scan(serve, tmp_path, quick):

@@ -49,13 +49,16 @@ class Project:
         self.detectors: dict[int, dict[str, Any]] = {}
         self.trained_on: dict[int, dict[int, str]] = {}
         self.cancelled: set[int] = set()
+        self.uploaded: dict[bytes, dict[str, Any]] = {}
+        self.fault: str | None = None
+        """Why jobs fail, where they do."""
 
     # Images
 
     def add(self, name: str, pixels: np.ndarray | None, error: str | None = None) -> dict[str, Any]:
         number = max(self.images, default=0) + 1
         height, width = pixels.shape[:2] if pixels is not None else (None, None)
-        facts = {"volume": None, "frame": None, "axis": "", "slices": 1}
+        facts = {"volume": None, "frame": None, "axis": "", "place": 0, "slices": 1}
         self.images[number] = {"id": number, "name": name, "width": width, "height": height, "label": None}
         self.images[number] |= {"mask": False, "version": 1, "row": None, "next": None, "error": error} | facts
         if pixels is not None:
@@ -65,6 +68,11 @@ class Project:
     def read(self, name: str, data: bytes) -> list[dict[str, Any]]:
         with Image.open(io.BytesIO(data)) as picture:
             return [self.add(name, np.asarray(picture))]
+
+    def upload(self, name: str, data: bytes) -> dict[str, Any]:
+        if data not in self.uploaded:
+            self.uploaded[data] = self.read(name, data)[0]
+        return self.uploaded[data]
 
     def image(self, number: int) -> dict[str, Any]:
         if number not in self.images:
@@ -152,7 +160,7 @@ class Project:
     # Jobs
 
     def start(self, kind: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        labels = {n: one["label"] for n, one in self.images.items() if one["label"]}
+        labels = {n: one["label"] for n, one in self.images.items() if one["label"] and not one["error"]}
         if kind in ("fit", "refit") and set(labels.values()) != {"normal", "abnormal"}:
             raise Refusal(422, "Training needs at least one normal and one abnormal image.")
         number = len(self.jobs) + 1
@@ -180,6 +188,8 @@ class Project:
                 if job["id"] in self.cancelled:
                     return job.update(state="cancelled")
         with self.lock:
+            if self.fault:
+                return job.update(state="failed", error=self.fault)
             if job["kind"] in ("fit", "refit"):
                 job["detector"] = self.keep(parameters, labels)
             elif job["kind"] == "export" and self.active:

@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
         for part in form.iter_parts():
             name = part.get_filename()
             try:
-                images += self.server.project.read(name, part.get_payload(decode=True))
+                images.append(self.server.project.upload(name, part.get_payload(decode=True)))
             except OSError:
                 refused.append({"name": name, "error": "This is no image that can be read."})
         self.server.project.predict()

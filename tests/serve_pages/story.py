@@ -71,9 +71,12 @@ def open_folder(page, folder):
     page.get_by_role("button", name="Add images").first.click()
     page.get_by_placeholder("/home/me/scans").fill(str(folder))
     page.get_by_role("button", name="Open", exact=True).click()
-    page.wait_for_selector(".cell img")
+    # It closes by itself, or says what it passed over; either when the list holds what has come.
+    dialog = "document.querySelector('dialog')"
+    until(page, f"!{dialog} || {dialog}.querySelector('[role=status]') && !{dialog}.querySelector('.primary').disabled")
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog", state="detached")
+    page.wait_for_selector(".cell img")
 
 
 def until(page, expression, seconds=10):
@@ -81,6 +84,14 @@ def until(page, expression, seconds=10):
     end = time.monotonic() + seconds
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
+        page.wait_for_timeout(20)
+
+
+def eventually(page, holds, seconds=10):
+    """Waits for something to be so on the server."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
         page.wait_for_timeout(20)
 
 
@@ -119,7 +130,7 @@ def paint_and_compare(page, server):
     page.mouse.up()
     page.mouse.move(edge["x"] + 80.5 * scale, edge["y"] + 60.5 * scale)
     press(page, "ArrowRight", "ArrowRight", "ArrowDown", " ")
-    assert page.inner_text("#mask-state") == "not saved yet"
+    until(page, "document.querySelector('#mask-state').textContent === 'not saved yet'")
     press(page, "s")
     until(page, "document.querySelector('#mask-state').textContent === 'saved'")
     mask = np.asarray(Image.open(io.BytesIO(fetched(server, f"v1/images/{number}/mask.png")[1])))
@@ -174,7 +185,7 @@ def results_say_what_a_threshold_costs(page, server):
         said = page.inner_text("#costs")
         assert f"finds {found} of {len(curve['abnormal'])} abnormal" in said
         assert f"{alarms} false alarm" in said
-    assert page.locator(".gallery a").count() == min(60, len(listed(server))), "and a button for the next 60"
+    until(page, f"document.querySelectorAll('.gallery a').length === {min(60, len(listed(server)))}")  # and a button
 
 
 def evaluate_and_export(page, server, seconds=120):
@@ -207,6 +218,19 @@ def look_at_volume(page, server, number):
     page.goto(f"{server.url}#/volume/{number}")
     page.wait_for_selector("[data-ready]", timeout=120_000)
     assert page.locator(".stage.planes .message").count() == 0
+
+
+def lies_as_slices_do(page):
+    """The patient's right is at the left of axial slices, the front at the left of sagittal ones."""
+    edge = page.locator(".stage.planes canvas").bounding_box()
+    for plane, along in (("Sagittal", 1), ("Axial", 0)):
+        page.get_by_role("button", name=plane).click()
+        there = []
+        for share in (0.42, 0.58, 0.5):  # and in the end it looks at the middle
+            page.mouse.click(edge["x"] + share * edge["width"], edge["y"] + edge["height"] / 2)
+            there.append(float(page.inner_text("#place").split(" mm")[0].split(",")[along]))
+        assert there[0] > there[1], plane
+    page.get_by_role("button", name="Three planes").click()
 
 
 def drawn_voxels(page):
@@ -244,4 +268,5 @@ def draw_in_a_volume(page, server, folder):
     number = add_volume(page, server, 24, folder / "head.nii.gz")
     look_at_volume(page, server, number)
     assert faults(page) == []
+    lies_as_slices_do(page)
     came_back(server, f"v1/volumes/{number}/mask.nii.gz", drawn_voxels(page), cube.shape, affine)

@@ -82,6 +82,9 @@ def test_label_train_look_correct(opened, real_server, tmp_path):
     heatmap_follows_the_threshold(page, real_server)
     results_say_what_a_threshold_costs(page, real_server)
 
+    page.get_by_role("button", name="Evaluate for a report").click()
+    page.locator(".problem", has_text="has learned from every labelled image").wait_for()
+
     by_name(page)
     press(page, "Home", *["ArrowRight"] * 6, *"nn", "End", *["ArrowLeft"] * 6, *"aa")
     until(page, "document.querySelector('.counts .abnormal').textContent === '7 abnormal'")
@@ -164,6 +167,10 @@ def test_unevenly_spaced_slices_are_drawn_on_part_by_part(opened, tmp_path):
         # Columns of 1 mm and rows of 2 to the left and to the back, from a corner at 8 mm right and 6 mm front.
         affine = np.array([[-1, 0, 0, 8], [0, -2, 0, 6], [0, 0, 2.5, 17.5], [0, 0, 0, 1]])
         came_back(server, f"v1/volumes/{number}/mask.nii.gz?stretch=2", drawn, (24, 20, 6), affine)
+        page.get_by_role("link", name="Slice by slice").click()
+        for place in (1, 2, 3):
+            page.locator(".heading", has_text=f"slice {place} of {len(heights)}").wait_for()
+            press(page, "PageDown")
         marked = [number for number, one in enumerate(listed(server)) if one["mask"]]
         assert len(marked) == 2
         assert min(marked) >= 4, "no slice of the first part"

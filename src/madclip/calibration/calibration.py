@@ -6,7 +6,7 @@ new images, though the final head, which learns from all shots, is a little bett
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,8 @@ from madclip.errors import CheckpointError, RecipeError
 from madclip.metrics.scored import Scored
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
@@ -44,7 +46,8 @@ class Calibration:
             chosen here.
         threshold: An image is called anomalous when its score is at or above it.
         promise: Mean sensitivity or specificity of the threshold on new images; None where nothing is promised.
-        note: What a reader must know of the threshold, in one sentence; empty when its target is met.
+        note: What a reader must know of the threshold, in one sentence; empty when its target is met and no two images
+            are of one patient.
         normal_scores: Sorted out-of-fold scores of the normal images.
         abnormal_scores: Sorted out-of-fold scores of the abnormal images.
         method: How scores become probabilities: `platt`, `isotonic`, or `none` where one class is missing.
@@ -111,6 +114,21 @@ class Calibration:
             )
         slope, offset = fit_platt(data)
         return cls(*found, method="platt", slope=slope, offset=offset, pixel_threshold=pixel_threshold, alpha=alpha)
+
+    def of_patients(self, groups: Sequence[str | None]) -> Calibration:
+        """This calibration, with a note where several of its images are of one patient or volume.
+
+        Args:
+            groups: The patient or volume of each image; None is one of its own.
+        """
+        count = len(set(groups) - {None}) + list(groups).count(None)
+        if count == len(groups):
+            return self
+        said = (
+            f"its {len(groups)} images are of {count} patients or volumes, and what is promised counts images as "
+            "independent: it is less where those of one are alike"
+        )
+        return replace(self, note="; ".join(filter(None, (self.note, said))))
 
     @classmethod
     def of_normals(cls, scores: ArrayLike, operating_point: str) -> Calibration:

@@ -30,8 +30,15 @@ def explain(
         "explanation.html"
     ),
     data: Annotated[
-        Path | None,
-        typer.Option(help="The folder or manifest that the shots are in, to show them: a detector keeps digests only."),
+        list[Path] | None,
+        typer.Option(
+            help="The folder or manifest that the shots are in, to show them: a detector keeps digests only; can be "
+            "repeated, for each modality of a joint one."
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(help="Which modality of a joint detector; without it that of the image, or without an image all."),
     ] = None,
     normal: NormalNames = None,
     abnormal: AbnormalNames = None,
@@ -58,8 +65,10 @@ def explain(
 
     check_page(out, overwrite=overwrite)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
+    model = model if modality is None else model.of(modality)
     plane = axis or model.recipe.axis
-    labelled = None if data is None else scan_dataset(data, parse_reading("none", normal, abnormal, axis=plane))
+    reading = parse_reading("none", normal, abnormal, axis=plane)
+    labelled = [scan_dataset(one, reading) for one in data] if data else None
     with kept_memory(), shown_progress() as progress:
         chosen = None if image is None else _highest(model, image, plane)
         told = explained(model, chosen, data=labelled, progress=progress)

@@ -119,9 +119,10 @@ def predict(
     from madclip.data.slides import Magnification
     from madclip.detector import MadCLIP
     from madclip.memory import kept_memory
-    from madclip.report.dicom import parse_kinds
+    from madclip.report.dicom import FOLDER, parse_kinds
     from madclip.report.plan import Output
     from madclip.report.predictions import predict_folder
+    from madclip.report.series import SERIES
 
     if table == "parquet" or (table is None and pool == "ray"):
         if dicom or modality or resample or mpp is not None or level is not None:
@@ -151,7 +152,9 @@ def predict(
     with shown_progress() as progress:
         local = [at_hand(one, out, progress, afresh=overwrite) for one in inputs]
     found = expand_inputs(local, axis or model.recipe.axis)
-    for said in filter(None, (found.said(), model.provenance.uncalibrated)):
+    no_series = "--dicom: none of the images is of a DICOM series, and objects are made of such alone"
+    odd = no_series if kinds and not any(one.study for one in found.series) else ""
+    for said in filter(None, (found.said(), model.provenance.uncalibrated, odd)):
         note(said)
     with kept_memory(), shown_progress() as progress:
         every = predict_folder(
@@ -164,6 +167,8 @@ def predict(
             about=about,
             progress=progress,
         )
+    if refused := [path.read_text(encoding="utf-8").strip() for path in sorted((out / FOLDER).glob("*.txt"))]:
+        note(f"{len(refused)} DICOM objects were not made ({SERIES} says of which series), as: {refused[0]}")
     print_predictions(out, every, computed, found.passed_over, as_json=as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,9 +42,10 @@ def predict_slide(detector: MadCLIP, path: Path, at: Magnification, progress: Pr
     """
     if parse_grey_range(detector.recipe.grey_range).kind in ("data", "percentiles"):
         raise RecipeError(f"grey range {detector.recipe.grey_range}: would be another one for each tile of a slide")
-    by_tile = copy(detector)
-    by_tile.backbone = detector.backbone  # opened once
-    by_tile.recipe = detector.recipe.replace(tile=0, aspect="stretch")
+    # A tile is seen whole; what was learned, and what computes, is the same.
+    recipe = detector.recipe.replace(tile=0, aspect="stretch")
+    by_tile = type(detector)(recipe, backbone=detector.backbone, objective=detector.objective)
+    by_tile.fitted, by_tile.engine = detector.fitted, detector.engine
     with open_slide(path) as slide:
         cut = Cut.of(slide, detector.recipe.view, at)
         places, total = cut.corners(tissue_of(slide.overview()[0]))

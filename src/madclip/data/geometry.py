@@ -28,7 +28,7 @@ def fit_pixels(pixels: npt.NDArray[np.float32] | torch.Tensor, view: View) -> to
         float32 [3, S, S] in 0..1.
     """
     source = torch.as_tensor(pixels, dtype=torch.float32)
-    top, left, height, width = _box(source.shape[-2], source.shape[-1], view)
+    top, left, height, width = box(source.shape[-2], source.shape[-1], view)
     if (height, width) == tuple(source.shape[-2:]):
         inner = source
     else:
@@ -41,7 +41,7 @@ def fit_pixels(pixels: npt.NDArray[np.float32] | torch.Tensor, view: View) -> to
 def fit_mask(mask: npt.NDArray[np.bool_] | torch.Tensor, view: View) -> torch.Tensor:
     """Resizes bool [H, W] to bool [S, S] by nearest neighbours, padding with False."""
     source = np.asarray(mask, dtype=bool)
-    top, left, height, width = _box(source.shape[0], source.shape[1], view)
+    top, left, height, width = box(source.shape[0], source.shape[1], view)
     # By Pillow itself, as in the published protocol: where a centre falls on the border of two pixels (512 to 240 has
     # many), which one is nearest depends on how the positions are summed.
     inner = Picture.fromarray(source).resize((width, height), Picture.Resampling.NEAREST)
@@ -61,13 +61,13 @@ def restore_map(anomaly_map: torch.Tensor, native: tuple[int, int], view: View) 
     """
     inner = anomaly_map.detach().float().cpu()
     if not view.tile:
-        top, left, height, width = _box(*native, view)
+        top, left, height, width = box(*native, view)
         inner = inner[top : top + height, left : left + width]
     return resized(inner, native).contiguous().numpy()
 
 
-def _box(height: int, width: int, view: View) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the image inside the square."""
+def box(height: int, width: int, view: View) -> tuple[int, int, int, int]:
+    """Top, left, height and width inside the square of an image of this height and width; around it is padding."""
     size = view.size
     if view.aspect == "stretch":
         return 0, 0, size, size

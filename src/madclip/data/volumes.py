@@ -234,7 +234,10 @@ def _check_alike(mask: Path, image: Path) -> None:
     if one.shape != other.shape:
         sizes = [" x ".join(map(str, volume.shape)) for volume in (one, other)]
         raise DataError(f"{mask}: a label map of {sizes[0]} voxels for a volume of {sizes[1]} ({image})")
-    if np.abs(one.upright_affine - other.upright_affine).max() > _APART:
+    apart = np.abs(one.upright_affine - other.upright_affine)
+    voxel = np.linalg.norm(other.upright_affine[:3, :3], axis=0).min()
+    at_end = (apart @ (*other.shape, 1)).max()  # a small turn or scale adds up along a side
+    if apart.max() > _APART or at_end > voxel / 2:
         raise DataError(f"{mask}: lies elsewhere in the patient than its volume ({image}); resample it onto it")
 
 
@@ -259,11 +262,14 @@ def _is_flat(image: ImageRef) -> bool:
 def _with_patients(dataset: Dataset, found: Sequence[Expanded], reading: Reading) -> Dataset:
     """Patients by the headers, where they are asked for or nobody said otherwise; else each volume counts as one.
 
-    Where ids are missing, or all the same as anonymised files have them, the images of a study belong together.
+    So does one that a manifest, which names patients of others, leaves without. Where ids are missing, or all the same
+    as anonymised files have them, the images of a study belong together.
     """
     said = dataset.patients and not dataset.patients_guessed
-    if reading.patients not in ("auto", "header") or (said and reading.patients == "auto"):
+    if reading.patients not in ("auto", "header"):
         return dataset
+    if said and reading.patients == "auto":
+        return replace(dataset, samples=tuple(replace(s, patient=s.patient or s.volume) for s in dataset.samples))
     ids = [one.patient for one in found]
     differ = len({*ids} - {None}) > 1
     of, note = ids, "PatientID"

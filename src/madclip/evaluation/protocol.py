@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
-from madclip.data.geometry import fit_mask, restore_map
+from madclip.data.geometry import box, fit_mask, restore_map
 from madclip.data.load import load_dataset, read_sample_mask
 from madclip.data.readers import is_scanner_file, read_image, read_mask
 from madclip.data.samples import Dataset, Reading, Sample
@@ -184,8 +184,14 @@ def _maps(
         kept = np.frombuffer(spool.read(4 * height * width), np.float32).reshape(height, width)
         mask = None if sample.mask is None else read_mask(sample.mask)
         if pixel_size == "recipe":
-            square = resized(torch.from_numpy(kept.copy()), (view.size, view.size)).numpy() if view.tile else kept
-            yield square, None if mask is None else fit_mask(mask, view).numpy()
+            top, left, *inner = box(*prediction.size, view)
+            rows, columns = slice(top, top + inner[0]), slice(left, left + inner[1])  # padding is no part of an image
+            one = (
+                resized(torch.from_numpy(kept.copy()), (inner[0], inner[1])).numpy()
+                if view.tile
+                else kept[rows, columns]
+            )
+            yield one, None if mask is None else fit_mask(mask, view).numpy()[rows, columns]
         else:
             yield restore_map(torch.from_numpy(kept.copy()), prediction.size, view), mask
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from hashlib import sha256
 from statistics import stdev
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
@@ -84,6 +85,7 @@ def repeat(
     plan = {
         "format": FORMAT,
         "data": data.root.name,
+        "images": _digest(data),
         "recipe": detector.recipe.to_dict(),
         "backbone": detector.backbone.fingerprint,
         "objective": detector.objective,
@@ -127,6 +129,15 @@ class Draw:
         result = evaluate(one, self.data, same_patient=self.same_patient, progress=how.progress)
         seconds = {"fit": fitted - start, "evaluate": time.perf_counter() - fitted}
         _write(_place(self.out, seed), result.to_json() | {"seconds": seconds})
+
+
+def _digest(data: Dataset) -> str:
+    """What identifies images and labels, as they were read: other classes, slices or patients give other numbers."""
+    names = [
+        [data.name(one.image), one.label, one.mask and data.name(one.mask), one.patient, one.split, one.volume]
+        for one in data.samples
+    ]
+    return sha256(json.dumps(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _place(out: Path, seed: int) -> Path:

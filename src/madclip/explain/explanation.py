@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,11 @@ import torch
 from madclip.data.arrays import read_pixels
 from madclip.data.geometry import fit_pixels
 from madclip.data.load import scan_dataset
-from madclip.data.samples import Reading
+from madclip.data.samples import Dataset, Reading
 from madclip.data.tiles import corners, cut
 from madclip.errors import DataError, RecipeError
 from madclip.explain.findings import findings
+from madclip.explain.joint import Joint, Near, findings_of_joint, findings_of_route, joint_of, routed
 from madclip.explain.parts import Contributions, Part, contributions
 from madclip.explain.shots import FromMemory, Shots, find_shots, from_memory, look_at
 from madclip.explain.texts import Texts, start_of, texts_of
@@ -26,11 +27,12 @@ from madclip.progress import Progress, silent
 from madclip.training.encode import encode_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
 
     from madclip.data.arrays import ImageLike
-    from madclip.data.samples import Dataset
     from madclip.data.tiles import Corner
     from madclip.detector import MadCLIP
     from madclip.prediction import Prediction
@@ -80,6 +82,9 @@ class Explanation:
         image: The image; None where none was given.
         findings: What there is to notice, a sentence each.
         taps: How many taps the backbone is read at.
+        route: How far an image that a joint detector was given is from each modality, nearest first; the rest is said
+            of the modality that it was taken for.
+        joint: Each modality and what they share, where a joint detector was given no image; the rest is of all.
     """
 
     facts: dict[str, str]
@@ -89,6 +94,8 @@ class Explanation:
     image: Seen | None
     findings: tuple[str, ...] = ()
     taps: int = 4
+    route: tuple[Near, ...] = ()
+    joint: Joint | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as JSON values, without pictures and names."""
@@ -125,6 +132,12 @@ class Explanation:
             said["score"] = float(parts.scores[0])
             said["base"] = parts.base
             said["parts"] = {part.name: {"image": whole, "map": spot} for part, whole, spot in rows}
+        if self.route:
+            said["route"] = {one.modality: {"distance": one.distance, "limit": one.limit} for one in self.route}
+        if self.joint:
+            said["shared"], said["own"] = self.joint.shared, self.joint.own
+            said["pairs"] = [asdict(pair) for pair in self.joint.pairs]
+            said["modalities"] = {name: part.to_dict() for name, part in self.joint.parts.items()}
         return said
 
 
@@ -132,38 +145,89 @@ def explain(
     detector: MadCLIP,
     image: ImageLike | None = None,
     *,
-    data: str | Path | Dataset | None = None,
+    data: str | Path | Dataset | Sequence[str | Path | Dataset] | None = None,
+    modality: str | None = None,
     progress: Progress = silent,
 ) -> Explanation:
     """Say what a detector learned, and why it says what it says of an image; computed by torch, whatever the engine.
+
+    A joint detector explains an image by the modality that it takes it for, and says by how far it does.
 
     Args:
         detector: A fitted detector.
         image: What to explain, as for `MadCLIP.predict`; None explains the detector alone.
         data: Where its shots are, to show what the parts say of them and which are nearest; detectors keep digests
-            of their shots, and no images.
+            of their shots, and no images. Several where they are not all in one.
+        modality: Which one of a joint detector alone; None lets it tell by the image, or shows all.
         progress: Told of every shot that is encoded.
 
     Raises:
         DataError: The image or a shot cannot be read, or none of the shots is in the data.
-        RecipeError: The detector is not fitted, or of a kind that is not taken apart.
+        RecipeError: The detector is not fitted, or of a kind that is not taken apart; or there is no such modality.
     """
+    if modality is not None:
+        detector = detector.of(modality)
     state = detector.state
-    if not isinstance(state.head, (Head, NormalMemory, ZeroShot)):
-        raise RecipeError(f"a detector of the kind {type(state.head).__name__} cannot be explained yet")
-    shots = None
-    if data is not None and not detector.recipe.view.tile and state.provenance.shots:
-        found = data if not isinstance(data, (str, Path)) else scan_dataset(data, Reading(axis=detector.recipe.axis))
-        samples = find_shots(state.provenance, found)
-        if not samples:
-            raise DataError(f"{found.root}: holds none of the detector's {len(state.provenance.shots)} shots")
-        shots = look_at(detector, samples, progress)
-    found_texts = texts_of(state, detector.backbone, detector.objective)
-    seen = None if image is None else _see(detector, image, shots)
-    told = Explanation(
-        _facts(detector), found_texts, _moved(detector), shots, seen, taps=len(detector.backbone.spec.taps)
+    for part in state.modalities.values() or (state,):
+        if not isinstance(part.head, (Head, NormalMemory, ZeroShot)):
+            raise RecipeError(f"a detector of the kind {type(part.head).__name__} cannot be explained yet")
+    shots = _shots(detector, data, progress)
+    if not state.modalities:
+        return _explain(detector, image, shots.get(None))
+    names = ", ".join(state.modalities)
+    named = {name: found for name, found in shots.items() if name is not None}
+    if image is None:
+        parts = {name: _explain(detector.of(name), None, named.get(name)) for name in state.modalities}
+        joint = joint_of(state, parts)
+        facts = {"Modalities": names, **_facts(detector)}
+        for name in ("Objective", "Image score"):  # which each modality has
+            del facts[name]
+        # Their adapters are the same, and moved as far.
+        moved = next(iter(parts.values())).moved
+        return Explanation(facts, None, moved, None, None, tuple(findings_of_joint(joint)), _taps(detector), (), joint)
+    prediction = detector.predict(image)
+    taken = prediction.modality
+    assert taken is not None  # noqa: S101
+    told = _explain(detector.of(taken), image, named.get(taken))
+    assert told.image is not None  # noqa: S101
+    route = routed(state, told.image.pooled, named)
+    return replace(
+        told,
+        facts=told.facts | {"Modalities": names},
+        image=replace(told.image, prediction=prediction),
+        findings=(*findings_of_route(route), *told.findings),
+        route=route,
     )
+
+
+def _explain(detector: MadCLIP, image: ImageLike | None, shots: Shots | None) -> Explanation:
+    """What is said of a detector of one modality."""
+    state = detector.state
+    texts = texts_of(state, detector.backbone, detector.objective)
+    seen = None if image is None else _see(detector, image, shots)
+    told = Explanation(_facts(detector), texts, _moved(detector), shots, seen, taps=_taps(detector))
     return replace(told, findings=tuple(findings(told, state)))
+
+
+def _shots(
+    detector: MadCLIP, data: str | Path | Dataset | Sequence[str | Path | Dataset] | None, progress: Progress
+) -> dict[str | None, Shots]:
+    """The shots that are in the data, by modality; see `look_at`."""
+    facts = detector.state.provenance
+    if data is None or detector.recipe.view.tile or not facts.shots:
+        return {}
+    given = [data] if isinstance(data, (str, Path, Dataset)) else data
+    reading = Reading(axis=detector.recipe.axis)
+    sets = [scan_dataset(one, reading) if isinstance(one, (str, Path)) else one for one in given]
+    found = look_at(detector, find_shots(facts, sets), progress)
+    if not found:
+        where = ", ".join(str(one.root) for one in sets)
+        raise DataError(f"{where}: holds none of the detector's {facts.normal + facts.abnormal} shots")
+    return found
+
+
+def _taps(detector: MadCLIP) -> int:
+    return len(detector.backbone.spec.taps)
 
 
 def _facts(detector: MadCLIP) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from madclip.data.samples import Dataset, Sample
     from madclip.detector import MadCLIP
-    from madclip.state import Provenance
+    from madclip.state import Fitted, Provenance
 
 PATCHES = 4
 """Places of an image that are shown beside the nearest patch of the memory."""
 
 SAME = 0.01
-"""Patches are the same up to rounding where they are nearer than this part of the usual distance of two."""
+"""Patches, or images, are the same up to rounding where they are nearer than this part of the usual distance of two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +69,10 @@ class Shots:
         return [(self.samples[i], float(cosines[i])) for i in cosines.argsort(descending=True, stable=True).tolist()]
 
 
-def find_shots(facts: Provenance, data: Dataset) -> list[Sample]:
-    """The images of a data set that the head learned from, known by their digests; those of the shot pool first."""
+def find_shots(facts: Provenance, sets: Sequence[Dataset]) -> list[Sample]:
+    """The images of data sets that the head learned from, known by their digests; those of a shot pool first."""
     left, found = set(facts.shots), []
-    for sample in dict.fromkeys((*data.shot_pool, *data.samples)):
+    for sample in dict.fromkeys(sample for data in sets for sample in (*data.shot_pool, *data.samples)):
         if not left:
             break
         digest = sample.image.digest()
@@ -83,35 +83,68 @@ def find_shots(facts: Provenance, data: Dataset) -> list[Sample]:
 
 
 @torch.inference_mode()
-def look_at(detector: MadCLIP, samples: Sequence[Sample], progress: Progress = silent) -> Shots:
-    """Encode the shots anew, as they are.
+def look_at(detector: MadCLIP, samples: Sequence[Sample], progress: Progress = silent) -> dict[str | None, Shots]:
+    """Encode the shots anew, as they are; of a joint detector by the modality that each is of, else under None.
+
+    Where the detector is one modality of a joint one, shots of the others are left out.
 
     Raises:
         DataError: One cannot be read.
     """
     state, view, backbone = detector.state, detector.recipe.view, detector.backbone
-    given, pooled, rows = [], [], []
-    parts: tuple[Part, ...] = ()
-    memory = state.head if isinstance(state.head, NormalMemory) else None
+    found: dict[str | None, list[_Looked]] = {}
     for done, sample in enumerate(samples, 1):
         streams, patches = encode_for(state.head, backbone, view, read_shot(sample, view).pixels[None])
-        tokens = torch.stack(streams, 1)
-        pooled.append(pool(torch.stack(patches, 1)).cpu())
-        if memory:
-            rows.append(memory.features(tokens).cpu())
-        else:
-            found = contributions(state.head, tokens, state.text, state.readout)
-            parts = found.parts
-            given.append(found.given)
+        pooled = pool(torch.stack(patches, 1)).cpu()
+        modality = state.likeness(pooled)[0].modality
+        part = state.of(modality)
+        if _learned(part, pooled):
+            found.setdefault(modality, []).append(_look(part, sample, torch.stack(streams, 1), pooled))
         progress("shots", done, len(samples))
+    return {modality: _gathered(state.of(modality), looked) for modality, looked in found.items()}
+
+
+class _Looked(NamedTuple):
+    """A shot: what the parts give [P, 1], pooled tokens [1, D], and what a memory compares [1, G, D]."""
+
+    sample: Sample
+    parts: tuple[Part, ...]
+    given: torch.Tensor | None
+    pooled: torch.Tensor
+    rows: torch.Tensor | None
+
+
+def _look(state: Fitted, sample: Sample, tokens: torch.Tensor, pooled: torch.Tensor) -> _Looked:
+    if isinstance(state.head, NormalMemory):
+        return _Looked(sample, (), None, pooled, state.head.features(tokens).cpu())
+    found = contributions(state.head, tokens, state.text, state.readout)
+    return _Looked(sample, found.parts, found.given, pooled, None)
+
+
+def _gathered(state: Fitted, looked: Sequence[_Looked]) -> Shots:
+    given = [one.given for one in looked if one.given is not None]
+    rows = [one.rows for one in looked if one.rows is not None]
     return Shots(
-        tuple(samples),
-        len(state.provenance.shots),
+        tuple(one.sample for one in looked),
+        _count(state.provenance),
         torch.cat(given, 1) if given else None,
-        parts,
-        torch.cat(pooled),
+        looked[0].parts,
+        torch.cat([one.pooled for one in looked]),
         torch.cat(rows) if rows else None,
     )
+
+
+def _count(facts: Provenance) -> int:
+    """How many shots a detector has; `facts.shots` of one modality are those of all that learned with it."""
+    return facts.normal + facts.abnormal
+
+
+def _learned(state: Fitted, pooled: torch.Tensor) -> bool:
+    """Whether a shot with pooled tokens [1, D] is of this modality, which is asked of those that learned jointly."""
+    near = state.familiarity
+    if near is None or len(state.provenance.shots) == _count(state.provenance):
+        return True
+    return float(near.distance(pooled)[0]) <= SAME * near.limit
 
 
 @dataclass(frozen=True)

@@ -377,7 +377,8 @@ def calibrated(
     labels = [shot.label for shot in shots]
     pixel_threshold = _pixel_threshold(shots, held_out) if fitted.readout.has_masks else None
     calibration = Calibration.fit(labels, held_out.scores, draws.operating_point, pixel_threshold=pixel_threshold)
-    return dataclasses.replace(fitted, calibration=calibration, provenance=provenance)
+    known = calibration.of_patients([shot.group for shot in shots])
+    return dataclasses.replace(fitted, calibration=known, provenance=provenance)
 
 
 def _pixel_threshold(shots: Sequence[Shot], held_out: OutOfFold) -> float | None:

@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from madclip.calibration.calibration import Calibration
-from madclip.errors import MadCLIPWarning, RecipeError
+from madclip.errors import DataError, MadCLIPWarning, RecipeError
 from madclip.fitting.untrained import NORMAL_POINT
 from madclip.prediction import raised
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from madclip.data.ref import ImageRef
     from madclip.data.samples import Dataset, Sample
-    from madclip.errors import DataError
     from madclip.prediction import Prediction
     from madclip.state import Fitted, Provenance
 
@@ -31,22 +30,39 @@ def calibrate(
 
     Args:
         before: The state until now.
-        data: All its images are used.
+        data: All its images are used, but for those that were seen and others of their patients and volumes.
         predict: What is said of images, in order.
         operating_point: How the threshold is chosen; None keeps it.
 
     Raises:
-        DataError: An image cannot be read, or the operating point needs a class that is missing.
+        DataError: An image cannot be read, none is left, or the operating point needs a class that is missing.
         RecipeError: The state is of several modalities.
     """
     if before.modalities:
         raise RecipeError(f"each modality has its own thresholds: say of which, {' or '.join(before.modalities)}")
+    samples = _unseen(before.provenance, data)
     volumes = whole_series(before.provenance, data)
-    asked = [*dict.fromkeys([*(one.image for one in data.samples), *(image for one in volumes for image in one)])]
+    asked = [*dict.fromkeys([*(one.image for one in samples), *(image for one in volumes for image in one)])]
     score = dict(zip(asked, (raised(one).score for one in predict(asked)), strict=True))
-    scores = [score[sample.image] for sample in data.samples]
+    scores = [score[sample.image] for sample in samples]
     highest = [max(score[image] for image in one) for one in volumes]
-    return calibrated_further(before, data.samples, scores, operating_point, highest)
+    return calibrated_further(before, samples, scores, operating_point, highest)
+
+
+def _unseen(seen: Provenance, data: Dataset) -> list[Sample]:
+    """The images that stand for new ones: what was learned from scores better, and nothing counts twice.
+
+    Raises:
+        DataError: There are none.
+    """
+    left = [sample for sample in data.samples if not seen.saw(sample)]
+    known = len(data.samples) - len(left)
+    what = f"{known} of {len(data.samples)} images to calibrate on, or others of their patients, were seen before"
+    if not left:
+        raise DataError(f"{data.root}: {what}; give others")
+    if known:
+        warnings.warn(f"{what}: thresholds do not rest on them again", MadCLIPWarning, stacklevel=2)
+    return left
 
 
 def calibrated_further(
@@ -74,11 +90,13 @@ def calibrated_further(
     if point == "youden" and 1 not in labels and not (known and known.abnormal_scores):
         point = NORMAL_POINT
     pixel_threshold = known.pixel_threshold if known else None
+    found = Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold)
+    groups = [*(sample.group for sample in samples), *[None] * (len(labels) - len(samples))]
     used = {*before.provenance.calibrated_on, *(sample.image.digest() for sample in samples)}
     provenance = dataclasses.replace(before.provenance, calibrated_on=tuple(sorted(used)), uncalibrated="")
     return dataclasses.replace(
         before,
-        calibration=Calibration.fit(labels, scores, point, pixel_threshold=pixel_threshold),
+        calibration=found.of_patients(groups),
         provenance=provenance.with_groups(group for sample in samples for group in sample.groups),
         series=_of_series([*(before.series.normal_scores if before.series else ()), *highest]),
     )

@@ -71,9 +71,8 @@ def render_explanation(told: Explanation, *, detector: str = "", date: datetime 
     from markupsafe import Markup
 
     style = page_part("explanation.css")
-    image, shots = told.image, told.shots
-    apart = shots.gap() if shots else None
-    gap = dict(zip(shots.parts, apart.tolist(), strict=True)) if shots and apart is not None else None
+    image, shots, joint = told.image, told.shots, told.joint
+    gap = _gap(shots)
     ramp = data_uri(heat(np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(4, 0)))
     return template("explanation.html", number=_number).render(
         style=Markup(style),  # noqa: S704  (a file of this package)
@@ -93,7 +92,42 @@ def render_explanation(told: Explanation, *, detector: str = "", date: datetime 
         moved=[(part.name, value, _share(value, [v for _, v in told.moved])) for part, value in told.moved],
         texts=told.texts,
         contexts=_contexts(told),
+        route=_route(told),
+        joint=joint,
+        parts=[_modality(name, part) for name, part in joint.parts.items()] if joint else [],
     )
+
+
+def _modality(name: str, told: Explanation) -> dict[str, Any]:
+    """What is shown of one modality where all are."""
+    return {
+        "name": name,
+        "facts": {title: said for title, said in told.facts.items() if title in ("Learned from", "Image score")},
+        "strips": _strips(None, told.shots),
+        "gap": _gap(told.shots),
+        "texts": told.texts,
+        "contexts": _contexts(told),
+    }
+
+
+def _gap(shots: Shots | None) -> dict[Part, float] | None:
+    """Which share of the difference between the classes each part makes, where it is known; see `Shots.gap`."""
+    apart = shots.gap() if shots else None
+    return dict(zip(shots.parts, apart.tolist(), strict=True)) if shots and apart is not None else None
+
+
+def _route(told: Explanation) -> list[dict[str, Any]]:
+    """How far the image is from each modality, with the nearest shot of each."""
+    at = _Scale([0.0, *(value for one in told.route for value in (one.distance, one.limit))])
+    rows = []
+    for one in told.route:
+        picture = None
+        if one.shot is not None and told.image is not None:
+            pixels = read_image(one.shot.image, told.image.prediction.grey_range).pixels
+            name = "a shot" if may_be_scanner_file(one.shot.image.path) else one.shot.image.name
+            picture = {"source": data_uri(shrink(_picture(pixels))), "name": name, "label": one.shot.label}
+        rows.append({"near": one, "zero": at(0.0), "at": at(one.distance), "limit": at(one.limit), "picture": picture})
+    return rows
 
 
 def _number(value: float, digits: int = 3) -> str:

@@ -62,6 +62,7 @@ def _shown(image: Image, row: Shown | None, slices: int, rank: tuple[int, str] |
         "volume": image.volume_id,
         "frame": image.frame,
         "axis": image.axis,
+        "place": image.place,
         "slices": slices,
         "row": row,
         "next": {"rank": rank[0], "reason": rank[1]} if rank and image.label is None else None,
@@ -89,10 +90,13 @@ def page(project: Project, wanted: Wanted) -> Shown:
         detector = project.detector_in_use(session)
         query = _filtered(wanted, detector)
         total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
-        columns: dict[str, Any] = {"score": Said.score, "uncertainty": Said.uncertainty}
-        column = columns.get(wanted.sort, Image.name)
+        # The name of a slice ends in its number, which as text would put 10 before 2.
+        file = func.substr(Image.name, 1, func.length(Image.name) - func.length(Image.frame_mark))
+        orders: dict[str, list[Any]] = {"score": [Said.score], "uncertainty": [Said.uncertainty]}
+        columns = orders.get(wanted.sort, [file, Image.axis, Image.frame])
         falling = (wanted.order or ("asc" if wanted.sort == "name" else "desc")) == "desc"
-        ordered = query.order_by((column.desc() if falling else column.asc()).nulls_last(), Image.id)
+        keys = [(column.desc() if falling else column.asc()).nulls_last() for column in columns]
+        ordered = query.order_by(*keys, Image.id)
         images = session.scalars(ordered.offset(wanted.offset).limit(wanted.limit)).all()
         return {"total": total, "offset": wanted.offset, "images": shown(project, session, images)}
 

@@ -9,13 +9,13 @@ import secrets
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from madclip.data.ref import ImageRef
 from madclip.data.zips import is_zip
 from madclip.errors import DataError
 from madclip.serve.project import Project, log
-from madclip.serve.tables import Folder, Image, Volume
+from madclip.serve.tables import Folder, Image, Said, Volume
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -70,7 +70,7 @@ def _below(path: str, folder: Path) -> str:
 def keep(
     session: Session, found: dict[str, Any], names: dict[str, str], folder: int | None, uploads: Path | None = None
 ) -> list[Image]:
-    """Puts images that were looked at into the database; those that are there already are left as they are.
+    """Puts images that were looked at into the database; of those that are there already only errors are forgotten.
 
     Args:
         session: A session that changes.
@@ -96,6 +96,9 @@ def keep(
             one.uploaded, one.folder_id = uploads is not None, folder
             session.add(one)
             added.append(one)
+        elif one.error:  # perhaps it can be read by now, as where a disk was away
+            one.error = None
+            session.execute(delete(Said).where(Said.image_id == one.id, Said.score.is_(None)))
         images.append(one)
     for group in found["volumes"]:
         volume = session.scalar(select(Volume).where(Volume.key == group["key"]))

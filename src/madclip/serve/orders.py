@@ -176,6 +176,9 @@ def _evaluate(project: Project, job: Job) -> Header:
         images = labelled(session)
         if not images:
             raise DataError("no image has a label, so there is nothing to evaluate on")
+        learned = session.get_one(Detector, detector).learned
+        if all(str(image.id) in learned for image in images):
+            raise DataError("the detector has learned from every labelled image: label some that it has not seen")
         samples = samples_of(project, session, images)
     return {
         "do": "evaluate",

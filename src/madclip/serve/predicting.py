@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image as Picture
 
-from madclip.clinical.geometry import even_runs
 from madclip.data.geometry import restore_map
 from madclip.data.inputs import expand_inputs
 from madclip.data.readers import read_image
@@ -27,7 +26,7 @@ from madclip.heatmap import heat, png, stretch
 from madclip.heatmap import overlay as over
 from madclip.prediction import Row
 from madclip.report.series import series_row
-from madclip.serve.volumes import Grid, packed
+from madclip.serve.volumes import chosen, counts_of, packed, parts, parts_of
 from madclip.serve.wire import Answer, answer
 from madclip.storage import read
 
@@ -98,11 +97,17 @@ def _outline(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(region & ~inner)
 
 
-def heat_volume(detector: str, maps: list[str | None], images: list[Any], size: list[int]) -> Answer:
+def heat_volume(
+    detector: str, maps: list[str | None], images: list[Any], stretch: int | None, size: list[int]
+) -> Answer:
     """The maps of a volume's slices on its grid, as .nii.gz in float32; slices without a map are 0."""
-    grid = Grid(images)
+    found = parts_of(images)
+    part = chosen(found, stretch)
+    if part is None:
+        return counts_of(found), b""
+    grid = part.grid()
     shown = grid.empty(size[0], size[1], np.float32)
-    for index, one in zip(grid.index, maps, strict=True):
+    for index, one in zip(grid.index, part.of(maps), strict=True):
         if one is not None:
             shown[index] = _native(detector, one, size)
     return {}, packed(grid.volume(shown), grid.affine, shown=(0, 1))
@@ -178,22 +183,17 @@ def _volumes(series: Series, heats: Sequence[Any], kind: str) -> list[str]:
     shape = next((one.shape for one in heats if one is not None), None)
     if kind != "nifti" or shape is None:
         return []
-    made, start = [], 0
-    slices = [(str(image.path), image.frame, image.axis) for image in series.images]
-    if is_volume(series.images[0].path):
-        counts = [len(slices)]
-    elif series.places is None:  # it does not say where it lies
+    whole = is_volume(series.images[0].path)
+    if series.places is None and not whole:  # it does not say where it lies
         return []
-    else:
-        counts = [len(run) for run in even_runs(series.places)]
-    for count in counts:
-        grid = Grid(slices[start : start + count])
+    made = []
+    for part in parts(series.images, None if whole else series.places):
+        grid = part.grid()
         shown = grid.empty(shape[0], shape[1], np.float32)
-        for index, one in zip(grid.index, heats[start : start + count], strict=True):
+        for index, one in zip(grid.index, part.of(heats), strict=True):
             if one is not None:
                 shown[index] = one
         made.append(base64.b64encode(packed(grid.volume(shown), grid.affine, shown=(0, 1))).decode())
-        start += count
     return made
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TYPICAL = "the most typical image"
 UNLIKE = "unlike anything labelled"
+UNLIKE_THOSE = "unlike those before it"
 UNCERTAIN = "most uncertain"
 DISAGREES = (
     "looks like those labelled normal, but scores anomalous",
@@ -109,11 +110,12 @@ def _farthest(
 ) -> list[Suggestion]:
     """Each the one farthest from all before it; where nothing is labelled the most typical comes first."""
     found: list[Suggestion] = []
+    apart = UNLIKE if np.isfinite(distance[open_]).any() else UNLIKE_THOSE
     for _ in range(min(count, int(open_.sum()))):
         first = not np.isfinite(distance[open_]).any()
         value = rows @ rows[open_].mean(0) if first else distance
         index = int(np.where(open_, value, -np.inf).argmax())
-        found.append(Suggestion(index, TYPICAL if first else UNLIKE))
+        found.append(Suggestion(index, TYPICAL if first else apart))
         open_[index] = False
         distance = np.minimum(distance, 1 - rows @ rows[index])
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ from madclip.errors import DataError
 from madclip.heatmap import png
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from madclip.data.series import Place
-    from madclip.serve.wire import Answer
+    from madclip.serve.wire import Answer, Header
 
 Slice = tuple[str, int | None, str]
 """Path, frame and axis of an image."""
@@ -36,41 +39,30 @@ APART = 1e-2
 """Millimetres by which a label map may lie beside its volume."""
 
 
-def refs(images: list[Slice]) -> list[ImageRef]:
-    """Images as they came over the pipe."""
-    return [ImageRef(Path(path), frame, axis) for path, frame, axis in images]
-
-
 class Grid:
     """Where the slices of a volume lie among its voxels.
 
     Args:
         images: Slices of one volume, in order; of a NIfTI volume some may be missing.
+        places: Where they lie, evenly spaced; None where they are cut from a file that holds the whole volume.
 
     Attributes:
         images: Their names.
         affine: [4, 4], from indices of voxels to millimetres.
         count: Slices of the whole volume.
         index: The place of each of `images` among them.
-
-    Raises:
-        DataError: The files do not say it, or the slices are not evenly spaced.
     """
 
-    def __init__(self, images: list[Slice]) -> None:
-        self.images = refs(images)
-        first = self.images[0]
-        self._volume = is_volume(first.path)
-        if self._volume:
-            volume = open_volume(first.path)
-            self.affine, self._along = volume.affine, PLANES.index(first.axis or "axial")
+    def __init__(self, images: Sequence[ImageRef], places: Sequence[Place] | None) -> None:
+        self.images = images
+        self._volume = places is None
+        if places is None:
+            volume = open_volume(images[0].path)
+            self.affine, self._along = volume.affine, PLANES.index(images[0].axis or "axial")
             self.count = volume.shape[self._along]
-            self.index = [image.frame or 0 for image in self.images]
-            return
-        places = _places(self.images)
-        if len(even_runs(places)) > 1:
-            raise DataError("these slices are not evenly spaced, so they make no volume")
-        self.affine, self.count, self.index = affine_of(places), len(places), list(range(len(places)))
+            self.index = [image.frame or 0 for image in images]
+        else:
+            self.affine, self.count, self.index = affine_of(places), len(places), list(range(len(places)))
 
     def empty(self, height: int, width: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """All slices as they are shown, [N, H, W], with nothing on them."""
@@ -92,40 +84,85 @@ class Grid:
         return out
 
 
-def _places(images: list[ImageRef]) -> list[Place]:
-    """Where slices of DICOM files lie.
+@dataclass(frozen=True)
+class Part:
+    """Slices of a volume that are evenly spaced, of which one grid can be made.
+
+    Attributes:
+        images: Their names.
+        places: Where they lie; None where they are cut from a file that holds the whole volume.
+        start: The number of the first of them among all slices.
+    """
+
+    images: Sequence[ImageRef]
+    places: Sequence[Place] | None
+    start: int = 0
+
+    def of(self, all_slices: Sequence[Any]) -> Sequence[Any]:
+        """What belongs to these slices, of what belongs to all."""
+        return all_slices[self.start : self.start + len(self.images)]
+
+    def grid(self) -> Grid:
+        """Where they lie among the voxels."""
+        return Grid(self.images, self.places)
+
+
+def parts(images: Sequence[ImageRef], places: Sequence[Place] | None) -> list[Part]:
+    """A volume's slices in evenly spaced parts, as `madclip predict` has them; `places` as in `Part`."""
+    if places is None:
+        return [Part(images, None)]
+    runs = even_runs(places)
+    return [Part(images[run.start : run.stop], places[run.start : run.stop], run.start) for run in runs]
+
+
+def parts_of(images: list[Slice]) -> list[Part]:
+    """As `parts`, of images as they came over the pipe; reads the header of each file once.
 
     Raises:
-        DataError: The files do not say it.
+        DataError: The files do not say where they lie.
     """
-    found = expand_inputs(sorted({image.path for image in images}))
-    series = next((one for one in found.series if set(images) <= set(one.images)), None)
+    named = [ImageRef(Path(path), frame, axis) for path, frame, axis in images]
+    if is_volume(named[0].path):
+        return parts(named, None)
+    found = expand_inputs(sorted({image.path for image in named}))
+    series = next((one for one in found.series if set(named) <= set(one.images)), None)
     if series is None or series.places is None:
         raise DataError("these slices do not say where they lie, so they make no volume")
     place = dict(zip(series.images, series.places, strict=True))
-    return [place[image] for image in images]
+    return parts(named, [place[image] for image in named])
 
 
 def stretches(images: list[Slice]) -> Answer:
-    """How many of the slices make a volume, and how many of the next, and so on: `counts`.
-
-    Evenly spaced slices are one stretch, as `madclip predict` has it.
-    """
-    named = refs(images)
-    counts = [len(named)] if is_volume(named[0].path) else [len(run) for run in even_runs(_places(named))]
-    return {"counts": counts}, b""
+    """How many of the slices make a volume, and how many of the next, and so on: `counts`."""
+    return counts_of(parts_of(images)), b""
 
 
-def image_volume(images: list[Slice]) -> Answer:
+def counts_of(found: list[Part]) -> Header:
+    """What is said instead of a volume where the stretch that is asked for is none of these."""
+    return {"counts": [len(part.images) for part in found]}
+
+
+def chosen(found: list[Part], stretch: int | None) -> Part | None:
+    """The stretch of a number from 1; without one, the whole volume where it is but one."""
+    if stretch is None:
+        return found[0] if len(found) == 1 else None
+    return found[stretch - 1] if stretch <= len(found) else None
+
+
+def image_volume(images: list[Slice], stretch: int | None) -> Answer:
     """A volume as .nii.gz, in the values that its files mean."""
-    first = Path(images[0][0])
+    found = parts_of(images)
+    part = chosen(found, stretch)
+    if part is None:
+        return counts_of(found), b""
+    first = part.images[0].path
     if isinstance(reader_of(first), NIfTI):
         content = first.read_bytes()
         return {}, content if content.startswith(b"\x1f\x8b") else gzip.compress(content, 1)
     if is_volume(first):
         volume = open_volume(first)
         return {}, packed(volume.voxels, volume.affine)
-    grid = Grid(images)
+    grid = part.grid()
     values = np.stack([_grey(read_stored(image).values) for image in grid.images])
     return {}, packed(grid.volume(values.astype(np.float32)), grid.affine)  # all slices of a series are there
 
@@ -134,27 +171,35 @@ def _grey(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values if values.ndim == 2 else values.mean(2)
 
 
-def mask_volume(images: list[Slice], masks: list[str | None], size: list[int]) -> Answer:
+def mask_volume(images: list[Slice], stretch: int | None, masks: list[str | None], size: list[int]) -> Answer:
     """The masks of a volume's slices as one label map, uint8; `size` is width and height of a slice."""
-    grid = Grid(images)
+    found = parts_of(images)
+    part = chosen(found, stretch)
+    if part is None:
+        return counts_of(found), b""
+    grid = part.grid()
     shown = grid.empty(size[1], size[0], np.uint8)
-    for index, path in zip(grid.index, masks, strict=True):
+    for index, path in zip(grid.index, part.of(masks), strict=True):
         if path is not None:
             shown[index] = read_mask(Path(path))
     return {}, packed(grid.volume(shown), grid.affine)
 
 
-def mask_slices(images: list[Slice], body: bytes) -> Answer:
+def mask_slices(images: list[Slice], stretch: int | None, body: bytes) -> Answer:
     """A label map of a volume as the masks of its slices: PNG after PNG in the body, their lengths in `lengths`.
 
-    A slice on which nothing is marked has length 0.
+    A slice on which nothing is marked has length 0; `start` is the number of the first slice among all.
 
     Raises:
         DataError: The label map cannot be read, or lies elsewhere.
     """
     import nibabel
 
-    grid = Grid(images)
+    found = parts_of(images)
+    part = chosen(found, stretch)
+    if part is None:
+        return counts_of(found), b""
+    grid = part.grid()
     if body.startswith(b"\x1f\x8b"):
         with gzip.open(io.BytesIO(body)) as file:
             body = file.read(MOST + 1)
@@ -172,8 +217,8 @@ def mask_slices(images: list[Slice], body: bytes) -> Answer:
     if voxels.shape != sides or np.abs(given.affine - grid.affine).max() > APART:
         raise DataError("the label map does not lie on the volume's grid; save it with the volume's header")
     shown = grid.shown(voxels, height, width) != 0
-    parts = [png(shown[index].astype(np.uint8) * 255) if shown[index].any() else b"" for index in grid.index]
-    return {"lengths": [len(part) for part in parts]}, b"".join(parts)
+    made = [png(shown[index].astype(np.uint8) * 255) if shown[index].any() else b"" for index in grid.index]
+    return {"start": part.start, "lengths": [len(one) for one in made]}, b"".join(made)
 
 
 def packed(values: npt.NDArray[Any], affine: npt.NDArray[np.float64], shown: tuple[float, float] = (0, 0)) -> bytes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from madclip.training.cache import TokenCache
     from madclip.training.shots import Shot
 
-FORMAT = 2
+FORMAT = 3
 """Version of the cache's keys: tokens of another version are not found."""
 MEMORY_BUDGET = 2 * 2**30
 """Bytes of tokens that are copied into memory; what is beyond stays mapped from the disk."""

@@ -71,6 +71,7 @@ class Image(BaseModel):
     volume: int | None
     frame: int | None
     axis: str
+    place: int
     slices: int
     row: Row | None
     next: Next | None

@@ -143,8 +143,7 @@ def open_folder(service: Served, folder: FolderOpen) -> FolderOpened:
     if "\0" in folder.path:
         raise ApiError(422, "invalid", "path: not a path")
     found = FolderOpened.model_validate(intake.open_folder(service.project, Path(folder.path)))
-    if found.added:
-        look_at_images(service)
+    look_at_images(service)
     return found
 
 

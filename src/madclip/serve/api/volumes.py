@@ -30,25 +30,6 @@ def _slices(service: Service, number: int) -> list[Image]:
     return found
 
 
-def _counts(service: Service, slices: list[Image]) -> list[int]:
-    counts: list[int] = _call(service, slices, "stretches")[0]["counts"]
-    return counts
-
-
-def _stretch(service: Service, number: int, stretch: int | None) -> list[Image]:
-    """The slices of a stretch, counted from 1; of the whole volume, where it has but one."""
-    slices = _slices(service, number)
-    counts = _counts(service, slices)
-    if stretch is None and len(counts) > 1:
-        message = f"these slices lie in {len(counts)} evenly spaced stretches: ask for ?stretch=1 to {len(counts)}"
-        raise ApiError(409, "stretches", message)
-    chosen = (stretch or 1) - 1
-    if chosen >= len(counts):
-        raise ApiError(404, "not_found", f"volume {number} has {len(counts)} stretches")
-    start = sum(counts[:chosen])
-    return slices[start : start + counts[chosen]]
-
-
 Stretch = Annotated[int | None, Query(ge=1, le=100_000)]
 
 
@@ -56,7 +37,7 @@ Stretch = Annotated[int | None, Query(ge=1, le=100_000)]
 def get_volume(service: Served, number: Id) -> Volume:
     """How many slices a volume has, and how they are spaced."""
     slices = _slices(service, number)
-    return Volume(id=number, slices=len(slices), stretches=_counts(service, slices))
+    return Volume(id=number, slices=len(slices), stretches=_call(service, slices, "stretches")[0]["counts"])
 
 
 def _call(service: Service, slices: list[Image], do: str, **more: Any) -> tuple[dict[str, Any], bytes]:
@@ -69,6 +50,20 @@ def _call(service: Service, slices: list[Image], do: str, **more: Any) -> tuple[
         raise DataError(named(str(error), places[0][0], slices[0].name)) from None
 
 
+def _stretch(
+    service: Service, slices: list[Image], stretch: int | None, do: str, **more: Any
+) -> tuple[dict[str, Any], bytes]:
+    """What a process says of one stretch of a volume's slices, counted from 1; of all, where that is but one."""
+    found = _call(service, slices, do, stretch=stretch, **more)
+    if "counts" not in found[0]:
+        return found
+    count = len(found[0]["counts"])
+    if stretch is None:
+        message = f"these slices lie in {count} evenly spaced stretches: ask for ?stretch=1 to {count}"
+        raise ApiError(409, "stretches", message)
+    raise ApiError(404, "not_found", f"volume {slices[0].volume_id} has {count} stretches")
+
+
 def _gz(content: bytes) -> Response:
     return Response(content, media_type="application/gzip")
 
@@ -76,13 +71,13 @@ def _gz(content: bytes) -> Response:
 @router.get("/image.nii.gz", responses=NIFTI, response_class=Response)
 def get_image(service: Served, number: Id, stretch: Stretch = None) -> Response:
     """The volume, in the values that its files mean."""
-    return _gz(_call(service, _stretch(service, number, stretch), "image_volume")[1])
+    return _gz(_stretch(service, _slices(service, number), stretch, "image_volume")[1])
 
 
 @router.get("/heatmap.nii.gz", responses=NIFTI, response_class=Response)
 def get_heatmap(service: Served, number: Id, stretch: Stretch = None) -> Response:
     """The maps of the detector in use on the volume's grid, float32 in 0..1."""
-    slices, project = _stretch(service, number, stretch), service.project
+    slices, project = _slices(service, number), service.project
     with project.database.look() as session:
         detector = project.detector_in_use(session)
     maps = [project.places.map(detector or 0, image.id) for image in slices]
@@ -91,16 +86,17 @@ def get_heatmap(service: Served, number: Id, stretch: Stretch = None) -> Respons
         raise ApiError(404, "not_found", f"volume {number} has no prediction")
     width, height = labels.size_of(project, slices[0])
     folder = str(project.places.detector(detector))
-    return _gz(_call(service, slices, "heat_volume", detector=folder, maps=kept, size=[height, width])[1])
+    more = {"detector": folder, "maps": kept, "size": [height, width]}
+    return _gz(_stretch(service, slices, stretch, "heat_volume", **more)[1])
 
 
 @router.get("/mask.nii.gz", responses=NIFTI, response_class=Response)
 def get_mask(service: Served, number: Id, stretch: Stretch = None) -> Response:
     """The masks of the slices as a label map, uint8, 1 where something is marked."""
-    slices, project = _stretch(service, number, stretch), service.project
+    slices, project = _slices(service, number), service.project
     masks = [str(project.places.mask(image.id, image.mask)) if image.mask else None for image in slices]
     size = list(labels.size_of(project, slices[0]))
-    return _gz(_call(service, slices, "mask_volume", masks=masks, size=size)[1])
+    return _gz(_stretch(service, slices, stretch, "mask_volume", masks=masks, size=size)[1])
 
 
 _BODY: dict[str, Any] = {
@@ -121,8 +117,9 @@ async def put_mask(service: Served, number: Id, request: Request, stretch: Stret
 
 
 def _keep(service: Service, number: int, stretch: int | None, content: bytes) -> Images:
-    slices = _stretch(service, number, stretch)
-    found, body = _call(service, slices, "mask_slices", body=content)
+    slices = _slices(service, number)
+    found, body = _stretch(service, slices, stretch, "mask_slices", body=content)
+    slices = slices[found["start"] :][: len(found["lengths"])]
     start = 0
     for image, length in zip(slices, found["lengths"], strict=True):
         part, start = body[start : start + length], start + length
