@@ -355,7 +355,9 @@ def main() -> None:
     curves = measured(given.out, given.seeds, images, learn)
     name = "labels-ridge" if given.ridge else "labels"
     recipe = next(iter(images.values()))().detector.recipe.name
-    how = f"Backbone `{given.backbone}`, " + ("ridge classifier of its tokens." if given.ridge else f"recipe `{recipe}`.")
+    how = f"Backbone `{given.backbone}`, " + (
+        "ridge classifier of its tokens." if given.ridge else f"recipe `{recipe}`."
+    )
     picture = (given.docs or given.out / "page").with_name(f"{name}.svg")
     text = markdown(curves, picture.name, how)
     print(text)
