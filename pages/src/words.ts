@@ -39,12 +39,12 @@ const STAGES: Record<string, string> = {
 /** What a job does, in words. */
 export const stage = (name: string) => STAGES[name] ?? (name || 'Waiting')
 
-const SEEN: Record<string, string> = { tiny: 'drawn images and their captions', lite0: 'photographs' }
+const SEEN: Record<string, string> = { tiny: 'drawn images', lite0: 'photographs' }
 
 /** A backbone by its name, and what it learned from where that is known. */
 export function backboneName(name: string): string {
   const seen = name.split('+').map((tower) => SEEN[tower])
-  return seen.every(Boolean) ? `${name}: learned from ${seen.join(', and ')}` : name
+  return seen.every(Boolean) ? `${name}: learned from ${seen.join(' and ')}` : name
 }
 
 /** What a detector notes of an image, in the words of this page: elsewhere labelled images are called shots. */

@@ -239,8 +239,8 @@ def test_training_is_cancelled_and_failures_are_shown(opened, server, scans):
     label_by_keyboard(page)
     go(page, "Train")
     shown = page.get_by_label("Backbone").locator("option").all_inner_texts()
-    learned = "learned from drawn images and their captions"
-    assert shown == ["stand-in", f"tiny+lite0: {learned}, and photographs", f"tiny: {learned}"]
+    learned = "learned from drawn images"
+    assert shown == ["stand-in", f"tiny+lite0: {learned} and photographs", f"tiny: {learned}"]
     page.get_by_role("button", name="Train").click()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("heading", name="Training was cancelled").wait_for()
