@@ -3,8 +3,8 @@
     python benchmarks/label_efficiency.py NAME=FOLDER:OBJECTIVE ... --on test --docs docs/serve.md
 
 The labels of valid/ are hidden and revealed when a rule asks for them: that of the server (*what to label next*), the
-most uncertain, and random order. After each batch a detector learns from what is known, with the recipe `madclip` and
-no masks: it is fitted with 8 labels and refitted from then on, as corrections are on the page. A seed leaves out an
+most uncertain, and random order. After each batch a detector learns from what is known, with the backbone's recipe
+and no masks: it is fitted with 8 labels and refitted from then on, as corrections are on the page. A seed leaves out an
 eighth of the pool, draws the random order, and is that of the fit.
 
 `--on phantoms` and `--on valid` are what a rule is chosen by: drawn images, and a third of the patients of valid/ held

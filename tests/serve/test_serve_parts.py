@@ -152,6 +152,14 @@ def test_without_labels_every_kind_of_image_comes_before_a_second_of_any():
     assert len({one.place for one in found}) == 10
 
 
+def test_without_labels_another_kind_of_image_comes_before_an_extreme_one_of_the_same_kind():
+    side = np.r_[np.full(20, 1.0), np.full(10, -1.0), 4.0]  # all images share most of what they are
+    pooled = np.c_[np.full(31, 10.0), side, np.random.default_rng(0).normal(0, 0.05, (31, 6))]
+    first, second = suggest.what_next(pooled, np.full(31, -1, np.int8), np.full(31, np.nan), 2)
+    assert first.place < 20
+    assert 20 <= second.place < 30
+
+
 def test_with_a_detector_the_reasons_are_true():
     pooled = clusters(20, 20, 4)
     labels = np.full(44, -1, np.int8)

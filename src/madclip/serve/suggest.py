@@ -56,12 +56,10 @@ def what_next(
     found: list[Suggestion] = []
     if not open_.any():
         return found
-    distance = np.full(len(rows), np.inf)
     known = np.flatnonzero(~open_)
-    if len(known):
-        distance = 1 - (rows @ rows[known].T).max(1)
     if np.isnan(leaning := _leaning(labels, probability)).all():
-        return _farthest(rows, open_, distance, count)
+        return _farthest(rows, open_, known, count)
+    distance = 1 - (rows @ rows[known].T).max(1)
     reach = float(np.median(distance[open_]))
     unsure = _unsure(leaning)
     rank = _rank(unsure, open_)
@@ -106,18 +104,23 @@ def _leaning(labels: npt.NDArray[np.int8], probability: Floats) -> Floats:
 
 
 def _farthest(
-    rows: npt.NDArray[np.floating], open_: npt.NDArray[np.bool_], distance: Floats, count: int
+    rows: npt.NDArray[np.floating], open_: npt.NDArray[np.bool_], known: npt.NDArray[np.intp], count: int
 ) -> list[Suggestion]:
-    """Each the one farthest from all before it; where nothing is labelled the most typical comes first."""
+    """Each the one farthest from all before it; where nothing is labelled the most typical comes first.
+
+    Compared is how images differ from their mean: all share most of what they are, and by that outliers came first.
+    """
     found: list[Suggestion] = []
-    apart = UNLIKE if np.isfinite(distance[open_]).any() else UNLIKE_THOSE
+    centred = _unit(rows - rows.mean(0))
+    alike = (centred @ centred[known].T).max(1) if len(known) else np.full(len(rows), -np.inf)
+    apart = UNLIKE if len(known) else UNLIKE_THOSE
     for _ in range(min(count, int(open_.sum()))):
-        first = not np.isfinite(distance[open_]).any()
-        value = rows @ rows[open_].mean(0) if first else distance
+        first = not np.isfinite(alike).any()
+        value = rows @ rows[open_].mean(0) if first else -alike
         index = int(np.where(open_, value, -np.inf).argmax())
         found.append(Suggestion(index, TYPICAL if first else apart))
         open_[index] = False
-        distance = np.minimum(distance, 1 - rows @ rows[index])
+        alike = np.maximum(alike, centred @ centred[index])
     return found
 
 
