@@ -291,7 +291,7 @@ class MadCLIP(Estimator):
 
     @property
     def image_score(self) -> str:
-        """The rule of the image score, with `by_task` resolved."""
+        """The rule of the image score, with `by_task` and `by_classes` resolved."""
         return self.state.readout.rule
 
     def save(self, folder: str | Path) -> None:

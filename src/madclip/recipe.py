@@ -14,7 +14,7 @@ from madclip.grey_range import parse_grey_range
 AdapterActivation = Literal["relu", "leaky_relu"]
 AdapterNorm = Literal["none", "layer_norm"]
 Position = Literal["end", "front", "middle"]
-ImageScore = Literal["mean", "max", "both", "by_task"]
+ImageScore = Literal["mean", "max", "both", "by_task", "by_classes"]
 Loss = Literal["siglip", "softmax"]
 Jitter = Literal["per_image", "per_class"]
 Aspect = Literal["stretch", "pad"]
@@ -123,8 +123,9 @@ class Recipe:
     bias: float = _field(0.0, "b of the SigLIP term, which is added to it.", -1e3, 1e3)
     image_score: ImageScore = _field(
         "both",
-        "`mean` of the detection head's patches, `max` of the map, `both`: the mean of these two, or `by_task`: `max` "
-        "where there were masks to learn from, else `mean` (as the released code does).",
+        "`mean` of the detection head's patches, `max` of the map, `both`: the mean of these two; `by_task`: `max` "
+        "where there were masks to learn from, else `mean` (as the released code does); or `by_classes`: `max` where "
+        "both classes were learned from, else `both`.",
     )
     text_weight: float = _field(
         0.2,
@@ -276,7 +277,7 @@ REMOVED: dict[str, Any] = {"average": 0.0}
 
 PRESETS: dict[str, Recipe] = {
     "madclip": Recipe(),
-    "fused": Recipe(name="fused", image_score="max"),
+    "fused": Recipe(name="fused", image_score="by_classes"),
     "paper": Recipe(
         name="paper",
         shared_contexts=True,

@@ -286,7 +286,8 @@ class Fitted:
     @property
     def readout(self) -> Readout:
         """How scores and maps are read off the head."""
-        return Readout.of(self.recipe, has_masks=bool(self.provenance.masks))
+        seen = self.provenance
+        return Readout.of(self.recipe, has_masks=bool(seen.masks), both_classes=seen.learned_from == "both")
 
     def score(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores [B] and maps [B, S, S] of tokens [B, T, G, d], as `encode_for` gives them for the head."""

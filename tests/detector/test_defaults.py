@@ -156,3 +156,14 @@ class TestPairWithoutLearning:
         assert torch.allclose(maps[0.2], 0.8 * maps[0.0] + 0.2 * maps[1.0], atol=1e-5)
         texts = MadCLIP(recipe, backbone=towers[0], objective="Brain").fit(shots=0).score(pixels)[1]
         assert torch.allclose(maps[1.0], texts, atol=1e-4)
+
+    def test_the_maximum_is_for_detectors_of_both_classes(self, towers, pixels):
+        fused = Recipe.preset("fused", image_size=120, variants=("identity",), epochs=1)
+        images = [(255 * each.permute(1, 2, 0)).byte().numpy() for each in pixels.flip(2)]
+        said = {}
+        for labels in ([0, 0, 1], [0, 0, 0]):
+            detector = MadCLIP(fused, backbone=towers[1], objective="Brain").fit(images, labels, folds=0)
+            scores, maps = detector.score(pixels)
+            said[sum(labels)] = detector.image_score, bool(torch.allclose(scores, maps.amax((1, 2)), atol=1e-6))
+        said[-1] = MadCLIP(fused, backbone=towers[1], objective="Brain").fit(shots=0).image_score, False
+        assert said == {1: ("max", True), 0: ("both", False), -1: ("both", False)}

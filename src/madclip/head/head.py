@@ -108,7 +108,7 @@ class Head(Scorer):
 
         Args:
             scores: S of both heads.
-            rule: How the image score comes about; not `by_task`.
+            rule: How the image score comes about; see `Readout`.
             has_masks: Whether masks were learned from; otherwise the map is that of the detection head.
         """
         maps = scoring.anomaly_map(self.map_logits(scores.segmentation if has_masks else scores.detection))

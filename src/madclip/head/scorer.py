@@ -22,7 +22,7 @@ class Readout(NamedTuple):
     """How a score and a map are read off a head.
 
     Attributes:
-        rule: How the image score comes about; `by_task` is resolved.
+        rule: How the image score comes about; `by_task` and `by_classes` are resolved.
         has_masks: Whether masks were learned from; otherwise the map is that of the detection head.
     """
 
@@ -30,10 +30,12 @@ class Readout(NamedTuple):
     has_masks: bool
 
     @classmethod
-    def of(cls, recipe: Recipe, *, has_masks: bool) -> Readout:
-        """The one that a recipe asks for; `by_task` is the map's maximum where there were masks, else the mean."""
+    def of(cls, recipe: Recipe, *, has_masks: bool, both_classes: bool = True) -> Readout:
+        """The one that a recipe asks for, by what was learned from; the recipe's field says what its values mean."""
         if recipe.image_score == "by_task":
             return cls("max" if has_masks else "mean", has_masks)
+        if recipe.image_score == "by_classes":
+            return cls("max" if both_classes else "both", has_masks)
         return cls(recipe.image_score, has_masks)
 
 
