@@ -95,6 +95,12 @@ WAYS = {
         Dataset(data.root, "manifest", (data.shot_pool[0], data.shot_pool[-1]))
     ),
     "texts, then shots": lambda new, data, digests: new.fit(shots=0).refit(data, shots=3),
+    "normal images, calibrated": lambda new, data, digests: new.fit(data, shots=(3, 0)).calibrate(
+        Dataset(data.root, "manifest", (*data.shot_pool[:4], *data.shot_pool[-4:]))
+    ),
+    "joint, calibrated": lambda new, data, digests: new.fit(with_another(data), shots=3, folds=0).calibrate(
+        Dataset(data.root, "manifest", (data.shot_pool[0], data.shot_pool[-1])), modality="noise"
+    ),
     "joint": lambda new, data, digests: new.fit(with_another(data), shots=3, folds=2),
     "joint, then more": lambda new, data, digests: new.fit(with_another(data), shots=3, folds=0).refit(
         with_another(data)

@@ -109,12 +109,6 @@ def test_no_normal_images(fit, data):
     fit(data).one_line(data, "no normal images")
 
 
-def test_one_class_to_measure_on(madclip, small_detector, data):
-    shutil.rmtree(data / "test" / "Ungood")
-    shutil.rmtree(data / "valid" / "Ungood")
-    madclip("evaluate", small_detector, data).one_line(data, "no abnormal images")
-
-
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

@@ -28,6 +28,8 @@ def test_normal_images_alone(madclip, small, data, tmp_path):
     assert "rests on 16 normal images alone" in row["note"]
     facts = json.loads(madclip("evaluate", tmp_path / "d", data, "--json").out)
     assert facts["specificity"] is not None
+    assert any("rests on 16 normal images alone" in line for line in facts["warnings"])
+    assert not any("100%" in line for line in facts["warnings"])
     (data / "valid" / "Ungood").mkdir()
     for folder in ("img", "anomaly_mask"):
         (data / "valid" / "Ungood" / folder).mkdir()
@@ -36,6 +38,21 @@ def test_normal_images_alone(madclip, small, data, tmp_path):
     assert result.code == 0, result
     assert "refitted on 16 normal and 1 abnormal images" in result.out
     assert "not calibrated" in result.out
+
+
+def test_a_folder_of_normal_images_is_checked_and_measured(madclip, small, data, tmp_path):
+    for split in ("valid", "test"):
+        shutil.copytree(data / split / "good" / "img", tmp_path / split / "normal")
+    result = madclip("data", "check", tmp_path / "valid")
+    assert result.code == 0
+    assert "a detector learns from the 20 normal alone" in result.out
+    assert madclip("fit", tmp_path / "valid", "--out", tmp_path / "d", *small, "--shots", "all").code == 0
+    result = madclip("evaluate", tmp_path / "d", tmp_path / "test", "--json")
+    assert result.code == 0, result
+    facts = json.loads(result.out)
+    assert facts["specificity"] is not None
+    assert facts["image_auroc"] is None
+    assert any(line.startswith("No abnormal images") for line in facts["warnings"])
 
 
 def test_one_normal_image(madclip, small, data, tmp_path):

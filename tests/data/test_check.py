@@ -7,8 +7,10 @@ import pytest
 import tifffile
 from PIL import Image as Picture
 
+from madclip.calibration.thresholds import choose_threshold
 from madclip.data import Reading, check_dataset, errors_of, load_dataset
 from madclip.errors import DataError
+from madclip.metrics.scored import Scored
 from madclip.recipe import Recipe, View
 
 
@@ -118,10 +120,49 @@ def test_every_kind_of_problem_is_found_and_no_other(root, kind):
         assert sum(count["masks"] for count in check_dataset(root).counts.values()) == 3
 
 
-def test_one_class_is_reported_not_raised(root):
-    for split in ("valid", "test"):
-        shutil.rmtree(root / split / "Ungood")
-    assert problems(root)["one_class"].files == ("abnormal",)
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "one that calls 10 % of normal images anomalous needs 9"),
+        (8, "too few for a threshold"),
+        (9, "enough for a threshold that calls 10 % of normal images anomalous; one at 5 % needs 19"),
+        (18, "one at 5 % needs 19"),
+        (19, "anomalous, or 5 %"),
+    ],
+)
+def test_normal_images_alone_are_learned_from(tmp_path, count, said):
+    for number in range(count):
+        write(tmp_path / "normal" / f"scan-{number}.png")
+    report = check_dataset(tmp_path, Reading(patients="none"))
+    assert report.ok
+    assert f"learns from the {count} normal alone" in report.learns
+    assert said in report.learns
+    assert [(one.kind, one.files) for one in report.problems] == [("unmeasured", ("abnormal",))]
+    note = choose_threshold(Scored.of(np.zeros(count, int), np.arange(count)), "spec=0.9").note
+    assert bool(note) == ("too few" in report.learns), "as the fit says it"
+
+
+def test_normal_images_of_one_patient_allow_no_threshold(tmp_path):
+    for number in range(20):
+        write(tmp_path / "normal" / "P1" / f"{number}.png")
+    assert "of one patient" in check_dataset(tmp_path, Reading(patients="folder")).learns
+
+
+@pytest.mark.parametrize(
+    ("missing", "found", "learns"),
+    [
+        ("valid/Ungood", [], True),
+        ("test/Ungood", [("unmeasured", ("abnormal",))], False),
+        ("test/good", [("unmeasured", ("normal",))], False),
+        ("valid/good", [("no_normal", ("valid",))], False),
+    ],
+)
+def test_a_class_that_one_split_lacks(root, missing, found, learns):
+    shutil.rmtree(root / missing)
+    report = check_dataset(root)
+    assert [(one.kind, one.files) for one in report.problems] == found
+    assert report.ok == (missing != "valid/good")
+    assert bool(report.learns) == learns
 
 
 def rename_to_patients(root, shared):

@@ -81,9 +81,16 @@ def choose_threshold(data: Scored, operating_point: str = "youden") -> Threshold
     if promise >= target - 1e-9:
         return Threshold(value, promise)
     word = "sensitivity" if kind == "sens" else "specificity"
-    need = math.ceil(target / (1 - target) - 1e-9)
-    note = f"{count} images cannot promise a {word} of {target:g}: {promise:.2f} on average; {need} are needed"
+    note = (
+        f"{count} images cannot promise a {word} of {target:g}: {promise:.2f} on average; "
+        f"{images_needed(target)} are needed"
+    )
     return Threshold(value, promise, note)
+
+
+def images_needed(target: float) -> int:
+    """How many images of a class a sensitivity or specificity needs before a threshold can promise it."""
+    return math.ceil(target / (1 - target) - 1e-9)
 
 
 def _youden(zeros: Floats, ones: Floats) -> float:

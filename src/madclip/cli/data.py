@@ -135,6 +135,7 @@ def _told(report: CheckReport) -> list[str]:
         f"  {split}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
         for split, counts in report.counts.items()
     ]
+    lines += [f"  {report.learns}"] if report.learns else []
     lines.append("  sizes: " + ", ".join(f"{size} ({n})" for size, n in list(report.sizes.items())[:5]))
     if report.passed_over:
         lines.append(f"  passed over: {report.passed_over} hidden files or folders, or those of tools")

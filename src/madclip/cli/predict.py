@@ -281,7 +281,7 @@ def evaluate(
     model = MadCLIP.load(detector, backbone=backbone, device=device)
     model = model.of(modality) if modality else model
     reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
-    dataset = read_dataset(data, reading, force=force, stop=False)
+    dataset = read_dataset(data, reading, force=force, stop=False, needed=())
     computed = use_engine(model, detector, engine)
     with shown_progress() as progress:
         result = measure(

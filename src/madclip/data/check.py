@@ -7,8 +7,10 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from madclip.calibration.thresholds import images_needed
 from madclip.data.load import AUTO, scan_dataset
 from madclip.data.readers import read_image, read_many, read_mask
+from madclip.data.samples import KINDS as CLASSES
 from madclip.data.samples import UNUSED, Dataset, Reading, Sample, said_of_patients, said_of_volumes
 from madclip.data.unseen import LostLesions, lost_lesions
 from madclip.errors import DataError
@@ -16,7 +18,7 @@ from madclip.grey_range import parse_grey_range
 from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning"]
 
 KINDS: dict[str, tuple[Severity, str]] = {
-    "one_class": ("error", "one class has no images"),
+    "no_normal": ("error", "no normal images to learn from"),
     "counts": ("error", "another number of images than the registered set has"),
     "unmatched": ("error", "mask folders in which no mask has the name of an image"),
     "unreadable": ("error", "images that cannot be read"),
@@ -40,6 +42,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "label_conflict": ("error", "the same image, labelled both normal and abnormal"),
     "image_across": ("error", "the same image in two splits; what is measured would be too good"),
     "patient_across": ("error", "the same patient or volume in two splits; what is measured would be too good"),
+    "unmeasured": ("warning", "a class without images to measure on: how well a detector ranks cannot be said"),
     "duplicate": ("warning", "the same image twice in one split"),
     "missing_mask": ("warning", "abnormal images without a mask, beside others that have one"),
     "dark": ("warning", "images that use less than an eighth of their range, as 12 bits stored in 16 do"),
@@ -84,6 +87,8 @@ class CheckReport:
         patients: One line on how many patients are known and from what.
         volumes: One line on how many images are slices of volumes; empty where none is.
         passed_over: Number of hidden files and folders, and those of tools, that were not looked into.
+        learns: Where there are normal images alone to learn from, how many, and which thresholds they allow; else
+            empty.
     """
 
     root: str
@@ -96,6 +101,7 @@ class CheckReport:
     patients: str = ""
     volumes: str = ""
     passed_over: int = 0
+    learns: str = ""
 
     @property
     def ok(self) -> bool:
@@ -160,7 +166,24 @@ def check_dataset(
         patients=said_of_patients(dataset),
         volumes=said_of_volumes(dataset),
         passed_over=dataset.passed_over,
+        learns=_learned_from_normals(dataset.shot_pool),
     )
+
+
+def _learned_from_normals(pool: Sequence[Sample]) -> str:
+    """What a fit makes of images of which none is abnormal, in one sentence; empty where some are, or all."""
+    if not pool or any(sample.label for sample in pool):
+        return ""
+    count, (often, seldom) = len(pool), (images_needed(one) for one in (0.9, 0.95))
+    if count < often:
+        allowed = f"too few for a threshold: one that calls 10 % of normal images anomalous needs {often}"
+    elif len({sample.group or sample.image for sample in pool}) < 2:
+        allowed = "all of one patient or volume, which allows no threshold"
+    elif count < seldom:
+        allowed = f"enough for a threshold that calls 10 % of normal images anomalous; one at 5 % needs {seldom}"
+    else:
+        allowed = "enough for a threshold that calls 10 % of normal images anomalous, or 5 %"
+    return f"no abnormal images to learn from: a detector learns from the {count} normal alone, {allowed}"
 
 
 def errors_of(dataset: Dataset) -> tuple[Problem, ...]:
@@ -170,10 +193,10 @@ def errors_of(dataset: Dataset) -> tuple[Problem, ...]:
     of an image are found by their bytes: only files of the same size are opened, and only those that agree in a few
     kilobytes are read whole. The same pixels in another format, and what is wrong with a single image or mask,
     are met by `check_dataset` alone, or by the fit when it reads its shots. Patients that were guessed are no reason to
-    stop, and neither is a class without images, which `load_dataset` refuses where it is needed.
+    stop, and neither are missing normal images, which `load_dataset` refuses where they are needed.
     """
     problems = _problems(_structure(dataset, _digests(dataset.samples)), guessed=dataset.patients_guessed)
-    return _in_order(one for one in problems if one.severity == "error" and one.kind != "one_class")
+    return _in_order(one for one in problems if one.severity == "error" and one.kind != "no_normal")
 
 
 def _digests(samples: Iterable[Sample]) -> list[tuple[Sample, str]]:
@@ -275,9 +298,11 @@ def _counts(dataset: Dataset, found: list[_Finding]) -> dict[str, dict[str, int]
 def _structure(dataset: Dataset, digests: Iterable[tuple[Sample, str]]) -> dict[str, list[str]]:
     """Names by kind of what is wrong with the set as a whole; images with the same digest are the same."""
     files: dict[str, list[str]] = defaultdict(list)
-    files["one_class"] = [
-        name for name, side in (("normal", dataset.normal), ("abnormal", dataset.abnormal)) if not side
-    ]
+    # A set that is all test images is not learned from.
+    if not any(sample.label == 0 for sample in dataset.shot_pool or dataset.samples):
+        files["no_normal"] = [", ".join(sorted({one.split or "all" for one in dataset.shot_pool or dataset.samples}))]
+    measured = {sample.label for sample in dataset.test_pool}
+    files["unmeasured"] = [kind for label, kind in enumerate(CLASSES) if measured and label not in measured]
     files["unmatched"] = [dataset.name(path) for path in dataset.unmatched]
     if dataset.has_masks:
         files["missing_mask"] = [dataset.name(sample.image) for sample in dataset.abnormal if not sample.mask]

@@ -231,7 +231,9 @@ def _cautions(result: EvaluationResult, judge: Judge, *, clustered: bool) -> lis
     """What a reader must know, from the numbers themselves."""
     said = []
     for count, word in ((result.n_normal, "normal"), (result.n_abnormal, "abnormal")):
-        if count < FEW:
+        if not count:
+            said.append(f"No {word} images: how well normal and abnormal ones are told apart is not measured.")
+        elif count < FEW:
             said.append(f"Only {count} {word} images: the intervals are wide, and they are what to read.")
     if result.n_patients is None:
         said.append(
@@ -262,11 +264,15 @@ def _calibration_cautions(result: EvaluationResult, calibration: Calibration) ->
     if calibration.note:
         said.append(f"Threshold: {calibration.note}.")
     zeros, ones = len(calibration.normal_scores), len(calibration.abnormal_scores)
-    said.append(
-        f"Calibrated on {zeros} normal and {ones} abnormal images: a p-value is never below {1 / (zeros + 1):.3f}, "
-        f"and verdicts may err on {calibration.levels_kept[0]:.0%} of normal and {calibration.levels_kept[1]:.0%} of "
-        "abnormal images, averaged over draws of the shots."
-    )
+    least = f"p-value is never below {1 / (zeros + 1):.3f}"
+    if calibration.rests:
+        said.append(f"{calibration.rests.replace('It', 'The calibration', 1)} A {least}.")
+    else:
+        said.append(
+            f"Calibrated on {zeros} normal and {ones} abnormal images: a {least}, and verdicts may err on "
+            f"{calibration.levels_kept[0]:.0%} of normal and {calibration.levels_kept[1]:.0%} of abnormal images, "
+            "averaged over draws of the shots."
+        )
     prevalence = result.n_abnormal / len(result.rows)
     if calibration.method != "none" and abs(prevalence - calibration.prevalence) > 0.1:
         said.append(

@@ -91,7 +91,7 @@ def evaluate(
 
     Args:
         detector: A fitted one.
-        data: A folder or a manifest, as for `load_dataset`, or a Dataset.
+        data: A folder or a manifest, as for `load_dataset`, or a Dataset. One class will do, for what it alone says.
         pixel_size: Size at which pixel metrics are computed.
         objective: What the images show; a detector fitted for something else gets a warning.
         same_patient: Measure other images of patients and volumes that the detector has seen too. Such numbers are
@@ -101,7 +101,8 @@ def evaluate(
     Raises:
         DataError: There is nothing to evaluate, or the detector has seen all of it.
     """
-    dataset = data if isinstance(data, Dataset) else load_dataset(data, Reading(axis=detector.recipe.axis))
+    reading = Reading(axis=detector.recipe.axis)
+    dataset = data if isinstance(data, Dataset) else load_dataset(data, reading, needed=())
     facts = detector.provenance
     samples, warnings = unseen(facts, dataset, same_patient=same_patient)
     warnings += _marks(detector, objective)
