@@ -49,11 +49,16 @@ def test_a_joint_detector(madclip, small, folders, tmp_path):
     facts = json.loads(madclip("evaluate", tmp_path / "d", folders["Brain"], "--json").out)
     assert facts["specificity"] is None
     assert any("were taken for Brain" in warning for warning in facts["warnings"])
+    madclip("refit", tmp_path / "d", sets[0]).one_line("'Chest' would be forgotten")
     sets.append(f"Liver={folders['Liver']}")
     result = madclip("refit", tmp_path / "d", *sets)
     assert result.code == 0, result
     assert "threshold" in next(line for line in result.out.splitlines() if line.startswith("Brain"))
     assert "without folds" in next(line for line in result.out.splitlines() if line.startswith("Liver"))
+    said = madclip("predict", tmp_path / "d", slices[0], "--out", tmp_path / "r").err
+    assert "Liver: not calibrated" in said
+    assert "Brain: not calibrated" not in said
+    madclip("predict", tmp_path / "d", slices[0], "--out", tmp_path / "s", "--modality", "").one_line("knows Brain")
 
 
 def test_what_is_wrong_is_said_in_a_line(madclip, small, folders, small_detector, tmp_path):

@@ -76,6 +76,15 @@ def shots(joint, sets, small_backbone):
     }
 
 
+def mistaken(mine, others):
+    """How many would be taken for one of the others if they were left out, one by one."""
+    wrong = 0
+    for number, row in enumerate(mine):
+        left = np.delete(mine, number, 0)
+        wrong += (others @ row).max() > (left @ row).max()
+    return wrong
+
+
 def test_distances_are_those_of_plain_arithmetic(joint, told, whole, shots, image, small_backbone):
     here = pooled(small_backbone, joint.recipe, image)
     expected = {name: {file: 1 - here @ row for file, row in rows.items()} for name, rows in shots.items()}
@@ -88,6 +97,7 @@ def test_distances_are_those_of_plain_arithmetic(joint, told, whole, shots, imag
     for pair in whole.joint.pairs:
         mine, theirs = (np.stack([*shots[name].values()]) for name in pair.names)
         assert pair.distance == pytest.approx((1 - mine @ theirs.T).min(), abs=1e-6)
+        assert (pair.mistaken, pair.shots) == (mistaken(mine, theirs) + mistaken(theirs, mine), 12)
         ways = [np.subtract(*joint.of(name).state.text.double().numpy().T) for name in pair.names]
         assert pair.texts == pytest.approx(ways[0] @ ways[1] / np.prod([np.linalg.norm(way) for way in ways]), abs=1e-6)
     said = f"taken for 'Liver': the nearest of its shots is at distance {told.route[0].distance:.4f}"
@@ -134,9 +144,9 @@ def test_shots_of_other_modalities_are_no_shots_of_one(joint, sets):
 
 
 def test_modalities_that_look_alike_are_said():
-    pairs = Pair(("Brain", "Liver"), 0.1, 0.2, 0.5), Pair(("Brain", "Chest"), 0.3, 0.2, 0.5)
+    pairs = Pair(("Brain", "Liver"), 0.1, 2, 12, 0.5), Pair(("Brain", "Chest"), 0.3, 0, 12, 0.5)
     said = " ".join(findings_of_joint(Joint({}, pairs, 10, 1)))
-    assert "'Brain' and 'Liver' look alike" in said
+    assert "'Brain' and 'Liver' look alike: 2 of their 12 shots" in said
     assert "Chest" not in said
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from madclip.cli.console import note, print_facts, shown_progress
+from madclip.cli.joint import why_uncalibrated
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def saved_detector(folder: Path, axis: str | None, engine: str, backbone: str | 
     from madclip.scale.scoring import SavedDetector, detector_digest
 
     saved = storage.read(folder)
-    if saved.provenance.uncalibrated:
-        note(saved.provenance.uncalibrated)
+    for said in why_uncalibrated(saved):
+        note(said)
     chosen = _engine(folder, engine, backbone, device)
     return SavedDetector(folder.resolve(), detector_digest(folder), axis or saved.recipe.axis, chosen, backbone, device)
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from madclip.data.samples import Dataset, Reading
     from madclip.detector import MadCLIP
+    from madclip.state import Fitted
+    from madclip.storage import Saved
 
 
 def read_sets(named: Sequence[Path], reading: Reading, *, force: bool) -> dict[str, Dataset]:
@@ -59,3 +61,11 @@ def said_of_modalities(detector: MadCLIP) -> list[str]:
             said += " from before the refit"
         lines.append(f"{name}: {facts.learned} ({facts.masks} with masks), {said}")
     return lines
+
+
+def why_uncalibrated(of: Fitted | Saved) -> list[str]:
+    """Why a detector has no thresholds, or of a joint one each modality that has none; a line each."""
+    if not of.modalities:
+        return [line for line in (of.provenance.uncalibrated,) if line]
+    said = ((name, part.provenance.uncalibrated) for name, part in of.modalities.items())
+    return [f"{name}: {line}" for name, line in said if line]

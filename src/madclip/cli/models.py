@@ -123,7 +123,7 @@ def export(
     from madclip.export.engines import export_engine
 
     model = MadCLIP.load(detector, backbone=backbone, device="cpu")
-    model = model.of(modality) if modality else model
+    model = model if modality is None else model.of(modality)
     out = out or detector / "engines" / f"{engine}-{precision}"
     facts = export_engine(model, data, out, engine=engine, precision=precision)
     check = facts["check"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from madclip.cli.console import note, print_facts, print_table, shown_progress
+from madclip.cli.joint import why_uncalibrated
 from madclip.cli.options import (
     AbnormalNames,
     Address,
@@ -125,7 +126,7 @@ def predict(
     from madclip.report.series import SERIES
 
     if table == "parquet" or (table is None and pool == "ray"):
-        if dicom or modality or resample or mpp is not None or level is not None:
+        if dicom or modality is not None or resample or mpp is not None or level is not None:
             raise RecipeError(
                 "--dicom, --modality, --resample, --mpp and --level go with a page: leave out --table parquet and "
                 "--engine-pool ray"
@@ -139,7 +140,7 @@ def predict(
     kinds = parse_kinds(dicom)
     output = Output(maps=maps or "tiff", overlays=overlays, dicom=kinds, region=region, resample=resample)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
-    model = model.of(modality) if modality else model
+    model = model if modality is None else model.of(modality)
     computed = use_engine(model, detector, engine)
     about = {"Detector": detector.name}
     if mpp is not None or level is not None:
@@ -154,7 +155,7 @@ def predict(
     found = expand_inputs(local, axis or model.recipe.axis)
     no_series = "--dicom: none of the images is of a DICOM series, and objects are made of such alone"
     odd = no_series if kinds and not any(one.study for one in found.series) else ""
-    for said in filter(None, (found.said(), model.provenance.uncalibrated, odd)):
+    for said in filter(None, (found.said(), *why_uncalibrated(model.state), odd)):
         note(said)
     with kept_memory(), shown_progress() as progress:
         every = predict_folder(
@@ -279,7 +280,7 @@ def evaluate(
     if report is not None:
         check_page(report, overwrite=overwrite)
     model = MadCLIP.load(detector, backbone=backbone, device=device)
-    model = model.of(modality) if modality else model
+    model = model if modality is None else model.of(modality)
     reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
     dataset = read_dataset(data, reading, force=force, stop=False, needed=())
     computed = use_engine(model, detector, engine)

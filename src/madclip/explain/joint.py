@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -14,6 +15,8 @@ from madclip.explain.shots import SAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy.typing as npt
 
     from madclip.calibration.familiarity import Familiarity
     from madclip.data.samples import Sample
@@ -47,13 +50,15 @@ class Pair:
     Attributes:
         names: Their objectives.
         distance: Cosine distance of pooled tokens between the two shots of them that are nearest to each other.
-        limit: The larger of their limits of what is familiar.
+        mistaken: How many shots of both are nearer to one of the other modality than to any other one of their own.
+        shots: How many there are.
         texts: Cosine of the ways from the normal to the abnormal text.
     """
 
     names: tuple[str, str]
     distance: float
-    limit: float
+    mistaken: int
+    shots: int
     texts: float
 
 
@@ -78,13 +83,16 @@ def joint_of(state: Fitted, parts: Mapping[str, Explanation]) -> Joint:
     """A joint detector's state, as a whole, with the explanation of each modality."""
     pairs = []
     for (one, mine), (other, theirs) in combinations(state.modalities.items(), 2):
-        near, far = _known(mine), _known(theirs)
+        rows = [np.asarray(_known(part).features) for part in (mine, theirs)]
+        across = 1 - rows[0] @ rows[1].T
+        apart = np.concatenate([across.min(1), across.min(0)])
         ways = torch.stack([part.text[:, 1] - part.text[:, 0] for part in (mine, theirs)])
         pairs.append(
             Pair(
                 (one, other),
-                float(near.distance(far.features).min()),
-                max(near.limit, far.limit),
+                float(apart.min()),
+                int((apart < np.concatenate([_within(each) for each in rows])).sum()),
+                len(apart),
                 float(F.cosine_similarity(ways[0], ways[1], dim=0)),
             )
         )
@@ -105,6 +113,13 @@ def routed(state: Fitted, pooled: torch.Tensor, shots: Mapping[str, Shots]) -> t
             shot = first if abs(1 - cosine - distance) <= SAME * known.limit else None
         near.append(Near(name, distance, known.limit, shot))
     return tuple(sorted(near, key=lambda one: one.distance))
+
+
+def _within(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Cosine distance of each shot to the nearest other one: features [n, d] at unit length -> [n]."""
+    distance = 1 - rows @ rows.T
+    np.fill_diagonal(distance, np.inf)
+    return np.asarray(distance.min(1))
 
 
 def _known(part: Fitted) -> Familiarity:
@@ -136,11 +151,10 @@ def findings_of_joint(joint: Joint) -> Iterator[str]:
             "fixed, and differ by the objective alone."
         )
     for pair in joint.pairs:
-        if pair.distance <= pair.limit:
+        if pair.mistaken:
             yield (
-                f"{pair.names[0]!r} and {pair.names[1]!r} look alike: two of their shots are {pair.distance:.4f} "
-                f"apart, within the limit of what is familiar ({pair.limit:.4f}). Images of one may be taken for the "
-                "other."
+                f"{pair.names[0]!r} and {pair.names[1]!r} look alike: {pair.mistaken} of their {pair.shots} shots are "
+                "nearer to one of the other than to any of their own. Images of one may be taken for the other."
             )
     said = Counter(line for part in joint.parts.values() for line in part.findings)
     yield from (line for line, count in said.items() if count == len(joint.parts))

@@ -81,7 +81,7 @@ def check_engine(detector: MadCLIP, folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged or of another version ({error!r}); export again") from error
     if not (known and same and shape and rule):
         raise CheckpointError(
-            f"{folder}: the export of another detector, or of this one before it changed; export again"
+            f"{folder}: the export of another detector or modality, or of this one before it changed; export again"
         )
     _check_files(folder, files)
     return facts

@@ -98,9 +98,9 @@ def refit(setting: Setting, before: Fitted, given: Labelled | Given, shots: Coun
     if not known or not isinstance(given, Mapping):
         asked = "give the images of each, by objective" if known else "fit anew to make it one of several"
         raise RecipeError(f"this detector is of {'several modalities' if known else 'one modality'}: {asked}")
-    data = _images(setting, given, draws)
     if missing := [name for name in known if name not in given]:
         raise DataError(f"{missing[0]!r} would be forgotten: give the images that it was learned from as well")
+    data = _images(setting, given, draws)
     names = [*known, *(name for name in given if name not in known)]
     most = _most_shots(before)
     drawn = {
