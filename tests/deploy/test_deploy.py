@@ -15,7 +15,7 @@ import container
 import pytest
 import yaml
 
-from madclip.backbones import lite0
+from madclip.backbones import lite
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -117,8 +117,9 @@ def test_the_wheel_is_small_and_asks_for_the_weights_that_are_read(tmp_path):
     assert Path(built).stat().st_size < 14e6
     with zipfile.ZipFile(built) as archive:
         (said,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-    assert f"Requires-Dist: {lite0.DISTRIBUTION}\n" in said
-    assert lite0.DISTRIBUTION in (ROOT / "constraints.txt").read_text().splitlines()
+    weights = lite.DISTRIBUTION.format("lite0")
+    assert f"Requires-Dist: {weights}\n" in said
+    assert weights in (ROOT / "constraints.txt").read_text().splitlines()
 
 
 @pytest.mark.slow

