@@ -18,9 +18,9 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ from recipes import draw, gain
 from sets import LabelledSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from madclip.backbones.spec import Backbone, Tower
     from madclip.recipe import ImageScore
@@ -179,13 +179,17 @@ class Cell:
         near, size = int(one.given("near") or 3), int(one.given("size") or 0) or None
         backbone = load(one.backbone, float(one.given("weight") or 1), near, size, texts_alone="texts" in one.changes)
         data, rest = self._tokens(backbone)
-        labels = rest.labels.tolist()
         method = one.given("method")
         found, seconds = self._compare(method, backbone) if method else self._madclip(one, backbone, data, rest)
+        return {**self.areas(found, rest), "images": len(self.rest), "seconds": round(seconds, 1)}
+
+    def areas(self, found: dict[str, torch.Tensor], rest: TrainingSet) -> dict[str, Any]:
+        """AUROC of each rule, and of pixels where there are masks, of what `read` gives."""
+        labels = rest.labels.tolist()
         out: dict[str, Any] = {rule: auroc(labels, found[rule].tolist()) for rule in RULES}
         if any(shot.mask is not None for shot in self.rest):
             out["pixels"] = pixel_auroc(list(found["maps"].numpy()), list(rest.masks[:, 0].numpy()))
-        return {**out, "images": len(labels), "seconds": round(seconds, 1)}
+        return out
 
     def _madclip(
         self, one: Try, backbone: Backbone, data: TrainingSet, rest: TrainingSet
@@ -253,6 +257,25 @@ def table(rows: list[dict[str, Any]], rules: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+C = TypeVar("C", bound=Cell)
+
+
+def complete(given: argparse.Namespace, kind: type[C], tries: dict[str, Callable[[C], dict[str, Any]]]) -> list[Any]:
+    """All rows of the file `given.out`, after those that it lacks were measured and added to it."""
+    rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    done = {(row["try"], row["set"], row["shots"], row["seed"]) for row in rows}
+    kept = TokenCache()
+    for seed, shots, one in ((seed, shots, one) for seed in given.seeds for shots in given.shots for one in given.sets):
+        missing = [name for name in tries if (name, one.name, shots, seed) not in done]
+        cell = kind(one, shots, seed, kept) if missing else None
+        for name in missing if cell else ():
+            row = {"try": name, "set": one.name, "shots": shots, "seed": seed, **tries[name](cell)}  # type: ignore[arg-type]
+            rows.append(row)
+            with given.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    return rows
+
+
 def main() -> None:
     """Parse, run what is missing, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -265,18 +288,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="page to write between its marks")
     parser.add_argument("--mark", default="fused", help="the marks' name")
     given = parser.parse_args()
-    rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
-    done = {(row["try"], row["set"], row["shots"], row["seed"]) for row in rows}
-    kept = TokenCache()
-    jobs = [(seed, shots, one) for seed in given.seeds for shots in given.shots for one in given.sets]
-    for seed, shots, one in jobs:
-        missing = [some for some in given.tries if (some.name, one.name, shots, seed) not in done]
-        cell = Cell(one, shots, seed, kept) if missing else None
-        for some in missing if cell else ():
-            row = {"try": some.name, "set": one.name, "shots": shots, "seed": seed, **cell.run(some)}  # type: ignore[union-attr]
-            rows.append(row)
-            with given.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    rows = complete(given, Cell, {some.name: partial(Cell.run, one=some) for some in given.tries})
     order = [some.name for some in given.tries]
     named = {one.name for one in given.sets}
     wanted = [row for row in rows if row["set"] in named and row["try"] in order and row["shots"] in given.shots]

@@ -12,8 +12,8 @@ plain form. Tokens of a tower are kept, and rows that are in the file are not re
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +23,13 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import nn
 
-from fused import RULES, Cell, load, read
+from fused import Cell, complete, load, read
 from madclip import Recipe
 from madclip.files import write_between
 from madclip.head.adapters import DETECTION, SEGMENTATION
 from madclip.head.head import Head, Scores
 from madclip.head.prompts import Prompts
 from madclip.head.scorer import pool
-from madclip.metrics.image import auroc
-from madclip.metrics.pixel import pixel_auroc
-from madclip.training.cache import TokenCache
 from madclip.training.fit import fit_head
 from recipes import gain
 from sets import LabelledSet
@@ -122,10 +119,7 @@ class RoutedCell(Cell):
         fit_head(head, data, recipe, seed=self.seed)
         out: dict[str, Any] = {"seconds": round(time.process_time() - start, 1)}
         found = read(head, rest, has_masks=bool(data.masked.any()))
-        labels = rest.labels.tolist()
-        out |= {rule: auroc(labels, found[rule].tolist()) for rule in RULES}
-        if any(shot.mask is not None for shot in self.rest):
-            out["pixels"] = pixel_auroc(list(found["maps"].numpy()), list(rest.masks[:, 0].numpy()))
+        out |= self.areas(found, rest)
         if isinstance(head, Routed):
             with torch.inference_mode():
                 text, weights = head.text(), head.weights(torch.stack(rest.plain).unbind(1))
@@ -169,17 +163,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--docs", type=Path, help="page to write between its marks")
     given = parser.parse_args()
-    rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
-    done = {(row["try"], row["set"], row["shots"], row["seed"]) for row in rows}
-    kept, names = TokenCache(), [BASELINE, *given.tries]
-    for shots, seed, one in ((k, s, one) for k in given.shots for s in given.seeds for one in given.sets):
-        missing = [name for name in names if (name, one.name, shots, seed) not in done]
-        cell = RoutedCell(one, shots, seed, kept) if missing else None
-        for name in missing if cell else ():
-            row = {"try": name, "set": one.name, "shots": shots, "seed": seed, **cell.measure(name)}  # type: ignore[union-attr]
-            rows.append(row)
-            with given.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    names = [BASELINE, *given.tries]
+    rows = complete(given, RoutedCell, {name: partial(RoutedCell.measure, name=name) for name in names})
     named = {one.name for one in given.sets}
     text = table([row for row in rows if row["set"] in named and row["shots"] in given.shots], names)
     print(text)

@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from madclip.benchmark.render import markdown
-from madclip.benchmark.tables import mean_difference
+from madclip.benchmark.tables import mean_difference, mean_of_draws
 from madclip.files import write_between
-from madclip.metrics.compare import mean_interval
 
 Cells: TypeAlias = "dict[tuple[str, int, int], dict[str, Any]]"
 """Of one method, by set, shots and seed."""
@@ -30,13 +30,6 @@ def cells_of(run: Path, method: str) -> Cells:
     all_of_them = [json.loads(path.read_text()) for path in sorted((run / "cells").glob("*.json"))]
     named = [(one["cell"], one) for one in all_of_them]
     return {(cell["set"], cell["shots"], cell["seed"]): one for cell, one in named if cell["method"] == method}
-
-
-def shown(values: list[float], sign: str = "") -> str:
-    """Mean of draws with Student's 95 % interval."""
-    found = mean_interval(values, bounds=None if sign else (0, 100))
-    inside = "" if found.low is None else f" [{found.low:{sign}.1f}, {found.high:{sign}.1f}]"
-    return f"{found.value:{sign}.1f}{inside}"
 
 
 def table(first: Cells, second: Cells) -> str:
@@ -53,16 +46,14 @@ def table(first: Cells, second: Cells) -> str:
                 continue
             row = [str(shots), name]
             for kind, by_seed in means.items():
-                pairs = [
-                    [100 * (run[key]["metrics"][f"{kind}_auroc"][0] or np.nan) for run in (first, second)]
-                    for key in keys
-                ]
-                if np.isnan(pairs).any():
+                values = [[run[key]["metrics"][f"{kind}_auroc"][0] for run in (first, second)] for key in keys]
+                if None in chain(*values):
                     row += ["-", "-"]
                     continue
+                pairs = 100 * np.array(values)
                 for key, (before, after) in zip(keys, pairs, strict=True):
                     by_seed[key[2]].append((before, after))
-                row += _cells(np.array(pairs))
+                row += _cells(pairs)
             _, (low, high) = mean_difference([(second[key], first[key]) for key in keys])
             rows.append([*row, f"[{low:+.1f}, {high:+.1f}]"])
         row = [str(shots), "mean of sets"]
@@ -76,7 +67,7 @@ def table(first: Cells, second: Cells) -> str:
 
 
 def _cells(pairs: np.ndarray[Any, np.dtype[np.float64]]) -> list[str]:
-    return [shown(list(pairs[:, 1])), shown(list(pairs[:, 1] - pairs[:, 0]), "+")]
+    return [mean_of_draws(pairs[:, 1]), mean_of_draws(pairs[:, 1] - pairs[:, 0], "+")]
 
 
 def main() -> None:

@@ -142,9 +142,9 @@ def _beside_published(run: Run) -> Table:
                 theirs = published(run.experiment, name, called, shots, task)  # type: ignore[arg-type]
                 difference = "-"
                 if theirs is not None and draws:
-                    difference = _number([value - theirs for value in draws.values()], "+") + run.mark(method)
+                    difference = mean_of_draws([value - theirs for value in draws.values()], "+") + run.mark(method)
                 shown = "-" if theirs is None else f"{theirs:.2f}"
-                ours = _number(draws.values()) + run.mark(method) if draws else NOT_RUN
+                ours = mean_of_draws(draws.values()) + run.mark(method) if draws else NOT_RUN
                 rows.append((method, str(shots), run.title(name), task, ours, shown, difference))
     ours = f"ours, {run.backbone}"
     head = ("method", "shots", "set", "task", ours, "published, ViT-L/14", "ours minus published")
@@ -163,7 +163,13 @@ def _by_shots(run: Run) -> list[Table]:
             if task not in tasks_of(name) or (task == "AS" and not any(values.values())):
                 continue
             rows = tuple(
-                (m, *(_number(v.values()) + run.mark(m) if (v := values[m, count]) else NOT_RUN for count in shots))
+                (
+                    m,
+                    *(
+                        mean_of_draws(v.values()) + run.mark(m) if (v := values[m, count]) else NOT_RUN
+                        for count in shots
+                    ),
+                )
                 for m in methods
             )
             note = NOT_DRAWN if run.experiment == "zero-shot" else PERCENT
@@ -184,7 +190,7 @@ def _paired(run: Run, shots: int | None = None) -> list[Table]:
                 continue
             draws, resampled = mean_difference(pairs)
             mark = run.mark(str(reference), method)
-            rows.append((run.title(name), method, _number(draws, "+") + mark, _interval(*resampled) + mark))
+            rows.append((run.title(name), method, mean_of_draws(draws, "+") + mark, _interval(*resampled) + mark))
     if not rows:
         return []
     head = ("set", "method", f"{reference} minus it, over draws of shots", "over test images")
@@ -218,7 +224,7 @@ def _false_positives(run: Run) -> list[Table]:
             each = [rates[name, count] for name in names]
             if all(each):
                 mean = fmean(fmean(values) for values in each)
-                shown = (f"{_number(values)}; {len(values)} draws" for values in each)
+                shown = (f"{mean_of_draws(values)}; {len(values)} draws" for values in each)
                 rows.append((method, str(count), *shown, f"{mean:.1f}"))
     if not rows:
         return []
@@ -240,8 +246,8 @@ def _means(run: Run) -> Table:
         for task in ("AC", "AS"):
             draws, alone = (run.average(sets, task, shots, one) for one in (method, single))
             more = [draws[seed] - alone[seed] for seed in draws if seed in alone]
-            row.append(_number(draws.values()) if draws else NOT_RUN)
-            row.append(_number(more, "+") if more and method != single else "-")
+            row.append(mean_of_draws(draws.values()) if draws else NOT_RUN)
+            row.append(mean_of_draws(more, "+") if more and method != single else "-")
         rows.append(tuple(row))
     head = (f"method, on {run.backbone}", "shots", "images", "minus single", "pixels", "minus single")
     return Table("Mean of the sets", head, tuple(rows), (PERCENT, JOINT))
@@ -256,7 +262,7 @@ def _routing(run: Run) -> Table:
         for how, metric in (("routed", "routed"), ("routed", "unfamiliar"), ("without", "unfamiliar")):
             cells = (c for c in run.found if (c.set, c.method) == (name, f"{preset}-{how}"))
             draws = [100 * run.found[cell]["metrics"][metric][0] for cell in sorted(cells)]
-            shown.append(_number(draws) if draws else NOT_RUN)
+            shown.append(mean_of_draws(draws) if draws else NOT_RUN)
         rows.append(tuple(shown))
     head = ("set", "taken for the right modality", "unfamiliar", "unfamiliar where it was left out")
     return Table(f"{preset}: what test images are taken for", head, tuple(rows), ("Percent of the set's test images.",))
@@ -324,9 +330,17 @@ def _ablations(run: Run) -> list[Table]:
                 shown = "-" if theirs is None else f"{theirs:+.2f}"
                 mark = run.mark(preset)
                 rows.append(
-                    (preset, letter, what, task, _number(mean, "+") + mark if mean else NOT_RUN, str(len(ran)), shown)
+                    (
+                        preset,
+                        letter,
+                        what,
+                        task,
+                        mean_of_draws(mean, "+") + mark if mean else NOT_RUN,
+                        str(len(ran)),
+                        shown,
+                    )
                 )
-                cells = (_number(drops[name], "+") + mark if drops[name] else "-" for name in sets)
+                cells = (mean_of_draws(drops[name], "+") + mark if drops[name] else "-" for name in sets)
                 each.append((preset, letter, what, task, *cells))
     head = ("recipe", "letter", "change", "task", f"drop, ours, {run.backbone}", "sets", "drop, published, ViT-L/14")
     points = (
@@ -346,8 +360,8 @@ def _drops(run: Run, names: Sequence[str], task: str, shots: int, preset: str, l
     return [plain[seed] - changed[seed] for seed in plain if seed in changed]
 
 
-def _number(draws: Collection[float], sign: str = "") -> str:
-    """Mean of draws with Student's interval; without a sign it is of an AUROC, and cut to 0 to 100."""
+def mean_of_draws(draws: Collection[float], sign: str = "") -> str:
+    """Mean and Student's 95 % interval in a cell; without a sign it is of an AUROC in percent, cut to 0 to 100."""
     estimate = mean_interval(list(draws), bounds=None if sign else (0, 100))
     text = f"{estimate.value:{sign}.1f}"
     if estimate.low is None or estimate.high is None:
