@@ -91,6 +91,8 @@ class Batch:
         labels: [B], 0 normal, 1 abnormal.
         modality: [B], index into the stream's modalities.
         captions: One for each image.
+        pixels: [B, 3, S, S] uint8, the whole images before their tone curves.
+        tones: [B, 3, 256] float32, the tone curves.
     """
 
     patches: torch.Tensor
@@ -99,6 +101,8 @@ class Batch:
     labels: torch.Tensor
     modality: torch.Tensor
     captions: list[str]
+    pixels: torch.Tensor
+    tones: torch.Tensor
 
 
 def derived_seed(*parts: object) -> int:
@@ -192,13 +196,17 @@ def view(stream: Stream, chunks: list[Chunk], step: int, config: TowerConfig, ke
     kept = choose_patches(share, keep, random)
     raw = patchify(pixels, config.patch_size)
     raw = raw.gather(1, kept[..., None].expand(-1, -1, raw.shape[-1]))
+    tones = _tones(len(chosen), random)
+    shown = toned(raw.unflatten(-1, (3, -1)), tones[:, None]).flatten(2)
     return Batch(
-        patches=(_tone(raw, random) - config.mean) / config.std,
+        patches=(shown - config.mean) / config.std,
         kept=kept,
         areas=share.gather(1, kept),
         labels=torch.tensor([int(of["label"]) for of in attributes]),
         modality=torch.arange(kinds).repeat_interleave(stream.share),
         captions=[sentences[0] for sentences in captions(attributes, random, 1)],
+        pixels=pixels,
+        tones=tones,
     )
 
 
@@ -225,15 +233,17 @@ def _swap(of: dict[str, Any], key: str, one: str, other: str) -> None:
     of[key] = {one: other, other: one}.get(of.get(key, ""), of.get(key))
 
 
-def _tone(raw: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """A tone curve for each image, a slight one for each channel of some: uint8 [B, K, 3 q] -> float32 0..1."""
-    count, kept, _ = raw.shape
+def _tones(count: int, random: torch.Generator) -> torch.Tensor:
+    """A tone curve for each image, a slight one for each channel of some: [B, 3, 256], 0..1."""
     unit = torch.linspace(0, 1, 256)
     gamma = torch.exp(0.3 * torch.randn(count, 1, 1, generator=random))
     contrast = torch.exp(0.15 * torch.randn(count, 1, 1, generator=random))
     lift = 0.06 * torch.randn(count, 1, 1, generator=random)
     tinted = torch.rand(count, 1, 1, generator=random) < 0.25
     gain = torch.exp(0.1 * torch.randn(count, 3, 1, generator=random) * tinted)
-    curve = ((unit**gamma - 0.5) * contrast * gain + 0.5 + lift).clamp(0, 1).flatten()
-    offset = 256 * torch.arange(3 * count, dtype=torch.int32).view(count, 1, 3, 1)
-    return curve[(raw.view(count, kept, 3, -1).int() + offset)].flatten(2)
+    return ((unit**gamma - 0.5) * contrast * gain + 0.5 + lift).clamp(0, 1)
+
+
+def toned(pixels: torch.Tensor, tones: torch.Tensor) -> torch.Tensor:
+    """Pixels [..., 3, q] uint8 as the tone curves [..., 3, 256] show them: float32 0..1."""
+    return tones.expand(*pixels.shape[:-1], -1).gather(-1, pixels.long())

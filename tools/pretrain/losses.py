@@ -1,4 +1,4 @@
-"""What pre-training minimises: image to text, and patch to text."""
+"""What pre-training minimises: image to text, patch to text, and patch to a teacher's token."""
 
 from __future__ import annotations
 
@@ -36,3 +36,17 @@ def dense(logits: torch.Tensor, areas: torch.Tensor) -> torch.Tensor:
     weight = 1 + 8 * target * count.rsqrt()
     each = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
     return (each * weight).sum(dim=(1, 2)) / weight.sum()
+
+
+def distillation(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The part of the variance of a teacher's tokens that is not predicted at each tap: 1 where their mean is.
+
+    Args:
+        predicted: [T, B, K, d], the tokens less their mean over images and patches.
+        target: [T, B, K, d], the tokens.
+
+    Returns:
+        [T], one loss for each tap.
+    """
+    target = target - target.mean((1, 2), keepdim=True)
+    return (predicted - target).square().sum((1, 2, 3)) / target.square().sum((1, 2, 3))

@@ -18,7 +18,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Sizes of both towers; the defaults are the bundled backbone's."""
+    """Sizes of both towers, and of a teacher's tokens (0: none); the defaults are the bundled backbone's."""
 
     image_size: int = 240
     patch_size: int = 12
@@ -35,6 +35,7 @@ class TowerConfig:
     text_mlp: int = 512
     mean: float = 0.4
     std: float = 0.25
+    taught: int = 0
 
     @property
     def grid(self) -> int:
@@ -163,6 +164,7 @@ class Towers(nn.Module):
         self.text = TextTower(config)
         self.early = nn.ModuleList([nn.Linear(config.width, config.embed_dim) for _ in config.taps[:-1]])
         self.probes = nn.ModuleList([nn.Linear(config.width, 1) for _ in config.taps])
+        self.pupils = nn.ModuleList([nn.Linear(config.width, config.taught) for _ in config.taps if config.taught])
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.bias = nn.Parameter(torch.tensor(-5.0))
         self.state_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
@@ -173,7 +175,9 @@ class Towers(nn.Module):
     def initialise(self, generator: torch.Generator) -> Towers:
         """Small truncated normal weights, blocks' outputs scaled by depth; positions start as sines and cosines."""
         for name, parameter in self.named_parameters():
-            if parameter.dim() > 1 or name.endswith("class_token"):
+            if name.startswith("pupils"):  # a teacher changes nothing of how the rest starts
+                nn.init.zeros_(parameter)
+            elif parameter.dim() > 1 or name.endswith("class_token"):
                 depth = self.config.depth if name.startswith("vision") else self.config.text_depth
                 scale = (2 * depth) ** -0.5 if name.endswith(("out.weight", "fc2.weight")) else 1.0
                 nn.init.trunc_normal_(parameter, std=0.03 * scale, generator=generator)
@@ -192,7 +196,8 @@ class Towers(nn.Module):
     def working_copy(self, dtype: torch.dtype, device: torch.device) -> Towers:
         """What forward and backward run on; tables that are looked up stay float32, for their gradients are sums."""
         copied = copy.deepcopy(self).to(device)
-        for module in (*copied.vision.blocks, *copied.text.blocks, *copied.early, *copied.probes, copied.vision.patch):
+        linear = (*copied.early, *copied.probes, *copied.pupils, copied.vision.patch)
+        for module in (*copied.vision.blocks, *copied.text.blocks, *linear):
             module.to(dtype)
         for tower in (copied.vision, copied.text):
             tower.norm_post.to(dtype)
@@ -202,17 +207,22 @@ class Towers(nn.Module):
 
     def probe(self, streams: list[torch.Tensor]) -> torch.Tensor:
         """Lesion logits of patches from a plain linear layer at every tap, float32: [T, B, K]."""
-        tokens = [F.layer_norm(stream[:, 1:], stream.shape[-1:]) for stream in streams]
-        return torch.stack([probe(t)[..., 0] for probe, t in zip(self.probes, tokens, strict=True)]).float()
+        return _read(self.probes, streams)[..., 0]
+
+    def imitate(self, streams: list[torch.Tensor]) -> torch.Tensor:
+        """A teacher's tokens from a plain linear layer at every tap, float32: [T, B, K, d']."""
+        return _read(self.pupils, streams)
 
     def dense(self, streams: list[torch.Tensor]) -> torch.Tensor:
         """Unit patch embeddings at every tap, float32: [T, B, K, e]."""
-        embedded = [
-            project(F.layer_norm(stream[:, 1:], stream.shape[-1:]))
-            for project, stream in zip(self.early, streams[:-1], strict=True)
-        ]
-        embedded.append(self.vision.embed(streams[-1][:, 1:]))
-        return F.normalize(torch.stack(embedded).float(), dim=-1)
+        last = self.vision.embed(streams[-1][:, 1:]).float()
+        return F.normalize(torch.cat([_read(self.early, streams[:-1]), last[None]]), dim=-1)
+
+
+def _read(layers: nn.ModuleList, streams: list[torch.Tensor]) -> torch.Tensor:
+    """What each tap's layer makes of its normalised patch tokens, float32: [T, B, K, d']."""
+    tokens = [F.layer_norm(stream[:, 1:], stream.shape[-1:]) for stream in streams]
+    return torch.stack([layer(t) for layer, t in zip(layers, tokens, strict=True)]).float()
 
 
 def mimic_attention(block: Block, generator: torch.Generator) -> None:

@@ -33,6 +33,7 @@ class Plan:
         warmup: Steps to reach it.
         weight_decay: Of matrices.
         dtype: Of forward and backward.
+        teacher: A vision tower whose tokens are predicted too; empty for none.
     """
 
     samples: int = 400_000
@@ -43,6 +44,7 @@ class Plan:
     warmup: int = 100
     weight_decay: float = 0.05
     dtype: str = "bfloat16"
+    teacher: str = ""
 
 
 @dataclass

@@ -21,6 +21,7 @@ from tools.pretrain import losses, state
 from tools.pretrain.data import Batch, Pool, Stream, derived_seed
 from tools.pretrain.model import TowerConfig, Towers
 from tools.pretrain.state import Plan, Progress, Run
+from tools.pretrain.teacher import Teacher
 from tools.pretrain.texts import States, draw_states, encode
 from tools.pretrain.tokenizer import learn_tokenizer
 
@@ -28,6 +29,8 @@ from madclip.phantoms import MODALITIES
 
 CAPTION_WEIGHT, STATE_WEIGHT, TEXT_WEIGHT, DENSE_WEIGHT = 0.5, 0.25, 0.5, (1.0, 1.0, 1.0, 2.0)
 """Of images against captions and states, of patches against texts, and of the dense losses at each tap."""
+TEACHER_WEIGHT = 4.0
+"""Of the distillation at each tap: as long a gradient of the vision tower as that of all other losses, after some 100 steps."""
 RAMP = 500
 """Steps until texts count fully: texts that mean nothing yet would collapse the vision tower onto one point."""
 
@@ -59,7 +62,12 @@ def schedule(plan: Plan, progress: Progress) -> tuple[float, bool, bool]:
 
 
 def step_loss(
-    towers: Towers, batch: Batch, states: States, tokenizer: Tokenizer, ramp: float = 1.0
+    towers: Towers,
+    batch: Batch,
+    states: States,
+    tokenizer: Tokenizer,
+    ramp: float = 1.0,
+    teacher: Teacher | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of one step and what is logged of it."""
     config = towers.config
@@ -98,6 +106,10 @@ def step_loss(
     logged = {"caption": caption, "state": whole, "retrieved": found.float().mean()}
     logged |= {f"probe{tap}": value for tap, value in zip(config.taps, probed, strict=True)}
     logged |= {f"dense{tap}": value for tap, value in zip(config.taps, dense, strict=True)}
+    if teacher is not None:
+        missed = losses.distillation(towers.imitate(streams), teacher.tokens(batch))
+        total = total + TEACHER_WEIGHT * missed.sum()
+        logged |= {f"teacher{tap}": value for tap, value in zip(config.taps, missed, strict=True)}
     return total, {name: value.detach() for name, value in logged.items()}
 
 
@@ -118,6 +130,7 @@ def train(run: Run, tokenizer: Tokenizer, out: Path, *, device: str, workers: in
     masters = list(run.towers.parameters())
     working = run.towers.working_copy(getattr(torch, plan.dtype), torch.device(device))
     copies = list(working.parameters())
+    teacher = Teacher(plan.teacher, config, device, plan.dtype) if plan.teacher else None
     pool = Pool(run.stream, workers=workers, step=progress.step)
     saved = began = time.monotonic()
     means: dict[str, float] = {}
@@ -140,7 +153,8 @@ def train(run: Run, tokenizer: Tokenizer, out: Path, *, device: str, workers: in
             waited += time.monotonic() - now
             random = torch.Generator().manual_seed(derived_seed("texts", run.stream.seed, progress.step))
             states = draw_states(batch, run.stream.modalities, config.text_width, random)
-            loss, logged = step_loss(working, batch, states, tokenizer, min(1.0, (progress.step + 1) / RAMP))
+            ramp = min(1.0, (progress.step + 1) / RAMP)
+            loss, logged = step_loss(working, batch, states, tokenizer, ramp, teacher)
             loss.backward()
             _update(run.optimiser, masters, copies, rate)
             progress.step += 1
@@ -207,18 +221,21 @@ def main() -> None:
     chosen = {f.name: v for f in dataclasses.fields(Plan) if (v := getattr(given, f.name)) is not None}
     modalities = tuple(m for m in MODALITIES if m not in given.hold_out)
     stream = Stream(seed=given.seed, modalities=modalities, reuse=given.reuse, hardest=given.hardest)
+    config = TowerConfig(taught=Teacher(given.teacher, TowerConfig()).width if given.teacher else 0)
     last = given.out / "last.safetensors"
     path = given.out / "tokenizer.json"
     if not last.exists() and given.origin and given.origin.is_dir():
-        run = state.start_from(given.origin, Plan(**chosen), stream, TowerConfig())
+        run = state.start_from(given.origin, Plan(**chosen), stream, config)
         path.write_bytes((given.origin / "tokenizer.json").read_bytes())
     elif last.exists() or given.origin:
         run = state.load(last if last.exists() else given.origin)
+        if given.teacher not in (None, run.plan.teacher):
+            parser.error("--teacher: a run keeps the one it began with; start another from an exported folder")
         run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, **chosen))
         if not last.exists():
             run = dataclasses.replace(run, stream=stream)
     else:
-        run = state.start(Plan(**chosen), stream, TowerConfig())
+        run = state.start(Plan(**chosen), stream, config)
     if not path.exists():
         learn_tokenizer(run.towers.config.vocabulary).save(str(path))
     tokenizer = Tokenizer.from_file(str(path))
