@@ -30,7 +30,7 @@ from madclip.phantoms import MODALITIES
 CAPTION_WEIGHT, STATE_WEIGHT, TEXT_WEIGHT, DENSE_WEIGHT = 0.5, 0.25, 0.5, (1.0, 1.0, 1.0, 2.0)
 """Of images against captions and states, of patches against texts, and of the dense losses at each tap."""
 TEACHER_WEIGHT = 4.0
-"""Of the distillation at each tap: as long a gradient of the vision tower as that of all other losses, after some 100 steps."""
+"""Of the distillation at each tap: after 100 steps its gradient is nearly as long as that of all other losses."""
 RAMP = 500
 """Steps until texts count fully: texts that mean nothing yet would collapse the vision tower onto one point."""
 
