@@ -11,9 +11,12 @@ from tools.pretrain.data import Stream
 from tools.pretrain.export import export, table
 from tools.pretrain.model import Block, TowerConfig, Towers, clip_config, clip_state, mimic_attention, patchify
 from tools.pretrain.state import Plan
+from tools.pretrain.teacher import Teacher
 from tools.pretrain.texts import EVERYDAY, encode
 from tools.pretrain.tokenizer import END, START, WORDS, learn_tokenizer
 from transformers import CLIPConfig, CLIPModel
+
+from madclip import load_backbone
 
 SMALL = TowerConfig(
     image_size=48,
@@ -156,6 +159,40 @@ def test_dense_loss_falls_towards_the_mask() -> None:
     assert losses.dense(right, areas) < losses.dense(torch.zeros(1, 1, 4), areas) < losses.dense(-right, areas)
 
 
+def test_distillation_is_what_a_loop_over_patches_misses() -> None:
+    predicted, target = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5) + 7
+    found = losses.distillation(predicted, target)
+    for tap in range(2):
+        tokens = target[tap].flatten(0, 1)
+        mean = sum(tokens) / 12
+        missed = sum(((t - mean - p) ** 2).sum() for t, p in zip(tokens, predicted[tap].flatten(0, 1), strict=True))
+        torch.testing.assert_close(found[tap], missed / sum(((t - mean) ** 2).sum() for t in tokens))
+
+
+def test_a_teacher_gives_the_tokens_that_a_fused_backbone_has_of_the_same_view() -> None:
+    stream, config = replace(STREAM, size=240, batch=6), TowerConfig()
+    batch = data.view(stream, [data.draw_chunk(stream, 0)], 0, config, 30)
+    shown = torch.stack([batch.tones[i, c][batch.pixels[i, c].long()] for i in range(6) for c in range(3)])
+    shown = shown.view(6, 3, 240, 240)
+    seen = patchify((shown - config.mean) / config.std, 12)
+    rows = torch.arange(6)[:, None]
+    assert torch.equal(batch.patches, seen[rows, batch.kept])
+    fused = load_backbone("tiny+lite0", device="cpu")
+    taps = fused.encode_image(fused.prepare(shown))
+    expected = torch.stack([tap[:, fused.spec.prefix_tokens :, config.width :][rows, batch.kept] for tap in taps])
+    found = Teacher("lite0", config, dtype="float32").tokens(batch)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_teacher_changes_nothing_of_how_the_towers_start() -> None:
+    alone, taught = (
+        Towers(replace(SMALL, taught=width)).initialise(torch.Generator().manual_seed(1)).state_dict()
+        for width in (0, 320)
+    )
+    assert all(torch.equal(value, taught[name]) for name, value in alone.items())
+    assert all((taught[name] == 0).all() for name in taught.keys() - alone.keys())
+
+
 def test_the_rate_warms_up_stays_and_decays() -> None:
     plan = Plan(samples=1000, decay=160, full=0.5, rate=1.0, warmup=4)
     stable = state.Progress(step=10, samples=160)
@@ -166,10 +203,11 @@ def test_the_rate_warms_up_stays_and_decays() -> None:
     assert train.schedule(plan, replace(stable, samples=1000))[2]
 
 
-def run_to_end(out: Path, tokenizer: Tokenizer, *, steps: int = 12, resume: bool = False) -> bytes:
+def run_to_end(out: Path, tokenizer: Tokenizer, *, steps: int = 12, resume: bool = False, teacher: str = "") -> bytes:
     out.mkdir(exist_ok=True)
-    plan = Plan(samples=16 * steps, decay=16 * (steps // 3), full=0.5, keep=0.5, warmup=2)
-    run = state.load(out / "last.safetensors") if resume else state.start(plan, STREAM, SMALL)
+    plan = Plan(samples=16 * steps, decay=16 * (steps // 3), full=0.5, keep=0.5, warmup=2, teacher=teacher)
+    config = replace(SMALL, taught=320) if teacher else SMALL
+    run = state.load(out / "last.safetensors") if resume else state.start(plan, STREAM, config)
     train.train(run, tokenizer, out, device="cpu", workers=1, every=0.0, log=4)
     return _weights(out / "last.safetensors")
 
@@ -181,11 +219,12 @@ def _weights(path: Path) -> bytes:
     return b"".join(t.numpy().tobytes() for t in tensors)
 
 
+@pytest.mark.parametrize("teacher", ["", "lite0"])
 def test_a_killed_run_resumes_to_the_same_bytes(
-    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, teacher: str
 ) -> None:
     torch.set_num_threads(1)
-    undisturbed = run_to_end(tmp_path / "a", tokenizer)
+    undisturbed = run_to_end(tmp_path / "a", tokenizer, teacher=teacher)
     genuine, calls = train.step_loss, iter(range(100))
 
     def dies(*args: object) -> object:
@@ -195,7 +234,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(train, "step_loss", dies)
     with pytest.raises(KeyboardInterrupt):
-        run_to_end(tmp_path / "b", tokenizer)
+        run_to_end(tmp_path / "b", tokenizer, teacher=teacher)
     monkeypatch.setattr(train, "step_loss", genuine)
     assert run_to_end(tmp_path / "b", tokenizer, resume=True) == undisturbed
     assert state.load(tmp_path / "b/stable.safetensors").progress.step == 8
