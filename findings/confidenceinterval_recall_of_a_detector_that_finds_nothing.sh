@@ -6,8 +6,8 @@
 # "micro", which counts normal images that were called normal as found too, so that recall, precision and F1 are one number with
 # one interval: the accuracy. With 10 abnormal images of 110 a detector that calls all normal has a recall of .909 instead of 0, one
 # that finds all ten at the price of ten false alarms the same .909 (instead of 1), and the intervals say that the two cannot be told apart.
-# The docstring names the default; nothing warns. average="binary" alone, as in the README, raises for recall and precision, since their
-# default method is for "micro". Take `tpr_score` and `ppv_score`, which are right, and average="binary" for `f1_score`.
+# The docstring names the default; nothing warns. average="binary", which the README has for all three, raises for recall and precision
+# when it is all that is said, since their default method is for "micro". Take `tpr_score` and `ppv_score`, which are right, and average="binary" for `f1_score`.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

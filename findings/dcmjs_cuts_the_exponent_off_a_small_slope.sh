@@ -2,9 +2,9 @@
 # dcmjs 0.52.2: a Rescale Slope of 7.8e-7 is written as 7.8, so that an ADC map comes back ten million times too large.
 #
 # A decimal string of DICOM holds 16 characters, and JavaScript prints numbers below 1e-6 with up to 23, the exponent last. A good
-# guess: `denaturalizeDataset`, by which viewers and converters in JavaScript write their objects, rounds such a number to the digits that fit, as it
-# is known to do for long ones since an issue of 2021. Seen: it keeps the first 16 characters, whatever they are. A third loses
-# a digit nobody misses; 7.814407814407814e-7, the slope of an ADC map in mm2/s of 12 bits, loses its exponent and is 7.81440781440781. The file is
+# guess: `denaturalizeDataset`, by which viewers and converters in JavaScript write their objects, rounds such a number to the digits that
+# fit; an issue on long decimal strings was closed in 2021. Seen: it keeps the first 16 characters, whatever they are. A third loses
+# a digit nobody misses; 7.814407814407815e-7, the slope of an ADC map in mm2/s of 12 bits, loses its exponent and is 7.81440781440781. The file is
 # valid, no reader can know, and the console only says "Truncating value". Short numbers keep theirs (7.5e-7). pydicom 3.0.2 writes
 # 7.8144078144e-07 for `DS(value, auto_format=True)`. Hand over `Number(value.toPrecision(9))`, and read back what was written.
 set -euo pipefail

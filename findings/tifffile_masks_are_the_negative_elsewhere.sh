@@ -2,7 +2,7 @@
 # tifffile 2026.3.3: a boolean mask of a lesion is read back as everything but the lesion, by Pillow 13.0.0, OpenCV 5.0.0 and SimpleITK 2.5.7.
 #
 # A good guess: `imwrite(path, mask)` of a boolean array is a 1-bit TIFF where True is white, so that whoever reads it finds the mask, as
-# is so for 8 bits, and for the 1-bit TIFF that Pillow or scikit-image writes of the same array. Seen: tifffile writes WhiteIsZero (on its
+# is so for 8 bits, and for the 1-bit TIFF that Pillow writes of the same array. Seen: tifffile writes WhiteIsZero (on its
 # page `photometric` has no word on booleans), stores True as 1, which then is black, and ignores that on the way back. Its own round trip
 # is right, and imageio, which writes by it, shares it. Pillow (so torchvision, anomalib and whoever opens masks by it)
 # and OpenCV heed the tag: six pixels of lesion become 74, the rest of the image, and a pixel-level AUROC of .9 becomes .1. SimpleITK
