@@ -64,7 +64,7 @@ def of_normals(
         if run.held_out and not reason:
             run.held_out(scores)
     known = dataclasses.replace(provenance, uncalibrated=reason and f"not calibrated: {reason}")
-    return dataclasses.replace(fitted, provenance=known, calibration=None if reason else calibration)
+    return dataclasses.replace(fitted, provenance=known, calibration=None if reason or not calibration else calibration.of_patients(groups))
 
 
 def familiarity_of(pooled: torch.Tensor, groups: Sequence[str | None]) -> Familiarity | None:
