@@ -21,7 +21,6 @@ from madclip.fitting.further import calibrate
 from madclip.fitting.untrained import of_texts
 from madclip.head.scorer import pool
 from madclip.prediction import BATCH, Prediction, judged, predict_each, score_batch, usual_batch
-from madclip.progress import Progress, silent
 from madclip.recipe import Recipe
 from madclip.released import load_released
 from madclip.state import Fitted, Provenance
@@ -190,12 +189,7 @@ class MadCLIP(Estimator):
         return self._learned(fitting.refit(setting, before, drawn, draws, run))
 
     def calibrate(
-        self,
-        data: str | Path | Dataset,
-        *,
-        operating_point: str | None = None,
-        modality: str | None = None,
-        progress: Progress = silent,
+        self, data: str | Path | Dataset, *, operating_point: str | None = None, modality: str | None = None
     ) -> Self:
         """Add labelled images to those that thresholds and probabilities come from; nothing else is learned.
 
@@ -208,16 +202,13 @@ class MadCLIP(Estimator):
                 has seen, and other images of those patients, is left out, and counted in a warning.
             operating_point: A new one; None keeps it.
             modality: Which one of a joint detector the images are of.
-            progress: Told of every image.
 
         Raises:
             DataError: An image cannot be read, all were seen, or the operating point needs a class that is missing.
         """
         found = data if isinstance(data, Dataset) else scan_dataset(data, Reading(axis=self.recipe.axis))
         one = self if modality is None else self.of(modality)
-        known = calibrate(
-            one.state, found, lambda images: one.predict_iter(images, native=False), operating_point, progress
-        )
+        known = calibrate(one.state, found, lambda images: one.predict_iter(images, native=False), operating_point)
         self.fitted = self.state.put(modality, known)
         return self
 

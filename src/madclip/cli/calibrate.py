@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from madclip.cli.console import print_facts, shown_progress
+from madclip.cli.console import print_facts
 from madclip.cli.options import (
     AbnormalNames,
     Data,
@@ -64,8 +64,7 @@ def calibrate(
     before = model.state.of(modality).provenance.calibrated_on
     reading = parse_reading(patients, normal, abnormal, slices, model.recipe.axis)
     found = scan_dataset(data, reading)
-    with shown_progress() as progress:
-        model.calibrate(found, operating_point=operating_point, modality=modality, progress=progress)
+    model.calibrate(found, operating_point=operating_point, modality=modality)
     model.save(target)
     state = model.state.of(modality)
     known = state.calibration

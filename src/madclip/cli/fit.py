@@ -151,8 +151,7 @@ def fit(
         )
     detector.save(out)
     if more is not None:
-        with shown_progress() as progress:
-            detector.calibrate(more, operating_point=operating_point, progress=progress)
+        detector.calibrate(more, operating_point=operating_point)
         detector.save(out)
     state.unlink(missing_ok=True)
     _say_learned(detector, out, said, as_json=as_json)

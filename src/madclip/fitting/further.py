@@ -10,7 +10,6 @@ from madclip.calibration.calibration import Calibration
 from madclip.errors import DataError, MadCLIPWarning, RecipeError
 from madclip.fitting.untrained import NORMAL_POINT
 from madclip.prediction import raised
-from madclip.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +25,6 @@ def calibrate(
     data: Dataset,
     predict: Callable[[Sequence[ImageRef]], Iterable[Prediction | DataError]],
     operating_point: str | None,
-    progress: Progress = silent,
 ) -> Fitted:
     """A fitted state whose thresholds and probabilities come from a data set too; see `MadCLIP.calibrate`.
 
@@ -35,7 +33,6 @@ def calibrate(
         data: All its images are used, but for those that were seen and others of their patients and volumes.
         predict: What is said of images, in order.
         operating_point: How the threshold is chosen; None keeps it.
-        progress: Told of every image.
 
     Raises:
         DataError: An image cannot be read, none is left, or the operating point needs a class that is missing.
@@ -46,10 +43,7 @@ def calibrate(
     samples = _unseen(before.provenance, data)
     volumes = whole_series(before.provenance, data)
     asked = [*dict.fromkeys([*(one.image for one in samples), *(image for one in volumes for image in one)])]
-    score = {}
-    for image, found in zip(asked, predict(asked), strict=True):
-        score[image] = raised(found).score
-        progress("calibrate", len(score), len(asked))
+    score = dict(zip(asked, (raised(one).score for one in predict(asked)), strict=True))
     scores = [score[sample.image] for sample in samples]
     highest = [max(score[image] for image in one) for one in volumes]
     return calibrated_further(before, samples, scores, operating_point, highest)
