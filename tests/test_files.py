@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from errno import ENOENT, ENOSPC
 from hashlib import sha256
 from pathlib import Path
 
@@ -187,6 +188,23 @@ def test_a_killed_process_leaves_what_was_there(tmp_path: Path) -> None:
     assert all(name.startswith(".") and name.endswith(".partial") for name in left)
     write_whole(tmp_path / "file", "new")  # what it left is in nobody's way
     assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(ENOSPC, "No space left on device")  # as a write says it: without a name
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left") as error:
+            write_whole(tmp_path / "report.html", "text")
+    assert error.value.filename == str(tmp_path / "report.html")
+    with pytest.raises(OSError, match="nothing there") as error, new_file(tmp_path / "a"):
+        raise OSError(ENOENT, "nothing there", "another")
+    assert error.value.filename == "another"
+    assert not list(tmp_path.iterdir())
 
 
 def test_digest_is_sha_256(tmp_path: Path) -> None:

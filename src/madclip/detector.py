@@ -207,7 +207,7 @@ class MadCLIP(Estimator):
             DataError: An image cannot be read, all were seen, or the operating point needs a class that is missing.
         """
         found = data if isinstance(data, Dataset) else scan_dataset(data, Reading(axis=self.recipe.axis))
-        one = self.of(modality) if modality else self
+        one = self if modality is None else self.of(modality)
         known = calibrate(one.state, found, lambda images: one.predict_iter(images, native=False), operating_point)
         self.fitted = self.state.put(modality, known)
         return self

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import threading
 from contextlib import contextmanager
-from errno import ENOTEMPTY
+from errno import EDQUOT, ENOSPC, ENOTEMPTY
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,12 +38,17 @@ def new_file(path: Path, mode: int | None = None) -> Iterator[Path]:
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path, "partial")
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode))
     try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode))
         kept = mode if mode is not None else (path if path.exists() else partial).stat().st_mode & 0o7777
         yield partial
         partial.chmod(kept)  # a writer may have put a file of its own there
         partial.replace(path)
+    except OSError as error:
+        # A full disk names no file, and the temporary one is not what anybody asked for.
+        if error.filename == str(partial) or (error.filename is None and error.errno in (ENOSPC, EDQUOT)):
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

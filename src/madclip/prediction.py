@@ -196,7 +196,12 @@ def to_frame(predictions: Iterable[Prediction]) -> Any:
 
 
 def judged(
-    plain: Prediction, calibration: Calibration | None, why_uncalibrated: str = "", verdict: Verdict | None = None
+    plain: Prediction,
+    calibration: Calibration | None,
+    why_uncalibrated: str = "",
+    verdict: Verdict | None = None,
+    *,
+    units: str = "images",
 ) -> Prediction:
     """A prediction with what a calibration says of its score; nothing said contradicts another without a note.
 
@@ -205,6 +210,7 @@ def judged(
         calibration: None where the detector has none.
         why_uncalibrated: The note to give then.
         verdict: And the verdict.
+        units: What was calibrated on: `images`, or whole `series`.
     """
     if calibration is None:
         return replace(plain, verdict=verdict, note=_joined(plain.note, why_uncalibrated))
@@ -219,7 +225,7 @@ def judged(
         p_value=float(calibration.p_value(plain.score)),
         verdict=verdict,
         note=_joined(
-            plain.note, _difference(decision, verdict, probability, familiar=plain.familiar), calibration.rests
+            plain.note, _difference(decision, verdict, probability, familiar=plain.familiar), calibration.rests(units)
         ),
     )
 

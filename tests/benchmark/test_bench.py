@@ -191,6 +191,19 @@ class TestRun:
         with pytest.raises(CheckpointError, match="mine differ"):
             run([], plan(root, objectives={"BrainMRI": "Brain", "mine": "Chest"}), tmp_path)
 
+    def test_other_images_of_the_same_names_are_refused(self, root, tmp_path):
+        mine = shutil.copytree(plan(root).folders["mine"], tmp_path / "copy")
+        out, copied = tmp_path / "out", plan(root, folders={"mine": mine})
+        run([], copied, out)
+        facts = json.loads((out / "plan.json").read_text())
+        del facts["sets"]["mine"]["content"]
+        (out / "plan.json").write_text(json.dumps(facts))
+        run([], copied, out)  # a run from before goes on
+        one, two, *_ = sorted(mine.rglob("*.png"))
+        one.write_bytes(two.read_bytes())
+        with pytest.raises(CheckpointError, match="mine differ"):
+            run([], copied, out)
+
     def test_sets_may_join(self, root, tmp_path):
         whole = plan(root)
         run([], plan(root, folders={"mine": whole.folders["mine"]}), tmp_path)

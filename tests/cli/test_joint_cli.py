@@ -49,6 +49,15 @@ def test_a_joint_detector(madclip, small, folders, tmp_path):
     facts = json.loads(madclip("evaluate", tmp_path / "d", folders["Brain"], "--json").out)
     assert facts["specificity"] is None
     assert any("were taken for Brain" in warning for warning in facts["warnings"])
+    further = ("calibrate", tmp_path / "d", folders["Liver"], "--out", tmp_path / "c", "--operating-point", "sens=0.8")
+    madclip(*further).one_line("say of which, Brain or Chest")
+    facts = json.loads(madclip(*further, "--modality", "Brain", "--json").out)
+    saved = [json.loads((tmp_path / one / "detector.json").read_text())["modalities"] for one in "dc"]
+    assert saved[1]["Brain"]["calibration"]["threshold"] == facts["threshold"]
+    assert saved[1]["Brain"]["calibration"]["operating_point"] == "sens=0.8"
+    # The patients of valid/ have the names of those that Brain was learned from, and do not count.
+    assert (facts["normal"], facts["abnormal"], facts["new"]) == (4 + 4, 4 + 4, 8)
+    assert saved[1]["Chest"]["calibration"] == saved[0]["Chest"]["calibration"]
     madclip("refit", tmp_path / "d", sets[0]).one_line("'Chest' would be forgotten")
     sets.append(f"Liver={folders['Liver']}")
     result = madclip("refit", tmp_path / "d", *sets)

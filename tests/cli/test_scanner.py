@@ -281,6 +281,7 @@ def test_nine_normal_volumes_give_a_threshold_for_whole_series(tmp_path, madclip
     assert saved["threshold"] == np.nextafter(saved["normal_scores"][-1], 1)
     assert {row["decision"] for row in rows} == {"normal"}
     assert min(row["p_value"] for row in rows) == pytest.approx(2 / 10)
+    assert all("9 normal series" in row["note"] and "normal images" not in row["note"] for row in rows)
     shutil.rmtree(tmp_path / "normals/normal")
     for number in range(8):
         nifti(tmp_path / f"normals/normal/{number}.nii.gz", voxels + number)

@@ -44,6 +44,23 @@ def grey(ref, grey_range="0,250"):
     return read_image(ref, grey_range).pixels[0]
 
 
+def test_label_maps_beside_volumes_are_no_images(tmp_path):
+    lesion = (VOXELS > 200).astype(np.float32)
+    for name, voxels in (
+        ("a/flair", VOXELS),
+        ("a/lesions", lesion),
+        ("a/seg", VOXELS),  # called so, and of many values
+        ("a/binary", lesion),  # of few values, and called something else
+        ("b/CASE1_seg", 3 * lesion),  # alone: somebody means it
+    ):
+        nifti(tmp_path / f"{name}.nii.gz", voxels)
+    found = expand_inputs([tmp_path])
+    names = {image.path.relative_to(tmp_path).as_posix().removesuffix(".nii.gz") for image in found.images}
+    assert names == {"a/flair", "a/seg", "a/binary", "b/CASE1_seg"}
+    assert found.passed_over == {"masks": 1}
+    assert len(expand_inputs([tmp_path / "a/lesions.nii.gz"]).images) == 13
+
+
 def test_slices_are_shown_as_a_radiologist_sees_them(tmp_path):
     sitk = pytest.importorskip("SimpleITK")
     for codes in ("RAS", "LAS", "LPS", "PIR", "ASL"):

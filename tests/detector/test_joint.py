@@ -9,7 +9,7 @@ from PIL import Image
 
 from madclip import MadCLIP
 from madclip.data.load import load_dataset
-from madclip.errors import CheckpointError, DataError, RecipeError
+from madclip.errors import CheckpointError, DataError, MadCLIPWarning, RecipeError
 from madclip.evaluation.protocol import evaluate
 from madclip.fitting import Run
 
@@ -143,6 +143,17 @@ def test_thresholds_of_one_modality_from_further_images(copied, sets):
         copied.calibrate(sets["Chest"])
 
 
+def test_a_lesion_that_is_lost_is_said_of_its_set(new, sets, make_images, tmp_path):
+    folder = make_images(tmp_path / "specks", {"valid": (3, 3)}, seed=8)
+    for number, path in enumerate(sorted(folder.rglob("Ungood/img/*.png"))):
+        mask = np.zeros((640, 640), np.uint8)
+        mask[101, 101] = 255
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, mask.shape, np.uint8)).save(path)
+        Image.fromarray(mask).save(path.parent.with_name("anomaly_mask") / path.name)
+    with pytest.warns(MadCLIPWarning, match="^Specks: 3 of 6 shots have lesions of which nothing is left"):
+        new.fit({"Brain": sets["Brain"], "Specks": folder}, shots=3, folds=0)
+
+
 def test_what_cannot_be_learned_jointly_is_said_in_a_line(new, joint, sets, make_images, tmp_path):
     brain, liver = sets["Brain"], sets["Liver"]
     normals = make_images(tmp_path / "normals", {"valid": (6, 0)}, seed=7)
@@ -161,6 +172,8 @@ def test_what_cannot_be_learned_jointly_is_said_in_a_line(new, joint, sets, make
         new.fit({"Brain": brain, "Liver": liver}, shots=4, run=Run(select="val"))
     with pytest.raises(RecipeError, match="knows Brain, Liver"):
         joint.of("Chest")
+    with pytest.raises(RecipeError, match="knows Brain, Liver"):
+        joint.calibrate(brain, modality="")
     with pytest.raises(RecipeError, match="not fitted for several"):
         joint.of("Brain").of("Brain")
     with pytest.raises(RecipeError, match="of several modalities"):

@@ -126,6 +126,13 @@ def test_a_verdict_says_what_it_rests_on(remembering, images):
         assert one.probability is None
 
 
+def test_normal_images_of_few_patients_say_so(new, remembering, normals):
+    of_six = [dataclasses.replace(sample, patient=f"p{number // 4}") for number, sample in enumerate(normals)]
+    known = new.fit(of_six).calibration
+    assert "24 images are of 6 patients" in known.note
+    assert known.promise == remembering.calibration.promise
+
+
 def test_stated_false_positive_rate_is_kept():
     """Held-out scores are exchangeable with new ones: over many draws the stated rate is met."""
     generator = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Selecting epochs and repeating over draws: what is kept, what is marked, what is not done twice."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +99,12 @@ def test_repeating_summarises_and_resumes(data, backbone, tmp_path):
     swapped = load_dataset(data.root, Reading(normal=("Ungood",), abnormal=("good",)))
     with pytest.raises(CheckpointError, match=r"another experiment \(images differ"):
         repeat(detector, swapped, tmp_path, seeds=(0,), **arguments)
+    moved = shutil.copytree(data.root, tmp_path / "moved" / data.root.name)
+    assert repeat(detector, load_dataset(moved), tmp_path, seeds=(0, 1), **arguments)["image_auroc"]["values"] == values
+    one, two, *_ = sorted(moved.glob("test/good/img/*.png"))
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(CheckpointError, match=r"another experiment \(content differ"):
+        repeat(detector, load_dataset(moved), tmp_path, seeds=(0,), **arguments)
     with pytest.raises(RecipeError, match="at least one seed"):
         repeat(detector, data, tmp_path, seeds=(), **arguments)
     with pytest.raises(RecipeError, match="no checkpoint of a single fit"):

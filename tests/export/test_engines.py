@@ -189,6 +189,16 @@ def test_images_are_the_shots_and_others_where_these_are_few(detector, make_imag
     assert set(found.others) < files
 
 
+def test_images_of_several_places(detector, make_images, small_data, tmp_path, monkeypatch):
+    """As for a joint detector: the shots of all of them, and others of each in turn."""
+    monkeypatch.setattr(images, "ENOUGH", 12)
+    more = [make_images(tmp_path / name, {"valid": (4, 4)}, seed=seed) for name, seed in (("a", 7), ("b", 8))]
+    found = check_images(detector, [*more, small_data])
+    assert (found.shots, len(found.pixels)) == (8, 12)
+    for folder in more:
+        assert len(set(found.others) & {ImageRef(path).digest() for path in folder.rglob("img/*.png")}) == 2
+
+
 def test_only_test_images_are_not_used_for_an_export(detector, make_images, tmp_path):
     with pytest.raises(DataError, match="left for evaluation"):
         check_images(detector, make_images(tmp_path / "d", {"test": (2, 2)}, seed=5))

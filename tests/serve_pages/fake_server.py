@@ -95,6 +95,8 @@ class Handler(BaseHTTPRequestHandler):
             found = re.fullmatch(pattern, path)
             if found and method == self.command:
                 time.sleep(self.server.delay)
+                if path.endswith("thumbnail.jpg"):
+                    self.server.thumbnails.wait()
                 if name == "events":
                     return self.events(int(found[1]))
                 with project.lock:
@@ -320,6 +322,9 @@ class FakeServer(ThreadingHTTPServer):
         self.project = project
         self.asked: list[tuple[str, str]] = []
         self.delay = 0.0
+        self.thumbnails = threading.Event()
+        """Thumbnails wait for it."""
+        self.thumbnails.set()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that hangs up is no error."""

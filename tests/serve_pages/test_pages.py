@@ -180,6 +180,22 @@ def test_thousands_of_images(opened):
         page.wait_for_selector(".name[title='04999.png']")
 
 
+def test_slow_thumbnails_hold_up_no_click(opened):
+    project = Project()
+    for i in range(40):
+        project.add(f"{i:05d}.png", np.full((32, 32), 90, np.uint8))
+    with FakeServer(project) as server:
+        server.thumbnails.clear()
+        try:
+            page = opened(server.url).page
+            page.locator(".cell").nth(3).click()
+            press(page, "n")
+            eventually(page, lambda: any(one["label"] == "normal" for one in project.images.values()))
+        finally:
+            server.thumbnails.set()
+        until(page, "[...document.querySelectorAll('.cell img')].every(one => one.naturalWidth > 0)")
+
+
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
 def test_every_page_can_be_used_by_everyone(opened, server, scans, theme, width):
     if not AXE.exists():

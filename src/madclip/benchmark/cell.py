@@ -62,7 +62,7 @@ class CellWork:
         return None
 
     def facts(self) -> dict[str, Any]:
-        """What the numbers depend on and the plan does not say: the weights, and how many images each set has."""
+        """What the numbers depend on and the plan does not say: the weights, and the images of each set."""
         backbone = self.backbone(None)
         return {
             "fingerprint": backbone.fingerprint,
@@ -73,6 +73,7 @@ class CellWork:
                     "objective": self.plan.objectives[name],
                     "shot_pool": len(self.dataset(name).shot_pool),
                     "test_pool": len(self.dataset(name).test_pool),
+                    "content": self.dataset(name).digest(),
                 }
                 for name in self.plan.folders
             },

@@ -102,7 +102,8 @@ def _check_plan(out: Path, plan: Plan, work: CellWork) -> None:
         except (ValueError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{path}: damaged; choose another folder") from error
         changed = [key for key in facts if key != "sets" and known.get(key) != facts[key]]
-        changed += [name for name in facts["sets"] if sets.get(name, facts["sets"][name]) != facts["sets"][name]]
+        # Runs did not write down the content once: what a set says now is added to what it said then.
+        changed += [name for name, now in facts["sets"].items() if now | sets.get(name, {}) != now]
         if changed:
             differ = ", ".join(sorted(changed))
             raise CheckpointError(f"{out}: holds another experiment ({differ} differ); choose another folder")

@@ -141,17 +141,20 @@ class Calibration:
         rate = 1 - parse_operating_point(operating_point)[1]
         return cls.fit(np.zeros(np.size(scores), np.int64), scores, operating_point, alpha=rate)
 
-    @property
-    def rests(self) -> str:
-        """What a reader must know of verdicts that rest on one class alone, in one sentence; else empty."""
+    def rests(self, units: str = "images") -> str:
+        """What a reader must know of verdicts that rest on one class alone, in one sentence; else empty.
+
+        Args:
+            units: What was scored: `images`, or whole `series`.
+        """
         if self.normal_scores and self.abnormal_scores:
             return ""
         count = len(self.normal_scores) or len(self.abnormal_scores)
         known, other = ("normal", "abnormal") if self.normal_scores else ("abnormal", "normal")
         rate = self.levels_kept[0 if self.normal_scores else 1]
         return (
-            f"It rests on {count} {known} images alone: at most {rate:.0%} of {known} images are misjudged, "
-            f"on average over draws of them; of {other} ones it is not known how many are."
+            f"The calibration rests on {count} {known} {units} alone: at most {rate:.0%} of {known} {units} are "
+            f"misjudged, on average over draws of them; of {other} ones it is not known how many are."
         )
 
     @property

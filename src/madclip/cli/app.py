@@ -11,6 +11,7 @@ from typing import Annotated, TextIO, cast
 import typer
 
 from madclip.cli.bench import bench_app, benchmark_app
+from madclip.cli.calibrate import calibrate
 from madclip.cli.console import note
 from madclip.cli.data import data_app
 from madclip.cli.demo import demo, phantoms
@@ -31,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_COMMANDS: list[Callable[..., None]] = [fit, refit, predict, evaluate, explain, repeat, export, listen, serve]
-_COMMANDS += [import_released, backbones, cache, licences, phantoms, demo]
+_COMMANDS: list[Callable[..., None]] = [fit, refit, calibrate, predict, evaluate, explain, repeat]
+_COMMANDS += [export, listen, serve, import_released, backbones, cache, licences, phantoms, demo]
 for command in _COMMANDS:
     app.command()(command)
 app.add_typer(data_app, name="data")

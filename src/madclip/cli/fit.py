@@ -177,7 +177,8 @@ def _say_learned(detector: MadCLIP, out: Path, said: dict[str, str], *, as_json:
 def _threshold(detector: MadCLIP) -> str:
     """What a threshold of one class alone promises, since nobody chose it; of both nothing."""
     known = detector.calibration
-    return f"threshold {known.threshold:.4f} ({known.operating_point}). {known.rests}" if known and known.rests else ""
+    rests = known.rests() if known else ""
+    return f"threshold {known.threshold:.4f} ({known.operating_point}). {rests}" if known and rests else ""
 
 
 def _chosen(

@@ -94,10 +94,11 @@ def import_released(
 def export(
     detector: Detector,
     data: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             help="Images that the export is checked on and that int8 is calibrated with; best are the shots, filled up "
-            "with others, which need no labels. Without it phantoms serve, which say less."
+            "with others, which need no labels. Can be repeated, for each modality of a joint detector. Without it "
+            "phantoms serve, which say less."
         ),
     ] = None,
     out: Annotated[
@@ -125,7 +126,7 @@ def export(
     model = MadCLIP.load(detector, backbone=backbone, device="cpu")
     model = model if modality is None else model.of(modality)
     out = out or detector / "engines" / f"{engine}-{precision}"
-    facts = export_engine(model, data, out, engine=engine, precision=precision)
+    facts = export_engine(model, data or (), out, engine=engine, precision=precision)
     check = facts["check"]
     if check["note"]:
         note(f"note: {check['note']}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madclip.data.classes import MASK_FOLDERS
-from madclip.data.masks import MASK_ENDING
+from madclip.data.masks import MASK_ENDING, label_maps
 from madclip.data.readers import frames_of
 from madclip.data.ref import ImageRef
 from madclip.data.series import Facts, Series, facts_of, sorted_series
@@ -57,8 +57,9 @@ def expand_inputs(inputs: Sequence[str | Path], axis: str = "axial") -> Inputs:
 
     A file that is named is taken whatever it is. In folders and patterns the content decides where the suffix is not
     that of an image; hidden files, those of tools, DICOM objects without an image, and masks (in folders such as
-    `masks/`, or `NAME_mask` beside `NAME`) are passed over and counted. Links to folders are followed. A file that
-    holds several images stands for all of them; FILE#N names one. A DICOMDIR stands for the folder that it lies in.
+    `masks/`, `NAME_mask` beside `NAME`, or label maps beside volumes) are passed over and counted. Links to folders are
+    followed. A file that holds several images stands for all of them; FILE#N names one. A DICOMDIR stands for the
+    folder that it lies in.
 
     Args:
         inputs: What the user named.
@@ -191,7 +192,9 @@ def _sorted_out(folder: Path, paths: Iterable[Path], passed: dict[Path, str]) ->
             images.append(path)
         else:
             passed[path] = path.suffix.lower() or "no suffix"
-    return images
+    maps = label_maps(images)
+    passed.update(dict.fromkeys(maps, "masks"))
+    return [path for path in images if path not in maps]
 
 
 def _summary(folder: Path | None, passed: dict[Path, str]) -> str:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from madclip.data.classes import MASK_FOLDERS
+from madclip.data.readers.formats import READERS, open_volume
+from madclip.data.readers.volume import VolumeReader
 from madclip.data.walk import Walk, bare, folded, is_image
-from madclip.errors import DataError
+from madclip.errors import DataError, MadCLIPError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 MASK_ENDING = "_mask"
+_LABEL_MAP = re.compile(r"(^|.*[-_. ])(masks?|labels?|seg|segmentations?|lesions?|roi|gt)")
+_MOST_LABELS = 16
+_VOLUMES = tuple(suffix for reader in READERS if isinstance(reader, VolumeReader) for suffix in reader.suffixes)
 
 
 class Masks:
@@ -59,6 +67,28 @@ class Masks:
             if alike:
                 return alike[0]
         return None
+
+
+def label_maps(paths: Iterable[Path]) -> set[Path]:
+    """The label maps beside volumes: files called `seg`, `CASE_label` and the like that hold a few whole values."""
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        if path.name.lower().endswith(_VOLUMES):
+            folders[path.parent].append(path)
+    found = set()
+    for volumes in folders.values():
+        named = {path for path in volumes if _LABEL_MAP.fullmatch(folded(bare(path).name))}
+        if len(named) < len(volumes):
+            found |= {path for path in named if _has_few_values(path)}
+    return found
+
+
+def _has_few_values(path: Path) -> bool:
+    try:
+        values = np.unique(open_volume(path).voxels)
+    except MadCLIPError:
+        return False  # whoever reads it says what is wrong
+    return len(values) <= _MOST_LABELS and 0 in values and bool((values == np.round(values)).all())
 
 
 def below_img(folder: Path, walk: Walk) -> Path:

@@ -265,8 +265,8 @@ def _calibration_cautions(result: EvaluationResult, calibration: Calibration) ->
         said.append(f"Threshold: {calibration.note}.")
     zeros, ones = len(calibration.normal_scores), len(calibration.abnormal_scores)
     least = f"p-value is never below {1 / (zeros + 1):.3f}"
-    if calibration.rests:
-        said.append(f"{calibration.rests.replace('It', 'The calibration', 1)} A {least}.")
+    if rests := calibration.rests():
+        said.append(f"{rests} A {least}.")
     else:
         said.append(
             f"Calibrated on {zeros} normal and {ones} abnormal images: a {least}, and verdicts may err on "

@@ -86,6 +86,7 @@ def repeat(
         "format": FORMAT,
         "data": data.root.name,
         "images": _digest(data),
+        "content": data.digest(),
         "recipe": detector.recipe.to_dict(),
         "backbone": detector.backbone.fingerprint,
         "objective": detector.objective,
@@ -193,6 +194,7 @@ def _check_plan(out: Path, plan: dict[str, Any]) -> None:
         known = _read(path)
         if isinstance(known.get("recipe"), dict):
             known["recipe"] = Recipe.from_dict(known["recipe"]).to_dict()  # fields may have come or gone since
+        known.setdefault("content", plan["content"])  # which runs did not write down once
         if known != plan:
             changed = sorted(key for key in {*plan, *known} if known.get(key) != plan.get(key))
             raise CheckpointError(

@@ -18,7 +18,7 @@ from madclip.export.images import check_images
 from madclip.files import digest, new_folder, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -77,7 +77,12 @@ class CheckedModel:
 
 
 def export_engine(
-    detector: MadCLIP, data: Path | None, out: Path, *, engine: Format = "openvino", precision: Precision = "fp32"
+    detector: MadCLIP,
+    data: Path | Sequence[Path] | None,
+    out: Path,
+    *,
+    engine: Format = "openvino",
+    precision: Precision = "fp32",
 ) -> dict[str, Any]:
     """Write a detector for another engine, if it says there what the detector says in float32.
 
@@ -86,8 +91,8 @@ def export_engine(
 
     Args:
         detector: Fitted.
-        data: Images for the check and for the calibration of int8, with or without labels: see `check_images`. None
-            takes phantoms, which says less.
+        data: Images for the check and for the calibration of int8, with or without labels, in one place or several:
+            see `check_images`. None takes phantoms, which says less.
         out: A new folder: the model and engine.json.
         engine: openvino, onnx or torch.
         precision: fp32, bf16 or int8; see `PRECISIONS`.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +15,7 @@ from madclip.data.inputs import expand_inputs
 from madclip.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -44,26 +45,31 @@ class CheckImages:
     note: str = ""
 
 
-def check_images(detector: MadCLIP, data: Path | None) -> CheckImages:
+def check_images(detector: MadCLIP, data: Path | Sequence[Path] | None) -> CheckImages:
     """The shots in `data`, filled up to `ENOUGH` with the first others that can be read, which need no labels.
 
-    What lies in a folder `test` in `data` is left for evaluation, unless it is a shot.
+    What lies in a folder `test` in `data` is left for evaluation, unless it is a shot. Of several places others are
+    taken in turn.
 
     Args:
         detector: Fitted.
-        data: A folder or an image; None draws phantoms, and says so.
+        data: A folder or an image, or several, as for the modalities of a joint detector; None draws phantoms, and
+            says so.
 
     Raises:
         DataError: A shot cannot be read, or there is no image that can.
     """
-    if data is None:
+    places = [data] if isinstance(data, Path) else list(data or ())
+    if not places:
         return phantoms(detector)
-    files = {image: image.digest() for image in expand_inputs([data], detector.recipe.axis).images}
+    found = {place: expand_inputs([place], detector.recipe.axis).images for place in places}
+    files = {image: image.digest() for images in found.values() for image in images}
     known = detector.provenance.shots
     shots = [file for file, digest in files.items() if digest in known]
     pixels = [_fitted(detector, file) for file in shots]
     others = {}
-    for file in _not_test(data, (file for file in files if files[file] not in known)):
+    unseen = [_not_test(place, (one for one in images if files[one] not in known)) for place, images in found.items()]
+    for file in dict.fromkeys(one for turn in zip_longest(*unseen) for one in turn if one is not None):
         if len(pixels) >= ENOUGH:
             break
         try:
@@ -72,7 +78,8 @@ def check_images(detector: MadCLIP, data: Path | None) -> CheckImages:
             continue
         others[files[file]] = file
     if not pixels:
-        raise DataError(f"{data}: none of its images can be read (what lies in test/ is left for evaluation)")
+        named = ", ".join(map(str, places))
+        raise DataError(f"{named}: none of its images can be read (what lies in test/ is left for evaluation)")
     few = "" if len(pixels) >= ENOUGH else f"only {len(pixels)} images: they show little; give {ENOUGH} or more"
     return CheckImages(np.stack(pixels), len(shots), tuple(sorted(others)), few)
 

@@ -281,17 +281,24 @@ def carried(old: Provenance, shots: Sequence[Shot], drawn: Drawn, draws: Draws) 
     ).with_groups(group for shot in shots for group in shot.groups)
 
 
-def read(setting: Setting, drawn: Drawn) -> list[Shot]:
-    """The shots; what is odd about some, and what of them is not going to be seen, is said once with their number."""
+def read(setting: Setting, drawn: Drawn, name: str = "") -> list[Shot]:
+    """The shots; what is odd about some, and what of them is not going to be seen, is said once with their number.
+
+    Args:
+        setting: What is fitted.
+        drawn: What it learns from.
+        name: The set that they are of, where there are several.
+    """
     view = setting.recipe.view
     shots = read_shots(drawn.chosen, view)
+    whose = f"{name}: " if name else ""
     said = [said_of_patches(view.size, setting.backbone.spec.patch_size)]
     if notes := [shot.note for shot in shots if shot.note]:
-        said.append(f"{len(notes)} of {len(shots)} shots: {notes[0]}")
+        said.append(f"{whose}{len(notes)} of {len(shots)} shots: {notes[0]}")
     if lost := [shot.lost for shot in shots if shot.lost]:
         said.append(
-            f"{len(lost)} of {len(shots)} shots have lesions of which nothing is left when the mask is resized to "
-            f"{view.size} px; the first: {lost[0]}; take a greater image_size"
+            f"{whose}{len(lost)} of {len(shots)} shots have lesions of which nothing is left when the mask is resized "
+            f"to {view.size} px; the first: {lost[0]}; take a greater image_size"
         )
     for line in filter(None, said):
         warnings.warn(line, MadCLIPWarning, stacklevel=2)

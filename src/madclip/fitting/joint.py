@@ -64,7 +64,7 @@ def fit(setting: Setting, given: Given, shots: Count, draws: Draws, run: Run) ->
     """
     data = _images(setting, given, draws)
     drawn = {name: draw(one, shots, draws) for name, one in data.items()}
-    found = {name: read(setting, one) for name, one in drawn.items()}
+    found = {name: read(setting, one, name) for name, one in drawn.items()}
     _check_shots(found)
     every = [shot for one in found.values() for shot in one]
     salt = sha256("".join(sorted(shot.digest for shot in every)).encode()).hexdigest()[:16]
@@ -109,7 +109,7 @@ def refit(setting: Setting, before: Fitted, given: Labelled | Given, shots: Coun
         else draw(data[name], shots or most, draws)
         for name in names
     }
-    found = {name: read(setting, one) for name, one in drawn.items()}
+    found = {name: read(setting, one, name) for name, one in drawn.items()}
     _check_shots(found)
     facts = {}
     heads = new_heads(setting.recipe, setting.backbone, names, seed=draws.seed)

@@ -63,8 +63,9 @@ def of_normals(
         reason = calibration.note
         if run.held_out and not reason:
             run.held_out(scores)
+        calibration = None if reason else calibration.of_patients(groups)
     known = dataclasses.replace(provenance, uncalibrated=reason and f"not calibrated: {reason}")
-    return dataclasses.replace(fitted, provenance=known, calibration=None if reason else calibration)
+    return dataclasses.replace(fitted, provenance=known, calibration=calibration)
 
 
 def familiarity_of(pooled: torch.Tensor, groups: Sequence[str | None]) -> Familiarity | None:

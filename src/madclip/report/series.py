@@ -188,5 +188,5 @@ def series_row(
     enough = calibration if calibration and not calibration.note else None
     note = f"The highest score of {len(rows)} images, that of image {worst + 1}.{failed}"
     plain = Prediction(rows[worst]["score"], _NO_MAP, (0, 0), familiar=2 * familiar >= len(scored), note=note)
-    row = Row.of(name, judged(plain, enough, "There is no threshold for whole series."))
+    row = Row.of(name, judged(plain, enough, "There is no threshold for whole series.", units="series"))
     return row.to_dict() | extra | {"highest": worst}
