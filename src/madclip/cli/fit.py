@@ -168,17 +168,21 @@ def _say_learned(detector: MadCLIP, out: Path, said: dict[str, str], *, as_json:
     }
     masks = f" ({detector.provenance.masks} with masks)" if detector.provenance.abnormal else ""
     learned = f"{out}: learned from {detector.provenance.learned}{masks}"
-    lines = [learned, *said.values(), *said_of_modalities(detector)]
-    if not detector.state.modalities:
-        lines += [detector.provenance.uncalibrated, _threshold(detector)]
+    if detector.state.modalities:
+        lines = [learned, *said.values(), *said_of_modalities(detector)]
+    else:
+        whole = (f"data set: {one}" for one in said.values() if one)  # not of the shots alone
+        lines = [learned, *whole, detector.provenance.uncalibrated, _threshold(detector)]
     print_facts(as_json, facts | {"data": said}, "\n".join(filter(None, lines)))
 
 
 def _threshold(detector: MadCLIP) -> str:
-    """What a threshold of one class alone promises, since nobody chose it; of both nothing."""
+    """What a threshold of one class alone promises, since nobody chose it, and its note; of both nothing."""
     known = detector.calibration
-    rests = known.rests() if known else ""
-    return f"threshold {known.threshold:.4f} ({known.operating_point}). {rests}" if known and rests else ""
+    if not known or not (rests := known.rests()):
+        return ""
+    note = f"\nnote: {known.note}" if known.note else ""
+    return f"threshold {known.threshold:.4f} ({known.operating_point}). {rests}{note}"
 
 
 def _chosen(
