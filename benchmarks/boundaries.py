@@ -8,9 +8,7 @@ seed is a file in RUNS, about a minute on one core; what is there is not compute
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +25,13 @@ from madclip.methods.flow import TokenFlows, improbable
 from madclip.methods.tokens import abnormal_patches
 from madclip.training.shots import read_shot
 from recipes import draw
-from sets import LabelledSet
+from sets import sets_and_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from madclip.training.shots import Shot
+    from sets import LabelledSet
 
 METHODS, SEEDS, SHOTS, TOP = ("cflow", "bgad"), (0, 1, 2), 16, 0.1
 
@@ -127,11 +126,7 @@ def tables(found: dict[tuple[str, str], list[dict[str, float]]]) -> str:
 
 def main() -> None:
     """Parse, run what is missing, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, help="page to write the tables into")
-    given = parser.parse_args()
+    given = sets_and_page(__doc__)
     given.out.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for one, method, seed in ((one, method, seed) for one in given.sets for method in METHODS for seed in SEEDS):

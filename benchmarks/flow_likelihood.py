@@ -9,19 +9,22 @@ which is undone.
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from two_sides import compare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from two_sides import Arrays
 
 CHANNELS, CONDITION, GRID, IMAGES = 48, 32, (9, 7), 3
 
 
-def ours(folder: Path) -> None:
-    """Likelihoods per channel and codes by madclip; the features and weights, too."""
+def ours(folder: Path) -> Arrays:
+    """Likelihoods per channel and codes by madclip, of weights and features that it draws."""
     import torch
     from safetensors.torch import save_file
 
@@ -37,16 +40,17 @@ def ours(folder: Path) -> None:
     with torch.no_grad():
         found = flow.log_likelihood(features, code.repeat(IMAGES, 1)) / CHANNELS
     save_file({name: value.contiguous() for name, value in flow.couplings.state_dict().items()}, folder / "weights")
-    np.savez(folder / "ours.npz", likelihood=found.numpy(), code=code.numpy(), features=features.numpy())
+    np.savez(folder / "features.npz", features=features.numpy())
+    return {"likelihood": found.numpy(), "code": code.numpy()}
 
 
-def theirs(folder: Path) -> None:
-    """Likelihoods per channel and codes by anomalib."""
+def theirs(folder: Path) -> Arrays:
+    """Likelihoods per channel and codes by anomalib, of the same."""
     import torch
     from anomalib.models.image.cflow.utils import cflow_head, get_logp, positional_encoding_2d
     from safetensors.torch import load_file
 
-    with np.load(folder / "ours.npz") as arrays:
+    with np.load(folder / "features.npz") as arrays:
         features = torch.from_numpy(arrays["features"])
     decoder = cflow_head(CONDITION, 8, 1.9, CHANNELS)
     decoder.load_state_dict(load_file(folder / "weights"))
@@ -56,27 +60,8 @@ def theirs(folder: Path) -> None:
     with torch.no_grad():
         latent, jacobian = decoder(features, [code.repeat(IMAGES, 1)])
         found = get_logp(CHANNELS, latent, jacobian) / CHANNELS
-    np.savez(folder / "theirs.npz", likelihood=found.numpy(), code=code.numpy())
-
-
-def main() -> None:
-    """Compare both, or be one of them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--environment", type=Path)
-    parser.add_argument("--side", choices=["ours", "theirs"])
-    parser.add_argument("--folder", type=Path)
-    asked = parser.parse_args()
-    if asked.side:
-        {"ours": ours, "theirs": theirs}[asked.side](asked.folder)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for side, python in (("ours", sys.executable), ("theirs", asked.environment / "bin" / "python")):
-            subprocess.run([python, __file__, "--side", side, "--folder", folder], check=True)
-        with np.load(Path(folder) / "ours.npz") as one, np.load(Path(folder) / "theirs.npz") as other:
-            for name in ("likelihood", "code"):
-                a, b = one[name], other[name]
-                print(f"{name}: from {a.min():.4f} to {a.max():.4f}, at most {np.abs(a - b).max():.1e} apart")
+    return {"likelihood": found.numpy(), "code": code.numpy()}
 
 
 if __name__ == "__main__":
-    main()
+    compare(__file__, __doc__, ours, theirs)

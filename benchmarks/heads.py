@@ -8,9 +8,8 @@ minute on one core; those that are in the file are not computed again.
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,7 +22,10 @@ from madclip.methods.dra import DRA, top_mean
 from madclip.metrics.image import auroc
 from madclip.training.shots import read_shot
 from recipes import draw
-from sets import LabelledSet
+from sets import sets_and_page
+
+if TYPE_CHECKING:
+    from sets import LabelledSet
 
 SEEDS, SHOTS = (0, 1, 2), 16
 HEADS = ("holistic", "seen", "pseudo", "residual")
@@ -45,11 +47,7 @@ def measure(one: LabelledSet, seed: int) -> dict[str, float | None]:
 
 def main() -> None:
     """Parse, run what is missing, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", type=LabelledSet.parse, metavar="NAME=FOLDER:OBJECTIVE")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, help="page to write the table into")
-    given = parser.parse_args()
+    given = sets_and_page(__doc__)
     rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     done = {(row["set"], row["seed"]) for row in rows}
     for one, seed in ((one, seed) for one in given.sets for seed in SEEDS if (one.name, seed) not in done):

@@ -9,71 +9,53 @@ smoothing does not reach the border, which ours repeats and theirs reflects.
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from two_sides import compare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from two_sides import Arrays
+
 SIDE, TAPS, CHANNELS, IMAGES = 64, 4, 48, 4
 SIGMA, BORDER = 4.0, 16
+INSIDE = (..., *(slice(BORDER, -BORDER),) * 2)
 
 
-def ours(features: Path) -> None:
-    """Loss and smoothed maps by madclip."""
+def ours(folder: Path) -> Arrays:
+    """Loss and smoothed maps by madclip, of features that it draws."""
     import torch
 
     from madclip.head.memory import smooth
     from madclip.methods.distillation import image_distance
     from madclip.methods.rd4ad import reverse_map
 
-    with np.load(features) as arrays:
-        student, teacher = (torch.from_numpy(arrays[name]) for name in ("student", "teacher"))
-    loss = image_distance(student, teacher).mean(0).sum()
-    maps = 2 * TAPS * reverse_map(student, teacher).unflatten(1, (SIDE, SIDE))
-    np.savez(features.with_name("ours.npz"), loss=loss.numpy(), maps=smooth(maps, SIGMA).numpy())
+    generator = np.random.default_rng(0)
+    shape = (IMAGES, TAPS, CHANNELS, SIDE, SIDE)
+    teacher = generator.standard_normal(shape, np.float32)
+    student = teacher + generator.standard_normal(shape, np.float32)
+    np.savez(folder / "features.npz", teacher=teacher, student=student)
+    pair = torch.from_numpy(student), torch.from_numpy(teacher)
+    maps = 2 * TAPS * reverse_map(*pair).unflatten(1, (SIDE, SIDE))
+    loss = image_distance(*pair).mean(0).sum()
+    return {"loss": loss.numpy(), "maps": smooth(maps, SIGMA).numpy()[INSIDE]}
 
 
-def theirs(features: Path) -> None:
-    """Loss and smoothed maps by anomalib."""
+def theirs(folder: Path) -> Arrays:
+    """Loss and smoothed maps by anomalib, of the same features."""
     import torch
     from anomalib.models.image.reverse_distillation.anomaly_map import AnomalyMapGenerationMode, AnomalyMapGenerator
     from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
 
-    with np.load(features) as arrays:
+    with np.load(folder / "features.npz") as arrays:
         student, teacher = (list(torch.from_numpy(arrays[name]).unbind(1)) for name in ("student", "teacher"))
     loss = ReverseDistillationLoss()(teacher, student)
     maker = AnomalyMapGenerator((SIDE, SIDE), int(SIGMA), AnomalyMapGenerationMode.ADD)
-    maps = maker(student, teacher)[:, 0]
-    np.savez(features.with_name("theirs.npz"), loss=loss.numpy(), maps=maps.numpy())
-
-
-def main() -> None:
-    """Compare both, or be one of them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--environment", type=Path)
-    parser.add_argument("--side", choices=["ours", "theirs"])
-    parser.add_argument("--features", type=Path)
-    asked = parser.parse_args()
-    if asked.side:
-        {"ours": ours, "theirs": theirs}[asked.side](asked.features)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        features = Path(folder) / "features.npz"
-        generator = np.random.default_rng(0)
-        shape = (IMAGES, TAPS, CHANNELS, SIDE, SIDE)
-        teacher = generator.standard_normal(shape, np.float32)
-        np.savez(features, teacher=teacher, student=teacher + generator.standard_normal(shape, np.float32))
-        for side, python in (("ours", sys.executable), ("theirs", asked.environment / "bin" / "python")):
-            subprocess.run([python, __file__, "--side", side, "--features", features], check=True)
-        with np.load(features.with_name("ours.npz")) as one, np.load(features.with_name("theirs.npz")) as other:
-            for name in ("loss", "maps"):
-                inside = (..., *(slice(BORDER, -BORDER),) * 2) if name == "maps" else ...
-                a, b = one[name][inside], other[name][inside]
-                print(f"{name}: means {a.mean():.6f} and {b.mean():.6f}, at most {np.abs(a - b).max():.1e} apart")
+    return {"loss": loss.numpy(), "maps": maker(student, teacher)[:, 0].numpy()[INSIDE]}
 
 
 if __name__ == "__main__":
-    main()
+    compare(__file__, __doc__, ours, theirs)

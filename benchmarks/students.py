@@ -8,7 +8,6 @@ of seed 0 with `tiny`, and the first 40 test images of each class, with maps at 
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from madclip.methods.mkd import MKD
 from madclip.methods.rd4ad import RD4AD
 from madclip.recipe import View
 from madclip.training.shots import draw_samples
+from sets import sets_and_page
 
 if TYPE_CHECKING:
     from madclip.data.samples import Sample
@@ -188,20 +188,14 @@ def tables(found: dict[tuple[str, str], dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure what is missing, and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sets", nargs="+")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path)
-    asked = parser.parse_args()
+    asked = sets_and_page(__doc__)
     found = {}
     for one in asked.sets:
-        name, _, rest = one.partition("=")
-        folder, _, objective = rest.rpartition(":")
         for method in METHODS:
-            path = asked.out / f"{name}-{method.replace(', ', '-').replace(' ', '-')}.json"
+            path = asked.out / f"{one.name}-{method.replace(', ', '-').replace(' ', '-')}.json"
             if not path.exists():
-                write_whole(path, json.dumps(measure(method, Path(folder), objective)))
-            found[name, method] = json.loads(path.read_text())
+                write_whole(path, json.dumps(measure(method, Path(one.folder), one.objective)))
+            found[one.name, method] = json.loads(path.read_text())
     text = tables(found)
     print(text)
     if asked.docs:
